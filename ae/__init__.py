@@ -1,0 +1,46 @@
+"""Autoencoder research on PyTorch: encoder -> bottleneck -> decoder, heads that read the code, and one loop."""
+
+from ae.bottlenecks import Code, Dense, Identity
+from ae.checks import unchecked_range
+from ae.data import Augment, Batch, Batches, Data, Images, Splits
+from ae.decoders import DeconvDecoder
+from ae.encoders import ConvEncoder, Stage
+from ae.errors import DivergedError, InputError
+from ae.heads import Classifier
+from ae.metrics import evaluate
+from ae.model import Autoencoder, Output
+from ae.objectives import Joint, Loss
+from ae.report import report
+from ae.run import Run, RunConfig
+from ae.training import Recipe, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Augment",
+    "Autoencoder",
+    "Batch",
+    "Batches",
+    "Classifier",
+    "Code",
+    "ConvEncoder",
+    "Data",
+    "DeconvDecoder",
+    "Dense",
+    "DivergedError",
+    "Identity",
+    "Images",
+    "InputError",
+    "Joint",
+    "Loss",
+    "Output",
+    "Recipe",
+    "Run",
+    "RunConfig",
+    "Splits",
+    "Stage",
+    "evaluate",
+    "fit",
+    "report",
+    "unchecked_range",
+]

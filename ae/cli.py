@@ -1,0 +1,128 @@
+"""From dataclasses to a command line: the one module that imports tyro."""
+
+import contextlib
+import difflib
+import inspect
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+from ae.errors import DivergedError, InputError
+from ae.run import read_config
+
+Config = TypeVar("Config")
+
+
+def cli(main: Callable[[Config], None]) -> None:
+    """Run `main`, which takes one dataclass, with the configuration that the command line gives.
+
+    Bad input ends with one line and exit code 2, a diverged training with one line and exit code 1.
+    """
+    (config_type,) = [hint for name, hint in get_type_hints(main).items() if name != "return"]
+    description = inspect.getdoc(inspect.getmodule(main)) or ""
+    try:
+        main(parse(config_type, sys.argv[1:], description))
+    except InputError as error:
+        _stop(str(error), 2)
+    except DivergedError as error:
+        _stop(str(error), 1)
+
+
+def parse(config_type: type[Config], args: Sequence[str], description: str = "") -> Config:
+    """The configuration that `args` say; `--run.resume RUN` begins with the configuration of that run."""
+    import tyro
+
+    resumed = _value_of("--run.resume", args)
+    before = [] if resumed is None else to_args(config_type, read_config(Path(resumed))["config"])
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            config, unknown = tyro.cli(
+                config_type,
+                args=[*before, *args],
+                description=description,
+                return_unknown_args=True,
+                config=(tyro.conf.SuppressFixed,),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise InputError(_one_line(complaint.getvalue())) from None
+        raise
+    if unknown:
+        raise InputError(_unknown(unknown[0], [flag for flag, _ in _flags(config_type)]))
+    return config
+
+
+def to_args(config_type: type, config: dict[str, Any]) -> list[str]:
+    """The command line that gives a configuration, as `config.json` holds it."""
+    fixed = {flag for flag, on_command_line in _flags(config_type) if not on_command_line}
+    args = []
+    for flag, value in _flatten(config):
+        match value:
+            case _ if flag in fixed:
+                continue
+            case True:
+                args.append(flag)
+            case False:
+                group, _, name = flag.rpartition(".")
+                args.append(f"{group}.no-{name}" if group else f"--no-{name.removeprefix('--')}")
+            case list():
+                args += [flag, *map(str, value)]
+            case _:
+                args.append(f"{flag}={value}")
+    return args
+
+
+def _flatten(config: dict[str, Any], prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        flag = prefix + name.replace("_", "-")
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{flag}.")
+        else:
+            yield flag, value
+
+
+def _flags(config_type: type, prefix: str = "--") -> Iterator[tuple[str, bool]]:
+    """Every flag, and whether the command line takes it; a function, as a corruption, can only be given in Python."""
+    hints = get_type_hints(config_type)
+    for field in fields(config_type):
+        flag, hint = prefix + field.name.replace("_", "-"), hints[field.name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _flags(hint, f"{flag}.")
+        else:
+            yield flag, not any(get_origin(part) is Callable for part in (hint, *get_args(hint)))
+
+
+def _value_of(flag: str, args: Sequence[str]) -> str | None:
+    """The value of `--flag value` or `--flag=value`, the last one."""
+    found = None
+    for arg, following in zip(args, [*args[1:], None], strict=True):
+        if arg == flag:
+            found = following
+        elif arg.startswith(f"{flag}="):
+            found = arg.removeprefix(f"{flag}=")
+    return found
+
+
+def _unknown(arg: str, flags: list[str]) -> str:
+    near = difflib.get_close_matches(arg.split("=")[0], flags, n=1, cutoff=0.5)
+    return f"unknown option {arg}" + (f"; the nearest is {near[0]}" if near else "; --help lists all options")
+
+
+def _one_line(complaint: str) -> str:
+    """What tyro's panel says before its first ruler, on one line, with the nearest of the choices that it names."""
+    text = complaint.split("────")
+    body = next((part for part in text if "│" in part), complaint)
+    line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", body).split())
+    wrong, *choices = re.findall(r"'([^']*)'", line.replace("for argument", ""))[:1] or [""]
+    near = difflib.get_close_matches(wrong, choices, n=1, cutoff=0)
+    return line + (f" The nearest is {near[0]}." if near else "")
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

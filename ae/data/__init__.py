@@ -1,0 +1,7 @@
+"""Data sets held as uint8 on the device, and the batches made of them."""
+
+from ae.data.augment import Augment
+from ae.data.images import Batch, Batches, Images
+from ae.data.splits import Data, Splits
+
+__all__ = ["Augment", "Batch", "Batches", "Data", "Images", "Splits"]

@@ -1,0 +1,53 @@
+"""Augmentation of whole batches on the device, different for every image."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from ae.errors import InputError
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Small random shifts and rotations of training images, different for every image."""
+
+    shift: float = 0.0  # largest shift along each axis, in pixels
+    rotate: float = 0.0  # largest rotation either way, in degrees
+
+    def __post_init__(self) -> None:
+        if not (self.shift >= 0 and self.rotate >= 0):
+            raise InputError(f"shift and rotate must be 0 or more, got {self.shift} and {self.rotate}")
+
+    def __call__(self, images: Float[Tensor, "b c h w"], generator: Generator) -> Float[Tensor, "b c h w"]:
+        """Images [b c h w] -> the same moved, uniformly within the limits; what comes in from outside is 0."""
+        if self.shift == 0 and self.rotate == 0:
+            return images
+        draws = torch.rand(3, len(images), generator=generator).to(images.device) * 2 - 1
+        return move(images, draws[0] * math.radians(self.rotate), draws[1] * self.shift, draws[2] * self.shift)
+
+
+def move(
+    images: Float[Tensor, "b c h w"], angle: Float[Tensor, " b"], down: Float[Tensor, " b"], right: Float[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
+    """Each image rotated about its centre by `angle` (radians, counter-clockwise), then moved by pixels; bilinear.
+
+    grid_sample asks where each pixel comes from, in coordinates of -1 to 1 along each axis: so the map below is the
+    inverse motion, and its terms that mix the axes carry the aspect ratio.
+    """
+    height, width = images.shape[-2:]
+    cos, sin = angle.cos(), angle.sin()
+    x, y = -2 * right / width, -2 * down / height
+    aspect = height / width
+    theta = torch.stack(
+        [
+            torch.stack([cos, -sin * aspect, cos * x - sin * aspect * y], dim=-1),
+            torch.stack([sin / aspect, cos, sin / aspect * x + cos * y], dim=-1),
+        ],
+        dim=1,
+    )  # [b 2 3]
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)

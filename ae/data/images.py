@@ -1,0 +1,148 @@
+"""A data set held whole on the device, and its batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from ae.data.augment import Augment
+from ae.errors import InputError
+from ae.seeding import generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images [b c h w] in [0, 1], and labels [b]; -1 = unlabelled."""
+
+    images: Float[Tensor, "b c h w"]
+    labels: Int64[Tensor, " b"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set held whole: uint8 images [n c h w], labels [n] in 0..len(classes)-1, or -1 = unlabelled.
+
+    Raises InputError where there is no image, or labels are out of range.
+    """
+
+    pixels: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
+            raise InputError(f"images must be uint8 [n c h w], got {self.pixels.dtype} {list(self.pixels.shape)}")
+        if self.pixels.numel() == 0:
+            raise InputError(f"no images: got {list(self.pixels.shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
+            wanted = f"int64 [{len(self.pixels)}]"
+            raise InputError(f"labels must be {wanted}, got {self.labels.dtype} {list(self.labels.shape)}")
+        low, high = self.labels.aminmax()
+        if low < -1 or high >= len(self.classes):
+            wanted = f"0 to {len(self.classes) - 1}, or -1 for unlabelled"
+            raise InputError(f"label out of range: must be {wanted}, got {low} to {high}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same on another device."""
+        return Images(self.pixels.to(device), self.labels.to(device), self.classes)
+
+    def select(self, index: Int64[Tensor, " m"] | slice) -> "Images":
+        """The images of this index."""
+        return Images(self.pixels[index], self.labels[index], self.classes)
+
+    def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
+        """The batch of this index, scaled to [0, 1]."""
+        return Batch(self.pixels[index].float() / 255, self.labels[index])
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every image once, in order."""
+        for start in range(0, len(self), batch_size):
+            yield self.batch(slice(start, start + batch_size))
+
+
+class Batches:
+    """The training images in batches; their order is a function of seed and epoch alone.
+
+    An epoch shows every image once, and its last batch may be smaller. With `labelled_per_batch`, every batch begins with
+    that many labelled images, cycled in an order of their own, and fills up with the others, which the epoch shows once.
+    Raises InputError where a batch is larger than the data, or can't be filled as asked.
+    """
+
+    def __init__(
+        self,
+        data: Images,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None = None,
+        labelled_per_batch: int | None = None,
+    ) -> None:
+        if batch_size > len(data):
+            raise InputError(f"a batch of {batch_size} is larger than the data: {len(data)} training images")
+        self.data = data
+        self.seed = seed
+        self.augment = augment or Augment()
+        self._labelled, self._others = torch.arange(0), torch.arange(len(data))
+        self._from_labelled, self._from_others = 0, batch_size
+        if labelled_per_batch is not None:
+            if not 0 < labelled_per_batch < batch_size:
+                raise InputError(
+                    f"labelled_per_batch must be 1 to {batch_size - 1} of a batch of {batch_size}, got {labelled_per_batch}"
+                )
+            has_label = data.labels.cpu() >= 0
+            self._labelled, self._others = has_label.nonzero().flatten(), (~has_label).nonzero().flatten()
+            self._from_labelled, self._from_others = labelled_per_batch, batch_size - labelled_per_batch
+            if not len(self._labelled) or not len(self._others):
+                raise InputError(
+                    "labelled_per_batch mixes labelled and unlabelled images, "
+                    f"got {len(self._labelled)} and {len(self._others)}"
+                )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self._others) // self._from_others)
+
+    def starting_at(self, step: int) -> Iterator[Batch]:
+        """Batch number `step` of the training, counted from 0, and all that follow, epoch after epoch, without end."""
+        epoch, skip = divmod(step, len(self))
+        while True:
+            yield from self.epoch(epoch, skip)
+            epoch, skip = epoch + 1, 0
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The epoch's batches but for the first `skip`."""
+        order = self.order(epoch)
+        on_device = torch.cat(order).to(self.data.labels.device).split([len(index) for index in order])
+        for i, index in enumerate(on_device[skip:], start=skip):
+            batch = self.data.batch(index)
+            yield Batch(self.augment(batch.images, generator("augment", self.seed, epoch, i)), batch.labels)
+
+    def order(self, epoch: int) -> list[Int64[Tensor, " b"]]:
+        """Which images each of the epoch's batches holds."""
+        others = self._others[torch.randperm(len(self._others), generator=generator("order", self.seed, epoch))]
+        batches = list(others.split(self._from_others))
+        if self._from_labelled:
+            first, count = epoch * len(batches) * self._from_labelled, len(batches) * self._from_labelled
+            labelled = self._cycled(first, count).split(self._from_labelled)
+            batches = [torch.cat(parts) for parts in zip(labelled, batches, strict=True)]
+        return batches
+
+    def _cycled(self, first: int, count: int) -> Int64[Tensor, " count"]:
+        """Positions `first` to `first + count` of the labelled images shown again and again, each time in a new order."""
+        n = len(self._labelled)
+        cycles = range(first // n, (first + count - 1) // n + 1)
+        orders = [torch.randperm(n, generator=generator("labelled", self.seed, cycle)) for cycle in cycles]
+        return self._labelled[torch.cat(orders)[first % n :][:count]]

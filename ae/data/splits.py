@@ -1,0 +1,113 @@
+"""Which images train, which validate, which test; and how a command line says so."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ae.checks import check_positive
+from ae.data import sources
+from ae.data.augment import Augment
+from ae.data.images import Batches, Images
+from ae.errors import InputError
+from ae.seeding import generator
+
+Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What `fit` trains and validates on, and a function that reads the test images, to be called once, at the end."""
+
+    train: Images
+    validation: Images | None = None
+    test: Callable[[], Images] | None = None
+    augment: Augment = Augment()
+    labelled_per_batch: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return self.train.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.train.classes
+
+    def to(self, device: torch.device | str) -> "Splits":
+        """The same with its images on another device."""
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(self, train=self.train.to(device), validation=validation)
+
+    def batches(self, batch_size: int, seed: int) -> Batches:
+        """The training images in batches."""
+        return Batches(self.train, batch_size, seed, self.augment, self.labelled_per_batch)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set, and how much of it."""
+
+    name: Name = "mnist"  # mnist comes with the package; folder: a folder of images for each class
+    root: Path | None = None  # where the data set is, or is downloaded to (else the folder data); not used by mnist
+    size: int | None = None  # folder: resize and crop every image to this many pixels square
+    validation: int = 5000  # training images held out to validate on, the same for every seed; 0: none
+    limit: int | None = None  # train on so many images at most
+    labels: int | None = None  # keep so many labels, as many of each class; the other images are unlabelled
+    labelled_per_batch: int | None = None  # so many images of every batch are labelled ones
+    seed: int = 0  # chooses which labels are kept
+    augment: Augment = Augment()
+
+    def __post_init__(self) -> None:
+        check_positive(size=self.size, limit=self.limit, labels=self.labels, labelled_per_batch=self.labelled_per_batch)
+        if self.validation < 0:
+            raise InputError(f"validation must be 0 or more, got {self.validation}")
+
+    def load(self) -> Splits:
+        """Read the data set and split it; raises InputError where it can't be read or split as asked."""
+        source = self._source()
+        train, validation = hold_out(source.train, self.validation)
+        if self.limit is not None:
+            train = train.select(slice(self.limit))
+        if self.labels is not None:
+            train = keep_labels(train, self.labels, self.seed)
+        return Splits(train, validation, source.test, self.augment, self.labelled_per_batch)
+
+    def _source(self) -> sources.Source:
+        match self.name:
+            case "mnist":
+                return sources.mnist()
+            case "folder":
+                if self.root is None:
+                    raise InputError("data.name folder needs --data.root: a folder with a folder of images for each class")
+                return sources.folder(self.root, self.size)
+            case name:
+                return sources.from_torchvision(name, self.root or Path("data"))
+
+
+def hold_out(data: Images, count: int) -> tuple[Images, Images | None]:
+    """The data in a fixed random order without its last `count` images, and these; the same split at every call."""
+    if count >= len(data):
+        raise InputError(f"validation must be less than the {len(data)} training images, got {count}")
+    order = torch.randperm(len(data), generator=generator("validation"))
+    keep = len(data) - count
+    return data.select(order[:keep]), data.select(order[keep:]) if count else None
+
+
+def keep_labels(data: Images, count: int, seed: int) -> Images:
+    """The same images with `count` labels, as many of each class as can be, chosen by `seed`; the others become -1."""
+    classes = len(data.classes)
+    if count < classes:
+        raise InputError(f"labels must be at least the number of classes, {classes}, got {count}")
+    labels = torch.full_like(data.labels, -1)
+    for c in range(classes):
+        wanted = count // classes + (c < count % classes)
+        members = (data.labels == c).nonzero().flatten()
+        if wanted > len(members):
+            raise InputError(f"labels={count} needs {wanted} of class {data.classes[c]}, which has {len(members)}")
+        order = torch.randperm(len(members), generator=generator("labels", seed, c))
+        labels[members[order[:wanted]]] = c
+    return Images(data.pixels, labels, data.classes)

@@ -1,0 +1,29 @@
+"""Heads: small modules that read the code's mean."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae.checks import check_positive, check_shape
+
+
+class Classifier(nn.Module):
+    """The CNN's two fully connected layers: in_shape -> `hidden` -> ReLU -> `classes` logits.
+
+    Raises InputError for codes of another shape than `in_shape`.
+    """
+
+    def __init__(self, in_shape: tuple[int, ...], classes: int = 10, hidden: int = 128) -> None:
+        super().__init__()
+        check_positive(in_shape=min(in_shape), classes=classes, hidden=hidden)
+        self.in_shape = tuple(in_shape)
+        self.classes = classes
+        self.hidden = hidden
+        self.fc1 = nn.Linear(math.prod(in_shape), hidden)
+        self.fc2 = nn.Linear(hidden, classes)
+
+    def forward(self, code: Float[Tensor, "b *code"]) -> Float[Tensor, "b classes"]:
+        """Code [b *in_shape] -> logits [b classes]."""
+        check_shape("code", code, self.in_shape)
+        return self.fc2(self.fc1(code.flatten(1)).relu())

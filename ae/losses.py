@@ -1,0 +1,65 @@
+"""Losses: pure functions from a batch to one value per example, and the one function that averages them."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
+    """The mean of `values` where `mask` is true; 0, with a gradient of 0, where it never is."""
+    if mask is None:
+        return values.mean()
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
+def squared_error(
+    reconstruction: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b #c h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """The mean over an image's pixels, or those where `mask` is true, of (reconstruction - target)^2."""
+    return _mean_over_pixels((reconstruction - target).square(), mask)
+
+
+def bernoulli_nll(
+    logits: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b #c h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """-log p(target | logits) in nats per image, summed over pixels; grey targets count as probabilities.
+
+    Kingma & Welling 2014, appendix C.1, equation 11.
+    """
+    return _sum_over_pixels(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), mask)
+
+
+def gaussian_nll(
+    reconstruction: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    std: float = 1.0,
+    mask: Bool[Tensor, "b #c h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """-log N(target | reconstruction, std^2) in nats per image, summed over pixels.
+
+    Kingma & Welling 2014, appendix C.2, with a fixed standard deviation.
+    """
+    constant = math.log(std) + 0.5 * math.log(2 * math.pi)
+    return _sum_over_pixels(0.5 * ((target - reconstruction) / std).square() + constant, mask)
+
+
+def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """-log p(label | logits) in nats; 0 where the label is -1, unlabelled."""
+    return F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+
+
+def _sum_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
+    return (values if mask is None else torch.where(mask, values, 0)).flatten(1).sum(1)
+
+
+def _mean_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
+    if mask is None:
+        return values.flatten(1).mean(1)
+    return _sum_over_pixels(values, mask) / mask.expand_as(values).flatten(1).sum(1).clamp(min=1)

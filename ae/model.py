@@ -1,0 +1,77 @@
+"""The autoencoder: encoder -> bottleneck -> decoder, and heads that read the code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae.bottlenecks import Code, Identity
+from ae.errors import InputError
+
+
+@dataclass
+class Output:
+    """What `Autoencoder.forward` gives for images [b c h w]."""
+
+    code: Code
+    pixels: Float[Tensor, "b c h w"] | None  # logits; None without a decoder
+    logits: dict[str, Float[Tensor, "b classes"]]  # one entry a head
+
+    @property
+    def reconstruction(self) -> Float[Tensor, "b c h w"]:
+        """The reconstructed images in [0, 1]."""
+        if self.pixels is None:
+            raise InputError("no reconstruction: the model has no decoder")
+        return self.pixels.sigmoid()
+
+
+class Autoencoder(nn.Module):
+    """encoder -> bottleneck -> decoder, plus heads {name: module} that read the code's mean.
+
+    Any `nn.Module` with the right shapes goes in: nothing is inherited, named or registered. Without a decoder it is a
+    classifier, without heads a plain autoencoder.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module | None = None,
+        bottleneck: nn.Module | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bottleneck = Identity() if bottleneck is None else bottleneck
+        self.decoder = decoder
+        self.heads = nn.ModuleDict(heads or {})
+
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
+        """Images [b c h w] in [0, 1] -> Code."""
+        return self.bottleneck(self.encoder(images))
+
+    def decode(self, z: Float[Tensor, "b *code"], size: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
+        """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
+        return self.pixels(z, size).sigmoid()
+
+    def pixels(self, z: Float[Tensor, "b *code"], size: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
+        """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less than that."""
+        if self.decoder is None:
+            raise InputError("can't decode: the model has no decoder")
+        pixels = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
+        if size is None:
+            return pixels
+        height, width = size
+        if pixels.shape[-2] < height or pixels.shape[-1] < width:
+            raise InputError(f"the decoder gives {list(pixels.shape[-2:])} pixels, fewer than the image's {list(size)}")
+        return pixels[..., :height, :width]
+
+    def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:
+        """Code -> {head: logits}."""
+        return {name: head(code.mean) for name, head in self.heads.items()}
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
+        """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and every head's logits."""
+        code = self.encode(images)
+        pixels = None if self.decoder is None else self.pixels(code.z, images.shape[-2:])
+        return Output(code, pixels, self.classify(code))

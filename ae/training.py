@@ -1,0 +1,246 @@
+"""Training: what can be chosen, and the one loop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ae.checks import check_positive, unchecked_range
+from ae.data import Batch, Images, Splits
+from ae.errors import DivergedError, InputError
+from ae.meter import Meter
+from ae.metrics import evaluate
+from ae.model import Autoencoder
+from ae.objectives import Loss
+from ae.pictures import reconstruction_picture
+from ae.progress import Progress
+from ae.run import Run
+from ae.seeding import derive
+
+Objective = Callable[[Autoencoder, Batch, int], Loss]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: length, batch, optimiser, schedule, precision."""
+
+    epochs: int = 4  # passes over the training images
+    steps: int | None = None  # train for so many steps instead
+    batch_size: int = 128  # images a step
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw: betas 0.9 and 0.999
+    lr: float = 0.1  # learning rate; the highest of a schedule
+    momentum: float = 0.9  # of sgd
+    nesterov: bool = False  # Nesterov's momentum, of sgd
+    weight_decay: float = 0.0  # L2 for sgd, decoupled for adamw
+    schedule: Literal["constant", "one-cycle"] = "one-cycle"  # one-cycle: up for 30 % of the steps, down to almost 0
+    clip: float | None = None  # largest norm of the gradient
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
+    compile: bool = False  # torch.compile the step
+    seed: int = 0  # of the weights, the order of the images, and all noise
+    evaluate_every: int | None = None  # steps between validations (default: an epoch's)
+    log_every: int = 50  # steps between logged values
+    device: str = "auto"  # auto: cuda, mps or cpu, the first there is
+
+    def __post_init__(self) -> None:
+        check_positive(
+            epochs=self.epochs,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            clip=self.clip,
+            evaluate_every=self.evaluate_every,
+            log_every=self.log_every,
+        )
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must be from 0 to less than 1, got {self.momentum}")
+        if not self.weight_decay >= 0:
+            raise InputError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov needs a momentum above 0")
+
+    def learning_rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of a step counted from 0; a function of position, so that resuming needs no state.
+
+        one-cycle: Smith & Topin 2018, in PyTorch's form: cosine from lr/25 up to lr over the first 30 % of the steps, then
+        cosine down to lr/250,000. Momentum stays constant.
+        """
+        if self.schedule == "constant":
+            return self.lr
+        low, high, last = self.lr / 25, self.lr, self.lr / 250_000
+        peak = 0.3 * total_steps - 1
+        if step <= peak:
+            return _cosine(low, high, step / peak)
+        return _cosine(high, last, (step - peak) / (total_steps - 1 - peak))
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser; its learning rate is set at each step."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+
+    def find_device(self) -> torch.device:
+        """The device to train on."""
+        if self.device != "auto":
+            try:
+                return torch.empty(0, device=self.device).device
+            except (RuntimeError, AssertionError) as error:
+                raise InputError(f"no device {self.device}: {str(error).splitlines()[0]}") from error
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+class Step(nn.Module):
+    """Model and objective as one module: what is compiled, and what holds every parameter that is trained."""
+
+    def __init__(self, model: Autoencoder, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        """The loss of one batch."""
+        return self.objective(self.model, batch, step)
+
+
+@dataclass
+class Position:
+    """How far a run has come; with the weights and the optimiser, all that a resumed run needs to know."""
+
+    step: int = 0
+    images: int = 0  # trained on so far
+    seconds: float = 0.0  # in fit
+    validation_seconds: float = 0.0  # of these, in evaluate
+    best: float = math.inf  # lowest validation loss
+    validation: dict[str, float] = field(default_factory=dict)  # the last one's metrics
+
+
+def fit(
+    model: Autoencoder, objective: Objective, data: Splits, recipe: Recipe, run: Run | None = None
+) -> dict[str, float]:
+    """Train `model` in place; with a `run`, log to it, save in it, and continue where it stopped.
+
+    Returns the last validation's metrics as `val/...`; `seconds` spent in here, with validation, logging and saving; and
+    `images_per_second`, training images over `seconds` less validation. All noise is a function of seed and step alone.
+    Raises DivergedError where a value or a weight becomes NaN or infinite; such a state is never saved.
+    """
+    device = recipe.find_device()
+    data = data.to(device)
+    preview = data.train if data.validation is None else data.validation
+    batches = data.batches(recipe.batch_size, recipe.seed)
+    total_steps = recipe.steps or recipe.epochs * len(batches)
+    evaluate_every = recipe.evaluate_every or len(batches)
+    trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    optimizer = recipe.make_optimizer(parameters)
+    at = _restore(run, trained, optimizer)
+    forward = torch.compile(trained) if recipe.compile else trained
+    started = time.perf_counter() - at.seconds
+    trained.train()
+
+    with Progress(total_steps, at.step) as progress, unchecked_range():
+        meter = Meter()
+        for batch in islice(batches.starting_at(at.step), total_steps - at.step):
+            torch.manual_seed(derive("noise", recipe.seed, at.step))
+            lr = recipe.learning_rate(at.step, total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = forward(batch, at.step)
+            optimizer.zero_grad()
+            loss.total.backward()
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            gradient_norm = nn.utils.get_total_norm(gradients)
+            if recipe.clip is not None:
+                nn.utils.clip_grads_with_norm_(parameters, recipe.clip, gradient_norm)
+            optimizer.step()
+            meter.add(at.step, loss, gradient_norm, len(batch))
+            at.step += 1
+            at.images += len(batch)
+            progress.step()
+
+            epoch = at.step / len(batches)
+            evaluates = at.step % evaluate_every == 0 or at.step == total_steps
+            saves = evaluates or epoch.is_integer()
+            if not saves and at.step % recipe.log_every != 0:
+                continue
+            row = meter.read()
+            if meter.first_bad is not None:
+                step, name = meter.first_bad
+                raise _diverged(name, step, recipe.learning_rate(step, total_steps), run)
+            row |= {"learning_rate": lr, "weight_norm": nn.utils.get_total_norm(parameters).item()}
+            progress.show("train", row, epoch)
+            if run:
+                run.log("train", row, at.step, epoch)
+            if saves and not _is_finite(trained):
+                raise _diverged("a weight", at.step - 1, lr, run)
+            if evaluates:
+                before = time.perf_counter()
+                if data.validation is not None:
+                    at.validation = evaluate(model, data.validation, objective, at.step)
+                    progress.show("val", at.validation, epoch)
+                at.validation_seconds += time.perf_counter() - before
+                if run:
+                    _log_validation(run, model, preview, at, epoch)
+            if saves and run:
+                at.seconds = time.perf_counter() - started
+                run.save_state(_state(at, trained, optimizer))
+            meter.restart()
+
+    if run:
+        run.save_weights("model", model)
+    at.seconds = time.perf_counter() - started
+    return {
+        **{f"val/{name}": value for name, value in at.validation.items()},
+        "seconds": at.seconds,
+        "images_per_second": at.images / (at.seconds - at.validation_seconds),
+    }
+
+
+def _log_validation(run: Run, model: Autoencoder, preview: Images, at: Position, epoch: float) -> None:
+    """Log the metrics and the reconstructions of the same few images; keep the weights if they are the best so far."""
+    if at.validation:
+        run.log("val", at.validation, at.step, epoch)
+    if model.decoder is not None:
+        run.picture("reconstructions", reconstruction_picture(model, preview), at.step, epoch)
+    if at.validation.get("loss", math.inf) < at.best:
+        at.best = at.validation["loss"]
+        run.save_weights("best", model)
+
+
+def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {"position": asdict(at), "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def _restore(run: Run | None, trained: Step, optimizer: torch.optim.Optimizer) -> Position:
+    """Continue from the run's state, or write its first one."""
+    if run is None:
+        return Position()
+    state = run.load_state()
+    if state is None:
+        run.save_state(_state(Position(), trained, optimizer))
+        return Position()
+    trained.load_state_dict(state["trained"])
+    optimizer.load_state_dict(state["optimizer"])
+    at = Position(**state["position"])
+    run.rewind(at.step)
+    return at
+
+
+def _is_finite(trained: Step) -> bool:
+    tensors = [tensor for tensor in trained.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+def _diverged(name: str, step: int, lr: float, run: Run | None) -> DivergedError:
+    kept = f"; the last good weights are in {run.folder / 'state.pt'}" if run else ""
+    return DivergedError(f"{name} became NaN or infinite at step {step}, learning rate {lr:.3g}{kept}")

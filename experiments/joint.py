@@ -1,0 +1,56 @@
+"""Joint reconstruction and classification.   python -m experiments.joint"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ae import Autoencoder, Classifier, ConvEncoder, Data, DeconvDecoder, Dense, Identity, Joint, Recipe, Run, RunConfig
+from ae import Splits, fit, report
+from ae.cli import cli
+
+
+@dataclass(frozen=True)
+class Model:
+    """A convolutional encoder and its mirror image, with a classifier on the code."""
+
+    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    latent: int | None = None  # size of a latent vector between encoder and decoder; none: the features are the code
+    norm: bool = False  # batch norm in every stage
+    hidden: int = 128  # width of the classifier's hidden layer
+
+
+@dataclass(frozen=True)
+class Config:
+    """Joint reconstruction and classification."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    objective: Joint = Joint(reconstruction=20.0, classification=1.0)
+    recipe: Recipe = Recipe(epochs=4, batch_size=128, lr=0.1)
+    run: RunConfig = RunConfig()
+
+
+def build(model: Model, data: Splits) -> Autoencoder:
+    """The model for images and classes as in `data`."""
+    channels, height, width = data.shape
+    encoder = ConvEncoder(channels, model.channels, model.norm)
+    decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)
+    features = encoder.feature_shape(height, width)
+    bottleneck = Dense(features, model.latent) if model.latent else Identity()
+    code = (model.latent,) if model.latent else features
+    heads = {"digit": Classifier(code, len(data.classes), model.hidden)}
+    return Autoencoder(encoder, decoder, bottleneck, heads)
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("joint", config.run, config) as run:
+        results = fit(model, config.objective, data, config.recipe, run)
+        report(model, data, results, run)
+
+
+if __name__ == "__main__":
+    cli(main)
