@@ -41,7 +41,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Read weights that `save_weights` wrote into a model of the same modules; raises InputError where they don't fit."""
+    """Read what `save_weights` wrote into a model of the same modules; raises InputError where it doesn't fit."""
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
@@ -51,7 +51,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """The module's class, and for a class of `ae` its constructor's arguments, which it keeps in attributes of their names."""
+    """The module's class, and for a class of `ae` its constructor's arguments, kept in attributes of their names."""
     kind = type(module)
     if kind.__module__.split(".")[0] != "ae":
         return {"class": f"{kind.__module__}.{kind.__qualname__}"}

@@ -15,7 +15,7 @@ _check_range = True
 def unchecked_range() -> Iterator[None]:
     """Inside, the range of images is not checked: where it is right by construction, or meant to be exceeded (noise).
 
-    Reading the range back makes a CUDA device wait, so `fit` and `evaluate`, which scale the images themselves, use this.
+    Reading the range back makes a CUDA device wait; `fit` and `evaluate`, which scale the images themselves, use this.
     """
     global _check_range
     before, _check_range = _check_range, False

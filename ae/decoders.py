@@ -13,11 +13,12 @@ from ae.errors import InputError
 class DeconvDecoder(nn.Module):
     """The DeconvNetwork: stages of transposed conv 3x3 - (batch norm) - ReLU, each doubling height and width.
 
-    Features [b channels[0] h w] -> pixel logits [b out_channels h*stride w*stride], stride = 2**stages; the last stage has
-    neither norm nor ReLU. Raises InputError for features with other channels.
+    Features [b channels[0] h w] -> pixel logits [b out_channels h*stride w*stride], stride = 2**stages; the last stage
+    has neither norm nor ReLU. Raises InputError for features with other channels.
 
     A transposed convolution gives (h-1)*stride - 2*padding + kernel + output_padding rows (Dumoulin & Visin 2016,
-    relationship 14): with kernel 3, stride 2, padding 1 it takes output_padding=1 to double 7 to 14 to 28; without, 7 becomes 13, then 25.
+    relationship 14): with kernel 3, stride 2, padding 1 it takes output_padding=1 to double 7 to 14 to 28; without, 7
+    becomes 13, then 25.
     """
 
     def __init__(self, out_channels: int = 1, channels: Sequence[int] = (64, 32), norm: bool = False) -> None:

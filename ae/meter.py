@@ -9,7 +9,7 @@ from ae.objectives import Loss
 
 
 class Meter:
-    """Means of losses and gradient norm since the last restart, images/s, and the first step whose values weren't finite.
+    """Means of losses and gradient norm since the last restart, images/s, and the first step that was not finite.
 
     `add` never makes the device wait; `read` does.
     """

@@ -1,6 +1,6 @@
 """The autoencoder: encoder -> bottleneck -> decoder, and heads that read the code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -50,11 +50,11 @@ class Autoencoder(nn.Module):
         """Images [b c h w] in [0, 1] -> Code."""
         return self.bottleneck(self.encoder(images))
 
-    def decode(self, z: Float[Tensor, "b *code"], size: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
+    def decode(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
         return self.pixels(z, size).sigmoid()
 
-    def pixels(self, z: Float[Tensor, "b *code"], size: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
+    def pixels(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less than that."""
         if self.decoder is None:
             raise InputError("can't decode: the model has no decoder")

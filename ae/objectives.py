@@ -36,8 +36,9 @@ class Joint:
     """A weighted sum of reconstruction, rate, penalty and classification; a weight of zero skips its term.
 
     The reconstruction term is `mse`, the squared error, mean over pixels and batch; or in nats per image, summed over
-    pixels, mean over the batch: `bernoulli`, `gaussian`. The target is the clean image in [0, 1]. Classification is the cross-entropy
-    of the model's one head in nats, mean over the batch's labelled images. Raises InputError where the model lacks what a term needs.
+    pixels, mean over the batch: `bernoulli`, `gaussian`. The target is the clean image in [0, 1]. Classification is the
+    cross-entropy of the model's one head in nats, mean over the batch's labelled images. Training and evaluation reduce
+    alike. Raises InputError where the model lacks what a term needs.
     """
 
     likelihood: Literal["mse", "bernoulli", "gaussian"] = "mse"  # mse per pixel; bernoulli, gaussian: nats per image
@@ -65,7 +66,9 @@ class Joint:
         if self.corruption is not None:
             images, mask = self.corruption(images)
         code = model.encode(images)
-        total, terms, counts = code.penalty.new_zeros(()), {}, {}
+        total = code.penalty.new_zeros(())
+        terms: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
         if self.reconstruction:
             value = masked_mean(self._reconstruction(model.pixels(code.z, images.shape[-2:]), batch.images, mask))
             total, terms[self.likelihood] = total + self.reconstruction * value, value.detach()

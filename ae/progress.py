@@ -12,9 +12,7 @@ class Progress:
     """A progress bar over `total` steps, begun at `initial`; a line for each `show` where there is no terminal."""
 
     def __init__(self, total: int, initial: int = 0) -> None:
-        self._bar = tqdm(
-            total=total, initial=initial, disable=not sys.stderr.isatty(), dynamic_ncols=True, unit="step"
-        )
+        self._bar = tqdm(total=total, initial=initial, disable=not sys.stderr.isatty(), dynamic_ncols=True, unit="step")
         self._step, self._total = initial, total
 
     def __enter__(self) -> "Progress":

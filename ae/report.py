@@ -41,7 +41,7 @@ def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run
 
 @torch.no_grad()
 def code_size(model: Autoencoder, images: Images) -> int:
-    """How many numbers the code of one image has; beside the image's own, what a reconstruction error must be read with."""
+    """How many numbers the code of one image has: what a reconstruction error must be read with."""
     device = next(model.parameters()).device
     return model.encode(images.select(slice(1)).to(device).batch(slice(None)).images).mean[0].numel()
 

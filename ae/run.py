@@ -129,7 +129,7 @@ def _json_bytes(content: dict[str, Any]) -> bytes:
 def _make_folder(folder: Path) -> None:
     """Make a folder that holds nothing yet, or raise InputError."""
     if (folder / "config.json").exists():
-        raise InputError(f"{folder} already holds a run: continue it with --run.resume {folder}, or choose another folder")
+        raise InputError(f"{folder} already holds a run: continue it with --run.resume {folder}, or choose another")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is no folder")
     try:

@@ -6,7 +6,7 @@ import torch
 
 
 def derive(*key: str | int) -> int:
-    """A 63-bit seed that depends on `key` alone, as in `derive("order", seed, epoch)`; other keys give unrelated seeds."""
+    """A 63-bit seed that depends on `key` alone, as in `derive("order", seed, epoch)`."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 

@@ -66,8 +66,8 @@ class Recipe:
     def learning_rate(self, step: int, total_steps: int) -> float:
         """The learning rate of a step counted from 0; a function of position, so that resuming needs no state.
 
-        one-cycle: Smith & Topin 2018, in PyTorch's form: cosine from lr/25 up to lr over the first 30 % of the steps, then
-        cosine down to lr/250,000. Momentum stays constant.
+        one-cycle: Smith & Topin 2018, in PyTorch's form: cosine from lr/25 up to lr over the first 30 % of the steps,
+        then cosine down to lr/250,000. Momentum stays constant.
         """
         if self.schedule == "constant":
             return self.lr
@@ -81,7 +81,9 @@ class Recipe:
         """The optimiser; its learning rate is set at each step."""
         if self.optimizer == "adamw":
             return torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+        return torch.optim.SGD(
+            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
 
     def find_device(self) -> torch.device:
         """The device to train on."""
@@ -129,8 +131,8 @@ def fit(
 ) -> dict[str, float]:
     """Train `model` in place; with a `run`, log to it, save in it, and continue where it stopped.
 
-    Returns the last validation's metrics as `val/...`; `seconds` spent in here, with validation, logging and saving; and
-    `images_per_second`, training images over `seconds` less validation. All noise is a function of seed and step alone.
+    Returns the last validation's metrics as `val/...`; `seconds` spent in here, with validation, logging and saving;
+    and `images_per_second`, training images over `seconds` less validation. All noise is a function of seed and step.
     Raises DivergedError where a value or a weight becomes NaN or infinite; such a state is never saved.
     """
     device = recipe.find_device()
@@ -139,7 +141,7 @@ def fit(
     batches = data.batches(recipe.batch_size, recipe.seed)
     total_steps = recipe.steps or recipe.epochs * len(batches)
     evaluate_every = recipe.evaluate_every or len(batches)
-    trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = recipe.make_optimizer(parameters)
     at = _restore(run, trained, optimizer)

@@ -4,8 +4,21 @@ from dataclasses import dataclass
 
 import torch
 
-from ae import Autoencoder, Classifier, ConvEncoder, Data, DeconvDecoder, Dense, Identity, Joint, Recipe, Run, RunConfig
-from ae import Splits, fit, report
+from ae import (
+    Autoencoder,
+    Classifier,
+    ConvEncoder,
+    Data,
+    DeconvDecoder,
+    Dense,
+    Joint,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    fit,
+    report,
+)
 from ae.cli import cli
 
 
@@ -36,7 +49,7 @@ def build(model: Model, data: Splits) -> Autoencoder:
     encoder = ConvEncoder(channels, model.channels, model.norm)
     decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)
     features = encoder.feature_shape(height, width)
-    bottleneck = Dense(features, model.latent) if model.latent else Identity()
+    bottleneck = Dense(features, model.latent) if model.latent else None
     code = (model.latent,) if model.latent else features
     heads = {"digit": Classifier(code, len(data.classes), model.hidden)}
     return Autoencoder(encoder, decoder, bottleneck, heads)

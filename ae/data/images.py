@@ -77,9 +77,9 @@ class Images:
 class Batches:
     """The training images in batches; their order is a function of seed and epoch alone.
 
-    An epoch shows every image once, and its last batch may be smaller. With `labelled_per_batch`, every batch begins with
-    that many labelled images, cycled in an order of their own, and fills up with the others, which the epoch shows once.
-    Raises InputError where a batch is larger than the data, or can't be filled as asked.
+    An epoch shows every image once, and its last batch may be smaller. With `labelled_per_batch`, every batch begins
+    with that many labelled images, cycled in an order of their own, and fills up with the others, which the epoch shows
+    once. Raises InputError where a batch is larger than the data, or can't be filled as asked.
     """
 
     def __init__(
@@ -99,9 +99,8 @@ class Batches:
         self._from_labelled, self._from_others = 0, batch_size
         if labelled_per_batch is not None:
             if not 0 < labelled_per_batch < batch_size:
-                raise InputError(
-                    f"labelled_per_batch must be 1 to {batch_size - 1} of a batch of {batch_size}, got {labelled_per_batch}"
-                )
+                wanted = f"1 to {batch_size - 1} of a batch of {batch_size}"
+                raise InputError(f"labelled_per_batch must be {wanted}, got {labelled_per_batch}")
             has_label = data.labels.cpu() >= 0
             self._labelled, self._others = has_label.nonzero().flatten(), (~has_label).nonzero().flatten()
             self._from_labelled, self._from_others = labelled_per_batch, batch_size - labelled_per_batch
@@ -141,7 +140,7 @@ class Batches:
         return batches
 
     def _cycled(self, first: int, count: int) -> Int64[Tensor, " count"]:
-        """Positions `first` to `first + count` of the labelled images shown again and again, each time in a new order."""
+        """Positions `first` to `first + count` of the labelled images, shown again and again in ever new orders."""
         n = len(self._labelled)
         cycles = range(first // n, (first + count - 1) // n + 1)
         orders = [torch.randperm(n, generator=generator("labelled", self.seed, cycle)) for cycle in cycles]

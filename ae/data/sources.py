@@ -91,9 +91,9 @@ _HELD_OUT_FOR_TEST = 0.1
 def folder(root: Path, size: int | None = None) -> Source:
     """A folder with a folder of images for each class; or with two such folders, `train` and `test`.
 
-    Without a `test` folder, a tenth of the images is held out for the test, the same ones at every reading. Images are grey
-    where all are, else RGB. With `size`, the shorter side is resized to it and the middle is cropped to size x size; without,
-    all images must be of one size. Raises InputError for a folder without images, and names a file that is no image.
+    Without a `test` folder, a tenth of the images is held out for the test, the same ones at every reading. Images are
+    grey where all are, else RGB. With `size`, the shorter side is resized to it and the middle is cropped square;
+    without, all must be of one size. Raises InputError for a folder without images, and names a file that is no image.
     """
     if not root.is_dir():
         raise InputError(f"no folder {root}: --data.root takes a folder with a folder of images for each class")

@@ -82,7 +82,9 @@ class Data:
                 return sources.mnist()
             case "folder":
                 if self.root is None:
-                    raise InputError("data.name folder needs --data.root: a folder with a folder of images for each class")
+                    raise InputError(
+                        "data set folder needs --data.root: a folder with a folder of images for each class"
+                    )
                 return sources.folder(self.root, self.size)
             case name:
                 return sources.from_torchvision(name, self.root or Path("data"))

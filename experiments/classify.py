@@ -1,0 +1,50 @@
+"""The CNN alone, by the classic recipe.   python -m experiments.classify"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ae import Autoencoder, Classifier, ConvEncoder, Data, Joint, Recipe, Run, RunConfig, Splits, fit, report
+from ae.cli import cli
+
+
+@dataclass(frozen=True)
+class Model:
+    """A convolutional encoder with a classifier on its features."""
+
+    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages
+    norm: bool = False  # batch norm in every stage
+    hidden: int = 128  # width of the classifier's hidden layer
+
+
+@dataclass(frozen=True)
+class Config:
+    """Classification alone."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    objective: Joint = Joint(reconstruction=0.0)
+    recipe: Recipe = Recipe(epochs=10, batch_size=64, lr=0.01, momentum=0.9, schedule="constant", log_every=100)
+    run: RunConfig = RunConfig()
+
+
+def build(model: Model, data: Splits) -> Autoencoder:
+    """The model for images and classes as in `data`."""
+    channels, height, width = data.shape
+    encoder = ConvEncoder(channels, model.channels, model.norm)
+    head = Classifier(encoder.feature_shape(height, width), len(data.classes), model.hidden)
+    return Autoencoder(encoder, heads={"digit": head})
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("classify", config.run, config) as run:
+        results = fit(model, config.objective, data, config.recipe, run)
+        report(model, data, results, run)
+
+
+if __name__ == "__main__":
+    cli(main)

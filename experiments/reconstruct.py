@@ -1,0 +1,51 @@
+"""Reconstruction alone: encoder and decoder, no labels.   python -m experiments.reconstruct"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
+from ae.cli import cli
+
+
+@dataclass(frozen=True)
+class Model:
+    """A convolutional encoder and its mirror image."""
+
+    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    latent: int | None = None  # size of a latent vector between encoder and decoder; none: the features are the code
+    norm: bool = False  # batch norm in every stage
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reconstruction alone."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    objective: Joint = Joint(classification=0.0)
+    recipe: Recipe = Recipe(epochs=4, batch_size=128, lr=0.1)
+    run: RunConfig = RunConfig()
+
+
+def build(model: Model, data: Splits) -> Autoencoder:
+    """The model for images as in `data`."""
+    channels, height, width = data.shape
+    encoder = ConvEncoder(channels, model.channels, model.norm)
+    decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)
+    bottleneck = Dense(encoder.feature_shape(height, width), model.latent) if model.latent else None
+    return Autoencoder(encoder, decoder, bottleneck)
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("reconstruct", config.run, config) as run:
+        results = fit(model, config.objective, data, config.recipe, run)
+        report(model, data, results, run)
+
+
+if __name__ == "__main__":
+    cli(main)
