@@ -17,14 +17,19 @@ from ae.errors import InputError
 FORMAT = 1
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment `path` holds all of the old content or all of the new."""
+def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Write a file so that `path` holds all of the old content or all of the new, whatever happens in between.
+
+    With `keep`, the old content moves there; for a moment it is there alone.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,17 +76,26 @@ def _describe_value(value: Any) -> Any:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write training state; what stood in `path` becomes `state.prev.pt` beside it."""
+    """Write training state; the one before it stays beside it, as in `state.prev.pt`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    if path.exists():
-        path.replace(path.with_name("state.prev.pt"))
-    write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue(), keep=_previous(path))
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """Read training state; raises InputError where the file is broken. Nothing in it is executed."""
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read training state, or the one before it where a kill left that alone; None where there is none.
+
+    Nothing in the file is executed. Raises InputError where it is broken.
+    """
+    if not path.exists():
+        path = _previous(path)
+    if not path.exists():
+        return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the broken bytes lead it to
         raise InputError(f"can't read the training state in {path}: {str(error).splitlines()[0]}") from error
+
+
+def _previous(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}.prev")

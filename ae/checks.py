@@ -47,7 +47,7 @@ def check_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
         raise InputError(f"{name} must be [b {' '.join(map(str, shape))}], got {list(x.shape)}")
 
 
-def check_positive(**values: float | None) -> None:
+def check_positive(**values: int | float | None) -> None:
     """Raise InputError for the first value that is zero or less; None is a value not given."""
     for name, value in values.items():
         if value is not None and not value > 0:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -99,13 +100,9 @@ def _flags(config_type: type, prefix: str = "--") -> Iterator[tuple[str, bool]]:
 
 def _value_of(flag: str, args: Sequence[str]) -> str | None:
     """The value of `--flag value` or `--flag=value`, the last one."""
-    found = None
-    for arg, following in zip(args, [*args[1:], None], strict=True):
-        if arg == flag:
-            found = following
-        elif arg.startswith(f"{flag}="):
-            found = arg.removeprefix(f"{flag}=")
-    return found
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(f"{flag}=") else [arg])]
+    values = [value for word, value in pairwise(words) if word == flag and value != "None"]
+    return values[-1] if values else None
 
 
 def _unknown(arg: str, flags: list[str]) -> str:
@@ -118,7 +115,7 @@ def _one_line(complaint: str) -> str:
     text = complaint.split("────")
     body = next((part for part in text if "│" in part), complaint)
     line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", body).split())
-    wrong, *choices = re.findall(r"'([^']*)'", line.replace("for argument", ""))[:1] or [""]
+    wrong, *choices = re.findall(r"'([^']*)'", re.sub(r"for argument '\S*'", "", line)) or [""]
     near = difflib.get_close_matches(wrong, choices, n=1, cutoff=0)
     return line + (f" The nearest is {near[0]}." if near else "")
 

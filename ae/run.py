@@ -1,7 +1,9 @@
 """A run: one folder that holds all of it, and one run in W&B."""
 
+import contextlib
 import json
 import secrets
+import shutil
 import time
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from ae.tracking import Mode, Tracker
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_CONFIG, _HISTORY, _STATE = "config.json", "history.jsonl", "state.pt"
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -31,21 +35,25 @@ class RunConfig:
 class Run:
     """A folder with configuration, history, weights, training state, summary and pictures, and the same in W&B.
 
-    As a context manager it finishes the run in W&B too, as failed where an exception leaves it. `config` is a dataclass
-    or dict, kept in `config.json`. Raises InputError, before anything is written, where the folder can't be used.
+    As a context manager it finishes the run in W&B too, as failed where an exception leaves it; bad input before
+    anything was logged leaves the folder as it was. `config` is a dataclass or dict, kept in `config.json`. Raises
+    InputError, before anything is written, where the folder can't be used.
     """
 
     def __init__(self, experiment: str, where: RunConfig | None = None, config: Any = None) -> None:
         where = where or RunConfig()
+        self._before: bytes | None = None  # the configuration that a resumed run had
+        self._has_logged = False
         if where.resume is not None:
             self.folder, self.id = where.resume, read_config(where.resume)["id"]
+            self._before = (self.folder / _CONFIG).read_bytes()
         else:
             self.id = secrets.token_hex(4)
             self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
             _make_folder(self.folder)
         values = to_json(config)
         content = {"experiment": experiment, "id": self.id, "config": values}
-        write_whole(self.folder / "config.json", _json_bytes(content))
+        write_whole(self.folder / _CONFIG, _json_bytes(content))
         self._tracker = None
         if where.wandb != "disabled":
             self._tracker = Tracker(where.wandb, where.project, experiment, self.id, self.folder, values)
@@ -53,7 +61,8 @@ class Run:
     def log(self, split: Literal["train", "val"], metrics: dict[str, float], step: int, epoch: float) -> None:
         """Add a row of metrics, as `split/...`, to the history and to W&B."""
         row = {"step": step, "epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}
-        with open(self.folder / "history.jsonl", "a", encoding="utf-8") as history:
+        self._has_logged = True
+        with open(self.folder / _HISTORY, "a", encoding="utf-8") as history:
             history.write(json.dumps(row) + "\n")
         if self._tracker:
             self._tracker.log(row)
@@ -65,16 +74,15 @@ class Run:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state; the one before it is kept too."""
-        save_state(self.folder / "state.pt", state)
+        save_state(self.folder / _STATE, state)
 
     def load_state(self) -> dict[str, Any] | None:
         """The training state to continue from; None for a new run."""
-        path = self.folder / "state.pt"
-        return load_state(path) if path.exists() else None
+        return load_state(self.folder / _STATE)
 
     def rewind(self, step: int) -> None:
         """Take out of the history what lies after `step`: a resumed run makes it again."""
-        path = self.folder / "history.jsonl"
+        path = self.folder / _HISTORY
         if path.exists():
             rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
@@ -98,17 +106,31 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._tracker:
-            print(self._tracker.finish(exit_code=0 if kind is None else 1))
+        where = self._tracker.finish(exit_code=0 if kind is None else 1) if self._tracker else ""
+        if isinstance(error, InputError) and not self._has_logged:
+            self._undo()
+        elif where:
+            print(where)
+
+    def _undo(self) -> None:
+        """Leave the folder as it was before bad input ended this run, or the attempt to resume it."""
+        if self._before is not None:
+            write_whole(self.folder / _CONFIG, self._before)
+            return
+        for name in (_CONFIG, _STATE):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "wandb", ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds what was there before
+            self.folder.rmdir()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """What `config.json` in a run's folder holds: experiment, id and config; raises InputError where it is no run."""
-    path = folder / "config.json"
+    path = folder / _CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"no run in {folder}: it has no config.json") from error
+        raise InputError(f"no run in {folder}: it has no {_CONFIG}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"can't read {path}: {error}") from error
     if not isinstance(content, dict) or not {"experiment", "id", "config"} <= content.keys():
@@ -128,7 +150,7 @@ def _json_bytes(content: dict[str, Any]) -> bytes:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder that holds nothing yet, or raise InputError."""
-    if (folder / "config.json").exists():
+    if (folder / _CONFIG).exists():
         raise InputError(f"{folder} already holds a run: continue it with --run.resume {folder}, or choose another")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is no folder")

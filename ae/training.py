@@ -231,11 +231,23 @@ def _restore(run: Run | None, trained: Step, optimizer: torch.optim.Optimizer) -
     if state is None:
         run.save_state(_state(Position(), trained, optimizer))
         return Position()
-    trained.load_state_dict(state["trained"])
-    optimizer.load_state_dict(state["optimizer"])
-    at = Position(**state["position"])
+    try:
+        trained.load_state_dict(state["trained"])
+        _restore_optimizer(optimizer, state["optimizer"])
+        at = Position(**state["position"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
     run.rewind(at.step)
     return at
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over what the optimiser has gathered, such as momenta; its hyper-parameters are the recipe's."""
+    own = optimizer.state_dict()["param_groups"]
+    if [group.keys() for group in own] != [group.keys() for group in saved["param_groups"]]:
+        raise ValueError(f"it was trained with another optimiser than {type(optimizer).__name__}")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
 
 
 def _is_finite(trained: Step) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ae import (
+    Augment,
     Autoencoder,
     Classifier,
     ConvEncoder,
@@ -36,10 +37,10 @@ class Model:
 class Config:
     """Joint reconstruction and classification."""
 
-    data: Data = Data("mnist")
+    data: Data = Data("mnist", augment=Augment(shift=1))
     model: Model = Model()
     objective: Joint = Joint(reconstruction=20.0, classification=1.0)
-    recipe: Recipe = Recipe(epochs=4, batch_size=128, lr=0.1)
+    recipe: Recipe = Recipe(epochs=5, batch_size=128, lr=0.1)
     run: RunConfig = RunConfig()
 
 
@@ -49,8 +50,8 @@ def build(model: Model, data: Splits) -> Autoencoder:
     encoder = ConvEncoder(channels, model.channels, model.norm)
     decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)
     features = encoder.feature_shape(height, width)
-    bottleneck = Dense(features, model.latent) if model.latent else None
-    code = (model.latent,) if model.latent else features
+    bottleneck = None if model.latent is None else Dense(features, model.latent)
+    code = features if model.latent is None else (model.latent,)
     heads = {"digit": Classifier(code, len(data.classes), model.hidden)}
     return Autoencoder(encoder, decoder, bottleneck, heads)
 

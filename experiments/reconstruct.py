@@ -33,7 +33,7 @@ def build(model: Model, data: Splits) -> Autoencoder:
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
     decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)
-    bottleneck = Dense(encoder.feature_shape(height, width), model.latent) if model.latent else None
+    bottleneck = None if model.latent is None else Dense(encoder.feature_shape(height, width), model.latent)
     return Autoencoder(encoder, decoder, bottleneck)
 
 

@@ -15,7 +15,7 @@ from ae.errors import InputError
 class Augment:
     """Small random shifts and rotations of training images, different for every image."""
 
-    shift: float = 0.0  # largest shift along each axis, in pixels
+    shift: int = 0  # largest shift along each axis, in whole pixels: a shift alone blurs nothing
     rotate: float = 0.0  # largest rotation either way, in degrees
 
     def __post_init__(self) -> None:
@@ -24,10 +24,11 @@ class Augment:
 
     def __call__(self, images: Float[Tensor, "b c h w"], generator: Generator) -> Float[Tensor, "b c h w"]:
         """Images [b c h w] -> the same moved, uniformly within the limits; what comes in from outside is 0."""
-        if self.shift == 0 and self.rotate == 0:
+        if len(images) == 0 or (self.shift == 0 and self.rotate == 0):
             return images
-        draws = torch.rand(3, len(images), generator=generator).to(images.device) * 2 - 1
-        return move(images, draws[0] * math.radians(self.rotate), draws[1] * self.shift, draws[2] * self.shift)
+        turn = (torch.rand(len(images), generator=generator) * 2 - 1) * math.radians(self.rotate)
+        shift = torch.randint(-self.shift, self.shift + 1, (2, len(images)), generator=generator).float()
+        return move(images, *torch.stack([turn, *shift]).to(images.device))
 
 
 def move(

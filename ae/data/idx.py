@@ -37,4 +37,4 @@ def read_idx(path: Path, sha256: str) -> UInt8[Tensor, "..."]:
     header = 4 + 4 * dims
     if raw[:3] != bytes([0, 0, _UINT8]) or not dims or len(raw) != header + math.prod(shape):
         raise InputError(f"{path} holds no IDX array of bytes: {len(raw)} bytes that begin with {raw[:4].hex()}")
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header).reshape(shape)
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[header:].reshape(shape)
