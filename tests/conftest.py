@@ -1,0 +1,51 @@
+"""What every test has: a folder of its own to stand in, no W&B account, and two small data sets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+from ae.data import Data, Images, Splits
+from ae.seeding import generator
+
+
+@pytest.fixture(autouse=True)
+def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read from or left in the working directory or the home of whoever runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def unhooked() -> Iterator[None]:
+    """Without the tests' run-time shape checks, as users run: what the code itself says of bad input is seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Splits:
+    """The real MNIST, 5000 images held out."""
+    return Data("mnist").load()
+
+
+@pytest.fixture(scope="session")
+def digits(mnist: Splits) -> Splits:
+    """256 real digits to train on, 64 to validate on."""
+    held_out = mnist.validation
+    assert held_out is not None
+    train, validation = mnist.train.select(slice(256)), held_out.select(slice(64))
+    return Splits(train, validation, lambda: held_out.select(slice(64, 192)))
+
+
+@pytest.fixture
+def noise() -> Images:
+    """20 random RGB images of odd sizes, of three classes."""
+    pixels = torch.randint(0, 256, (20, 3, 9, 13), dtype=torch.uint8, generator=generator("noise"))
+    return Images(pixels, torch.arange(20) % 3, ("a", "b", "c"))

@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from ae import Augment, InputError
+from ae.data.augment import move
+from ae.seeding import generator
+
+
+def zeros(n: int) -> Tensor:
+    return torch.zeros(n)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (1, 0), (0, 1), (-2, 1), (3, -3), (40, 0)])
+@pytest.mark.parametrize("size", [(28, 28), (7, 12)])
+def test_a_shift_moves_the_pixels_and_fills_with_black(down: int, right: int, size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size)
+    moved = move(images, zeros(2), torch.full((2,), float(down)), torch.full((2,), float(right)))
+    framed = F.pad(images, (40, 40, 40, 40))
+    expected = framed[..., 40 - down : 40 - down + size[0], 40 - right : 40 - right + size[1]]
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [0, 10, -35, 90, 180])
+@pytest.mark.parametrize("size", [(9, 9), (8, 15)])
+def test_a_rotation_is_scipys(degrees: float, size: tuple[int, int]) -> None:
+    """Counter-clockwise as one sees it, then moved: asked of scipy as where each pixel comes from."""
+    images, angle, down, right = torch.rand(1, 2, *size), math.radians(degrees), 1.5, -0.75
+    moved = move(images, torch.tensor([angle]), torch.tensor([down]), torch.tensor([right]))
+    y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in size), indexing="ij")
+    y, x = y - down, x - right
+    source = (math.sin(angle) * x + math.cos(angle) * y, math.cos(angle) * x - math.sin(angle) * y)
+    coordinates = [c + (n - 1) / 2 for c, n in zip(source, size, strict=True)]
+    for channel in range(2):
+        expected = ndimage.map_coordinates(images[0, channel].numpy(), coordinates, order=1, mode="grid-constant")
+        torch.testing.assert_close(moved[0, channel], torch.from_numpy(expected), rtol=0, atol=1e-5)
+
+
+def test_a_quarter_turn_is_counter_clockwise() -> None:
+    images = torch.rand(1, 1, 5, 5)
+    turned = move(images, torch.tensor([math.pi / 2]), zeros(1), zeros(1))
+    torch.testing.assert_close(turned, images.rot90(1, (2, 3)), rtol=0, atol=1e-5)
+
+
+def test_every_image_gets_its_own_shift_of_whole_pixels_within_the_limit() -> None:
+    dot = torch.zeros(500, 1, 9, 9)
+    dot[:, :, 4, 4] = 1
+    moved = Augment(shift=2)(dot, generator("shifts"))
+    assert moved.amax((1, 2, 3)).min() > 0.999  # whole pixels: no dot is smeared
+    places = [divmod(place, 9) for place in moved.flatten(1).argmax(1).tolist()]
+    assert set(places) == {(row, column) for row in range(2, 7) for column in range(2, 7)}
+
+
+def test_every_image_gets_its_own_rotation_within_the_limit() -> None:
+    line = torch.zeros(200, 1, 41, 41)
+    line[:, :, 20, 20:] = 1  # from the centre to the right
+    moved = Augment(rotate=30.0)(line, generator("turns"))
+    tip = moved[:, 0, :, 32:36].mean(2)  # how high the line is, 13.5 pixels from the centre
+    rows = torch.arange(41.0) - 20
+    degrees = torch.rad2deg(torch.atan2(-(tip * rows).sum(1) / tip.sum(1), torch.tensor(13.5)))
+    assert degrees.abs().max() < 31
+    assert degrees.min() < -27
+    assert degrees.max() > 27
+    assert len(degrees.round(decimals=2).unique()) > 150
+
+
+def test_the_same_generator_moves_alike_and_no_limit_moves_nothing() -> None:
+    images, augment = torch.rand(20, 1, 8, 8), Augment(shift=2, rotate=20.0)
+    assert torch.equal(augment(images, generator(1)), augment(images, generator(1)))
+    assert not torch.equal(augment(images, generator(1)), augment(images, generator(2)))
+    assert Augment()(images, generator(1)) is images
+    assert augment(images[:0], generator(1)).shape == (0, 1, 8, 8)
+
+
+def test_moved_images_stay_in_range() -> None:
+    moved = Augment(shift=3, rotate=45.0)(torch.ones(100, 1, 28, 28), generator(0))
+    assert moved.min() >= 0
+    assert moved.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("limits", [{"shift": -1}, {"rotate": -1.0}, {"rotate": math.nan}])
+def test_refuses_negative_limits(limits: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="shift and rotate must be 0 or more"):
+        Augment(**limits)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ae import Data, InputError, Joint, Run, RunConfig
+from ae.cli import parse, to_args
+from ae.run import to_json
+from experiments.classify import Config as Classify
+from experiments.joint import Config, Model
+from experiments.reconstruct import Config as Reconstruct
+
+
+def test_no_arguments_give_the_defaults() -> None:
+    assert parse(Config, []) == Config()
+
+
+def test_arguments_reach_their_fields() -> None:
+    config = parse(
+        Config,
+        "--data.name folder --data.root pictures --data.limit 100 --data.labels 20 --data.labelled-per-batch 4 "
+        "--data.validation 10 --data.augment.shift 3 --model.channels 8 16 32 --model.latent 16 --model.norm "
+        "--objective.likelihood bernoulli --objective.rate 2 --recipe.epochs 3 --recipe.batch-size 7 --recipe.lr 1e-3 "
+        "--recipe.seed 5 --recipe.optimizer adamw --run.dir there --run.wandb offline".split(),
+    )
+    assert (config.data.name, config.data.root, config.data.limit) == ("folder", Path("pictures"), 100)
+    assert (config.data.labels, config.data.labelled_per_batch, config.data.augment.shift) == (20, 4, 3)
+    assert config.model == Model(channels=(8, 16, 32), latent=16, norm=True)
+    assert (config.objective.likelihood, config.objective.rate) == ("bernoulli", 2)
+    assert (config.recipe.epochs, config.recipe.batch_size, config.recipe.lr, config.recipe.seed) == (3, 7, 1e-3, 5)
+    assert config.run == RunConfig(dir=Path("there"), wandb="offline")
+
+
+@pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
+def test_a_saved_configuration_comes_back(config_type: Any) -> None:
+    config = config_type()
+    changed = replace(
+        config,
+        data=Data("folder", root=Path("a b/ü"), limit=7, validation=0),
+        model=replace(config.model, channels=(1,), norm=True),
+        recipe=replace(config.recipe, lr=1 / 3, weight_decay=1e-20, nesterov=True, clip=0.1),
+    )
+    for each in (config, changed):
+        assert parse(config_type, to_args(config_type, to_json(each))) == each
+
+
+def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path) -> None:
+    config = Config(data=Data("mnist", limit=100), objective=Joint(reconstruction=3.0))
+    folder = tmp_path / "my run"
+    Run("joint", RunConfig(dir=folder, wandb="disabled"), config)
+    for given in (["--run.resume", str(folder)], [f"--run.resume={folder}"]):
+        resumed = parse(Config, [*given, "--recipe.epochs", "9"])
+        expected = replace(config, recipe=replace(config.recipe, epochs=9), run=replace(config.run, resume=folder))
+        assert resumed == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        ("--recipe.lrr 0.1", "unknown option --recipe.lrr; the nearest is --recipe.lr"),
+        ("--data.labelled_per_batches=3", "the nearest is --data.labelled-per-batch"),
+        ("zzz", "unknown option zzz; --help lists all options"),
+        ("--data.name minst", r"'minst'.*--data.name.* The nearest is mnist\."),
+        ("--run.wandb onlin", r"The nearest is online\."),
+        ("--recipe.lr fast", "--recipe.lr.*fast"),
+        ("--recipe.batch-size 0", "batch_size must be positive, got 0"),
+        ("--recipe.epochs -3", "epochs must be positive, got -3"),
+        ("--data.labels 0", "labels must be positive, got 0"),
+        ("--objective.reconstruction -1", "weight reconstruction must be 0 or more, got -1"),
+        ("--objective.rate 1", "choose likelihood bernoulli or gaussian"),
+        ("--run.resume nowhere", "no run in nowhere"),
+        ("--recipe.lr", "--recipe.lr"),
+    ],
+)
+def test_bad_arguments_get_one_clear_line(args: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint) as error:
+        parse(Config, args.split())
+    message = str(error.value)
+    assert "\n" not in message
+    assert not set("│╭╮╰╯─") & set(message)
+
+
+@pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
+def test_help_explains_every_field(config_type: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(config_type, ["--help"])
+    assert stop.value.code == 0
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    lines = [line for line in lines if line.strip("-─╭╮╰╯ ")]
+    flags = [i for i, line in enumerate(lines) if line.startswith("--")]
+    assert len(flags) > 25
+    for i in flags:
+        explanation = lines[i + 1].split("(default")[0]
+        assert len(explanation.split()) > 1, lines[i]
+        assert not explanation.startswith("--"), lines[i]

@@ -1,0 +1,118 @@
+"""Every experiment runs, end to end, for a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ae import Data, RunConfig
+from experiments import classify, joint, reconstruct
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = [joint, classify, reconstruct]
+
+
+def short(config: Any, folder: Path, wandb: Any = "disabled") -> Any:
+    """The experiment on 256 real digits for 4 steps, validated twice on 64 others."""
+    recipe = replace(config.recipe, steps=4, evaluate_every=2, log_every=1)
+    data = replace(config.data, limit=256, validation=64)
+    return replace(config, data=data, recipe=recipe, run=RunConfig(dir=folder, wandb=wandb))
+
+
+def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *args],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    experiment.main(short(experiment.Config(), folder))
+    summary = json.loads((folder / "summary.json").read_text())
+    has_decoder, has_head = experiment is not classify, experiment is not reconstruct
+    assert {"seconds", "images_per_second", "parameters", "code_size", "versions", "commit"} <= set(summary)
+    assert summary["code_size"] == 3136
+    assert ("test/mse" in summary) == ("test/psnr" in summary) == ("val/mse" in summary) == has_decoder
+    assert ("test/accuracy" in summary) == ("test/accuracy/7" in summary) == has_head
+    files = {"config.json", "history.jsonl", "model.safetensors", "best.safetensors", "state.pt", "state.prev.pt"}
+    assert {file.name for file in folder.iterdir()} == files | {"summary.json"} | (
+        {"reconstructions.png"} if has_decoder else set()
+    )
+    shown = capsys.readouterr()
+    assert str(folder) in shown.out
+    assert "step 4/4" in shown.err
+    if has_decoder:
+        with Image.open(folder / "reconstructions.png") as picture:
+            assert picture.width > 600
+
+
+@pytest.mark.parametrize(("channels", "latent"), [((4,), None), ((4, 6, 8), 16)])
+def test_depth_and_latent_vectors(channels: tuple[int, ...], latent: int | None, tmp_path: Path) -> None:
+    config = short(joint.Config(), tmp_path / "run")
+    config = replace(config, model=joint.Model(channels=channels, latent=latent, norm=True))
+    joint.main(config)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["code_size"] == (latent or 4 * 14 * 14)
+
+
+def test_few_labels_a_colour_folder_and_no_validation(tmp_path: Path) -> None:
+    for c in ("cat", "dog"):
+        (tmp_path / "pictures" / c).mkdir(parents=True)
+        for i in range(40):
+            Image.new("RGB", (13 + i % 3, 17), (i, 2 * i, 200)).save(tmp_path / "pictures" / c / f"{i}.png")
+    config = short(joint.Config(), tmp_path / "run")
+    data = Data("folder", tmp_path / "pictures", size=15, validation=0, labels=6, labelled_per_batch=3)
+    joint.main(replace(config, data=data, recipe=replace(config.recipe, batch_size=16)))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {"test/accuracy/cat", "test/accuracy/dog", "test/ssim"} <= set(summary)
+    assert not (tmp_path / "run/best.safetensors").exists()
+
+
+def test_from_the_command_line_with_resume(tmp_path: Path) -> None:
+    args = "--data.limit 128 --data.validation 64 --recipe.epochs 2 --run.dir here --run.wandb offline".split()
+    first = run("experiments.joint", *args, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    for line in ("test/accuracy", "run  here", "look here/reconstructions.png", "wandb leet", "wandb sync"):
+        assert line in first.stdout
+    weights = (tmp_path / "here/model.safetensors").read_bytes()
+    again = run("experiments.joint", "--run.resume", "here", "--run.wandb", "disabled", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "here/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "complaint"),
+    [
+        ("--data.nam mnist", 2, "error: unknown option --data.nam; the nearest is --data.name"),
+        ("--data.limit 100", 2, "error: a batch of 128 is larger than the data: 100 training images"),
+        ("--model.latent 0", 2, "error: latent must be positive, got 0"),
+        ("--recipe.device cuda:9 --data.limit 256", 2, "error: no device cuda:9"),
+        ("--data.labels 9", 2, "error: labels must be at least the number of classes, 10, got 9"),
+        ("--recipe.lr 1e30 --data.limit 256 --recipe.momentum 0", 1, "became NaN or infinite at step"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
+    result = run("experiments.joint", *args.split(), "--run.dir=here", "--run.wandb=disabled", cwd=tmp_path)
+    assert result.returncode == code
+    assert complaint in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "here").exists() == (code == 1)  # with bad input nothing has been written
+
+
+def test_importing_ae_is_light() -> None:
+    heavy = {"wandb", "tyro", "torchvision", "matplotlib", "sklearn", "torchmetrics", "PIL"}
+    script = f"import ae, sys; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

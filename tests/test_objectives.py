@@ -1,0 +1,109 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, Joint, unchecked_range
+from ae.losses import bernoulli_nll, cross_entropy, gaussian_nll, squared_error
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    bottleneck = Dense((6, 3, 3), 5)
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, {"digit": Classifier((5,), 3)})
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch(torch.rand(6, 1, 10, 12), torch.tensor([0, -1, 2, -1, 1, 2]))
+
+
+def test_is_the_weighted_sum_of_its_terms(model: Autoencoder, batch: Batch) -> None:
+    loss = Joint(reconstruction=20.0, classification=3.0)(model, batch, 0)
+    output = model(batch.images)
+    mse = (output.reconstruction - batch.images).square().mean()
+    labelled = batch.labels >= 0
+    nats = torch.nn.functional.cross_entropy(output.logits["digit"][labelled], batch.labels[labelled])
+    torch.testing.assert_close(loss.terms["mse"], mse)
+    torch.testing.assert_close(loss.terms["cross_entropy"], nats)
+    torch.testing.assert_close(loss.total, 20 * mse + 3 * nats)
+    right = (output.logits["digit"].argmax(1) == batch.labels)[labelled]
+    assert loss.terms["accuracy"].item() == pytest.approx(right.float().mean().item())
+    assert loss.counts["cross_entropy"] == loss.counts["accuracy"] == 4
+    assert not any(term.requires_grad for term in loss.terms.values())
+
+
+@pytest.mark.parametrize("likelihood", ["mse", "bernoulli", "gaussian"])
+def test_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
+    loss = Joint(likelihood, std=0.5)(model, batch, 0)
+    pixels = model(batch.images).pixels
+    expected = {
+        "mse": squared_error(pixels.sigmoid(), batch.images),
+        "bernoulli": bernoulli_nll(pixels, batch.images),
+        "gaussian": gaussian_nll(pixels.sigmoid(), batch.images, 0.5),
+    }
+    torch.testing.assert_close(loss.terms[likelihood], expected[likelihood].mean())
+
+
+def test_a_weight_of_zero_removes_its_term(model: Autoencoder, batch: Batch) -> None:
+    loss = Joint(reconstruction=0.0)(model, batch, 0)
+    assert set(loss.terms) == {"penalty", "cross_entropy", "accuracy"}
+    loss.total.backward()
+    assert model.decoder is not None
+    assert all(parameter.grad is None for parameter in model.decoder.parameters())
+    model.zero_grad()
+    loss = Joint(classification=0.0, penalty=0.0)(model, batch, 0)
+    assert set(loss.terms) == {"mse"}
+    loss.total.backward()
+    assert all(parameter.grad is None for parameter in model.heads.parameters())
+
+
+def test_the_label_of_an_unlabelled_image_changes_nothing(model: Autoencoder, batch: Batch) -> None:
+    others = Batch(torch.where(batch.labels[:, None, None, None] < 0, 0.5, batch.images), batch.labels)
+    objective = Joint(reconstruction=0.0)
+    torch.testing.assert_close(objective(model, batch, 0).total, objective(model, others, 0).total)
+    none = objective(model, Batch(batch.images, torch.full((6,), -1)), 0)
+    none.total.backward()
+    assert none.total.item() == 0
+    assert none.counts["accuracy"] == 0
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_a_corruption_is_encoded_and_the_target_stays_clean(model: Autoencoder, batch: Batch) -> None:
+    mask = torch.rand(6, 1, 10, 12) > 0.3
+
+    def hide(images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(mask, 2.0, images), mask
+
+    with unchecked_range():
+        loss = Joint(corruption=hide)(model, batch, 0)
+        corrupted = model(torch.where(mask, 2.0, batch.images))
+    torch.testing.assert_close(loss.terms["mse"], squared_error(corrupted.reconstruction, batch.images, mask).mean())
+    nats = cross_entropy(corrupted.logits["digit"], batch.labels)[batch.labels >= 0].mean()
+    torch.testing.assert_close(loss.terms["cross_entropy"], nats)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"reconstruction": -1.0}, "weight reconstruction must be 0 or more, got -1"),
+        ({"classification": float("nan")}, "weight classification must be 0 or more, got nan"),
+        ({"reconstruction": 0.0, "classification": 0.0}, "nothing to learn"),
+        ({"rate": 1.0}, "choose likelihood bernoulli or gaussian, not mse"),
+        ({"std": 0.0}, "std must be positive"),
+    ],
+)
+def test_refuses_bad_weights(arguments: dict[str, float], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Joint(**arguments)  # type: ignore[arg-type]
+
+
+def test_says_what_the_model_lacks(batch: Batch) -> None:
+    encoder = ConvEncoder(1, (4, 6))
+    head = Classifier((6, 3, 3), 3)
+    with pytest.raises(InputError, match="no decoder"):
+        Joint()(Autoencoder(encoder, heads={"digit": head}), batch, 0)
+    for heads, found in (({}, "none"), ({"a": head, "b": head}, "a, b")):
+        with pytest.raises(InputError, match=f"exactly one head, got {found}"):
+            Joint()(Autoencoder(encoder, DeconvDecoder(1, (6, 4)), heads=heads), batch, 0)

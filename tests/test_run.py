@@ -1,0 +1,134 @@
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from torch import nn
+
+from ae import InputError, Run, RunConfig
+from ae.run import read_config
+
+
+@dataclass(frozen=True)
+class Config:
+    size: tuple[int, ...] = (1, 2)
+    place: Path = Path("here")
+    run: RunConfig = RunConfig()
+
+
+def test_names_its_folder_after_the_experiment(tmp_path: Path) -> None:
+    run = Run("joint", RunConfig(wandb="disabled"), Config())
+    assert run.folder.parent == Path("runs")
+    assert run.folder.name.startswith("joint-")
+    assert run.folder.name.endswith(run.id)
+    assert read_config(run.folder) == {
+        "experiment": "joint",
+        "id": run.id,
+        "config": {
+            "size": [1, 2],
+            "place": "here",
+            "run": {"dir": None, "resume": None, "wandb": "auto", "project": "ae"},
+        },
+    }
+
+
+def test_keeps_what_it_is_given(tmp_path: Path) -> None:
+    with Run("joint", RunConfig(dir=tmp_path / "a b/ü", wandb="disabled")) as run:
+        run.log("train", {"loss": 0.5}, 3, 0.25)
+        run.log("val", {"mse": 0.1}, 4, 0.5)
+        run.save_state({"step": 4})
+        run.save_weights("best", nn.Linear(1, 1))
+        run.summarise({"test/mse": 0.2}, Image.new("RGB", (4, 4)))
+    rows = [json.loads(row) for row in (run.folder / "history.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 3, "epoch": 0.25, "train/loss": 0.5}, {"step": 4, "epoch": 0.5, "val/mse": 0.1}]
+    assert json.loads((run.folder / "summary.json").read_text()) == {"test/mse": 0.2}
+    assert run.load_state() == {"step": 4}
+    assert {file.name for file in run.folder.iterdir()} == {
+        "best.safetensors",
+        "config.json",
+        "history.jsonl",
+        "reconstructions.png",
+        "state.pt",
+        "summary.json",
+    }
+
+
+def test_continues_in_its_folder_with_its_id(tmp_path: Path) -> None:
+    first = Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    for step in range(5):
+        first.log("train", {"loss": 1.0}, step, 0.0)
+    with open(first.folder / "history.jsonl", "a") as history:
+        history.write('{"step": 2, "ep')  # what a kill in the middle of a write leaves
+    second = Run("joint", RunConfig(resume=tmp_path / "run", wandb="disabled"))
+    second.rewind(2)
+    second.log("train", {"loss": 2.0}, 3, 0.0)
+    rows = [json.loads(row) for row in (second.folder / "history.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["train/loss"]) for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 2)]
+    assert second.id == first.id
+
+
+def test_refuses_a_folder_that_holds_a_run(tmp_path: Path) -> None:
+    Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    before = (tmp_path / "run/config.json").read_bytes()
+    with pytest.raises(InputError, match=r"already holds a run: continue it with --run.resume"):
+        Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    assert (tmp_path / "run/config.json").read_bytes() == before
+
+
+def test_refuses_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is no folder"):
+        Run("joint", RunConfig(dir=tmp_path / "file", wandb="disabled"))
+    with pytest.raises(InputError, match=r"can't write in .*: Not a directory"):
+        Run("joint", RunConfig(dir=tmp_path / "file/run", wandb="disabled"))
+
+
+def test_refuses_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "sealed"
+    folder.mkdir()
+    folder.chmod(0o500)
+    if os.access(folder, os.W_OK):  # the superuser may write everywhere; then let the system call itself refuse
+
+        def refuse(self: Path, *args: object, **kwargs: object) -> None:
+            raise PermissionError(13, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(InputError, match=f"can't write in {folder}: Permission denied"):
+        Run("joint", RunConfig(dir=folder, wandb="disabled"))
+    assert not list(folder.iterdir())
+
+
+def test_bad_input_at_the_start_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    def attempt(where: RunConfig, config: dict[str, int]) -> None:
+        with contextlib.suppress(InputError), Run("joint", where, config) as run:
+            run.save_state({"step": 0})
+            raise InputError("a batch that is too large")
+
+    attempt(RunConfig(dir=tmp_path / "new", wandb="offline"), {})
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").touch()
+    attempt(RunConfig(dir=tmp_path / "notes", wandb="offline"), {})
+    assert [file.name for file in (tmp_path / "notes").iterdir()] == ["mine.txt"]
+    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"), {"size": 1}) as run:
+        run.log("train", {"loss": 1.0}, 1, 0.0)
+    attempt(RunConfig(resume=tmp_path / "run", wandb="disabled"), {"size": 2})
+    assert read_config(tmp_path / "run")["config"] == {"size": 1}
+
+
+def test_bad_input_after_a_row_was_logged_keeps_the_run(tmp_path: Path) -> None:
+    with contextlib.suppress(InputError), Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
+        run.log("train", {"loss": 1.0}, 1, 0.0)
+        raise InputError("the data ran out")
+    assert (tmp_path / "run/history.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"id": "a"}', "\xff"])
+def test_resuming_refuses_what_is_no_run(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"no run in|can't read|is no run's"):
+        Run("joint", RunConfig(resume=tmp_path, wandb="disabled"))
