@@ -3,15 +3,17 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ae.checks import unchecked_range
 from ae.data import Batch, Images
 from ae.losses import cross_entropy, squared_error
-from ae.model import Autoencoder
+from ae.model import Autoencoder, Output
 from ae.objectives import Loss, only_head
 from ae.seeding import derive
 
@@ -37,7 +39,34 @@ def ssim(reconstruction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h 
     return everywhere[..., border:-border, border:-border].flatten(1).mean(1)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Examined:
+    """What a model makes of every image of a data set, in its order, on the CPU.
+
+    values       by metric, one number [n] an image
+    predictions  [n] the most likely class; None where the model has not exactly one head
+    """
+
+    values: dict[str, Float64[Tensor, " n"]]
+    predictions: Int64[Tensor, " n"] | None
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+
+    def means(self) -> dict[str, float]:
+        """The means over images; of `cross_entropy` and `accuracy`, over labelled ones, and `accuracy/CLASS` too."""
+        labelled = self.labels >= 0
+        metrics = {}
+        for name, value in self.values.items():
+            chosen = value[labelled] if name in ("cross_entropy", "accuracy") else value
+            if len(chosen):
+                metrics[name] = chosen.mean().item()
+        if "accuracy" in metrics:
+            for c, name in enumerate(self.classes):
+                if (self.labels == c).any():
+                    metrics[f"accuracy/{name}"] = self.values["accuracy"][self.labels == c].mean().item()
+        return metrics
+
+
 def evaluate(
     model: Autoencoder,
     images: Images,
@@ -51,33 +80,40 @@ def evaluate(
     `cross_entropy` nats, `accuracy`, and `accuracy/CLASS`, over labelled images, where there is one head;
     and `loss`, the objective's total at `step`, if one is given. Noise in it is the same at every call.
     """
+    return examine(model, images, objective, step, batch_size).means()
+
+
+@torch.no_grad()
+def examine(
+    model: Autoencoder,
+    images: Images,
+    objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
+    step: int = 0,
+    batch_size: int = 256,
+) -> Examined:
+    """The metrics of `evaluate`, image by image, and the predicted classes."""
     device = next(model.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
-    labels = []
+    predictions = []
     with evaluating(model), unchecked_range(), torch.random.fork_rng():
         torch.manual_seed(derive("evaluate"))
         for batch in images.to(device).in_order(batch_size):
-            for name, value in _per_example(model, batch).items():
+            output = model(batch.images)
+            for name, value in _per_example(output, batch).items():
                 values[name].append(value)
+            if len(output.logits) == 1:
+                predictions.append(only_head(output.logits).argmax(1))
             if objective is not None:
                 values["loss"].append(objective(model, batch, step).total.expand(len(batch)))
-            labels.append(batch.labels)
-    per_example = {name: torch.cat(parts).cpu().double() for name, parts in values.items()}
-    label = torch.cat(labels).cpu()
-    metrics = {}
-    for name, value in per_example.items():
-        chosen = value[label >= 0] if name in ("cross_entropy", "accuracy") else value
-        if len(chosen):
-            metrics[name] = chosen.mean().item()
-    if "accuracy" in metrics:
-        for c, name in enumerate(images.classes):
-            if (label == c).any():
-                metrics[f"accuracy/{name}"] = per_example["accuracy"][label == c].mean().item()
-    return metrics
+    return Examined(
+        values={name: torch.cat(parts).cpu().double() for name, parts in values.items()},
+        predictions=torch.cat(predictions).cpu() if predictions else None,
+        labels=images.labels.cpu(),
+        classes=images.classes,
+    )
 
 
-def _per_example(model: Autoencoder, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
-    output = model(batch.images)
+def _per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
     values = {}
     if output.pixels is not None:
         values["mse"] = squared_error(output.reconstruction, batch.images)
@@ -89,6 +125,11 @@ def _per_example(model: Autoencoder, batch: Batch) -> dict[str, Float[Tensor, " 
         values["cross_entropy"] = cross_entropy(logits, batch.labels)
         values["accuracy"] = (logits.argmax(1) == batch.labels).float()
     return values
+
+
+def with_prefix(split: Literal["train", "val", "test"], metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics under the keys that they have in every history, summary and dashboard: `train/mse`, ..."""
+    return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Pictures that a person looks at, drawn with Pillow."""
 
-from typing import TYPE_CHECKING
+import colorsys
+import io
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ae.checks import unchecked_range
-from ae.data import Images
+from ae.data import Batch, Images
 from ae.metrics import evaluating
-from ae.model import Autoencoder
+from ae.model import Autoencoder, Output
 from ae.objectives import only_head
 
 if TYPE_CHECKING:
@@ -20,7 +22,14 @@ _GAP = 6
 _LEFT = 118  # for the rows' names
 _TOP, _BOTTOM = 40, 44
 _INK, _FAINT, _PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
+_UNLABELLED = (200, 200, 200)
 _RIGHT, _WRONG = (20, 120, 60), (200, 30, 30)
+
+
+def metric_line(metrics: dict[str, float]) -> str:
+    """The metrics that a picture is read with, as far as there are any."""
+    forms = {"mse": "mse {:.5f} per pixel", "psnr": "psnr {:.2f} dB", "accuracy": "accuracy {:.2%}"}
+    return ",  ".join(form.format(metrics[name]) for name, form in forms.items() if name in metrics)
 
 
 @torch.no_grad()
@@ -31,9 +40,7 @@ def reconstruction_picture(model: Autoencoder, images: Images, count: int = 14, 
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    batch = images.select(slice(count)).to(next(model.parameters()).device).batch(slice(None))
-    with evaluating(model), unchecked_range():
-        output = model(batch.images)
+    batch, output = _look(model, images.select(slice(count)))
     originals, reconstructions = batch.images.cpu(), output.reconstruction.float().cpu()
     errors = reconstructions - originals
     rows = {"original": originals, "reconstruction": reconstructions, "error": _signed(errors)}
@@ -63,6 +70,96 @@ def reconstruction_picture(model: Autoencoder, images: Images, count: int = 14, 
             colour = _RIGHT if predicted == label else _INK if label < 0 else _WRONG
             draw.text((middle, bottom + 28), images.classes[predicted], colour, font, anchor="mm")
     return canvas
+
+
+def pair_pictures(model: Autoencoder, images: Images) -> list["Image"]:
+    """A picture for each image: itself, with its reconstruction at its right where the model has a decoder."""
+    batch, output = _look(model, images)
+    shown = [batch.images.cpu()]
+    if output.pixels is not None:
+        shown.append(output.reconstruction.float().cpu())
+    return [_to_pillow(pair) for pair in torch.cat(shown, dim=3)]
+
+
+@torch.no_grad()
+def code_picture(model: Autoencoder, images: Images, count: int = 1000) -> "Image":
+    """The codes of the first `count` images along their two principal components, a dot each, coloured by label."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    some = images.select(slice(count))
+    device = next(model.parameters()).device
+    with evaluating(model), unchecked_range():
+        codes = [model.encode(batch.images).mean.flatten(1) for batch in some.to(device).in_order(256)]
+    places, explained = principal_components(torch.cat(codes).float().cpu())
+    side, legend, margin, radius, fine = 560, 130, 40, 3, 3  # drawn three times as fine, then scaled down
+    low, high = places.amin(0), places.amax(0)
+    at = margin + (places - low) / (high - low).clamp(min=1e-12) * (side - 2 * margin)
+    canvas = Image.new("RGB", (fine * (side + legend), fine * (side + _TOP)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    colours = [_colour(c, len(images.classes)) for c in range(len(images.classes))]
+
+    def dot(x: int | float, y: int | float, label: int) -> None:
+        box = [fine * v for v in (x - radius, y - radius, x + radius, y + radius)]
+        draw.ellipse(box, _UNLABELLED if label < 0 else colours[label])
+
+    for (x, y), label in zip(at.tolist(), some.labels.tolist(), strict=True):
+        dot(x, _TOP + side - y, label)
+    font = ImageFont.load_default(15 * fine)
+    title = f"codes of {len(some):,} test images: {', '.join(f'{part:.0%}' for part in explained)} of the variance"
+    draw.text((fine * 10, fine * 10), title, _INK, font)
+    for label, name in enumerate(images.classes[:20]):
+        y = _TOP + margin + 22 * label
+        dot(side + 10, y, label)
+        draw.text((fine * (side + 22), fine * y), name[:14], _INK, font, anchor="lm")
+    return canvas.resize((side + legend, side + _TOP), Image.Resampling.LANCZOS)
+
+
+def principal_components(
+    points: Float[Tensor, "n d"], count: int = 2
+) -> tuple[Float[Tensor, "n {count}"], list[float]]:
+    """The points [n d] along their `count` principal components, and each one's part of the variance.
+
+    Of a component's two directions the one whose largest weight is positive. Missing components are 0.
+    """
+    centred = (points - points.mean(0)).double()
+    wanted = min(count, *points.shape)
+    if points.shape[0] < points.shape[1]:  # the smaller of the two products has the same eigenvalues
+        variances, vectors = torch.linalg.eigh(centred @ centred.T)
+        vectors = centred.T @ vectors
+    else:
+        variances, vectors = torch.linalg.eigh(centred.T @ centred)
+    directions = torch.nn.functional.normalize(vectors[:, -wanted:].flip(1), dim=0)
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    placed = (centred @ (directions * largest.sign())).float()
+    variances = variances.clamp(min=0)
+    explained = (variances[-wanted:].flip(0) / variances.sum().clamp(min=1e-12)).tolist()
+    return torch.nn.functional.pad(placed, (0, count - wanted)), explained + [0.0] * (count - wanted)
+
+
+@torch.no_grad()
+def _look(model: Autoencoder, images: Images) -> tuple[Batch, Output]:
+    """All images as one batch, and what the model makes of them."""
+    batch = images.to(next(model.parameters()).device).batch(slice(None))
+    with evaluating(model), unchecked_range():
+        return batch, model(batch.images)
+
+
+def _colour(index: int, count: int) -> tuple[int, int, int]:
+    """Colours as far apart as `count` of them can be, dark ones between light ones."""
+    red, green, blue = colorsys.hsv_to_rgb(index / count, 0.85, 0.9 if index % 2 else 0.65)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def png(picture: "Image") -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def is_picture(value: Any) -> bool:
+    """Whether it is one of Pillow's images; without importing Pillow to find out."""
+    return type(value).__module__.split(".")[0] == "PIL"
 
 
 def _signed(errors: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:

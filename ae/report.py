@@ -9,18 +9,15 @@ from typing import Any
 import torch
 
 from ae.data import Images, Splits
-from ae.metrics import evaluate
+from ae.evidence import Evidence, gather
+from ae.metrics import examine, with_prefix
 from ae.model import Autoencoder
-from ae.pictures import reconstruction_picture
 from ae.run import Run
 
 
 def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run) -> None:
-    """Test the model; write the summary, with `results` of `fit`, and the picture; print a short table."""
-    test = data.test() if data.test else None
-    metrics = {} if test is None else {f"test/{name}": value for name, value in evaluate(model, test).items()}
+    """Test the model; write the summary, with `results` of `fit`, and what the tests show; print a short table."""
     summary: dict[str, Any] = {
-        **metrics,
         **results,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "code_size": code_size(model, data.train),
@@ -29,13 +26,16 @@ def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
-    picture = None
-    if model.decoder is not None and test is not None:
-        picture = reconstruction_picture(model, _of_each_class(test), title=_title(metrics))
-    run.summarise(summary, picture)
+    evidence = Evidence()
+    if data.test is not None:
+        images = data.test()
+        examined = examine(model, images)
+        summary |= with_prefix("test", examined.means())
+        evidence = gather(model, images, examined)
+    run.summarise(summary, evidence)
     print(table(summary))
     print(f"run  {run.folder}")
-    if picture:
+    if "reconstructions" in evidence.pictures:
         print(f"look {run.folder / 'reconstructions.png'}")
 
 
@@ -62,21 +62,6 @@ def table(summary: dict[str, Any]) -> str:
     rows = [(name, form.format(summary[name])) for name, form in shown.items() if name in summary]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
-
-
-def _title(metrics: dict[str, float]) -> str:
-    forms = {"mse": "mse {:.5f} per pixel", "psnr": "psnr {:.2f} dB", "accuracy": "accuracy {:.2%}"}
-    parts = [form.format(metrics[f"test/{name}"]) for name, form in forms.items() if f"test/{name}" in metrics]
-    return "test images: " + ",  ".join(parts)
-
-
-def _of_each_class(images: Images) -> Images:
-    """The same images, reordered: the first of each class, then the second of each, and so on."""
-    rank = torch.zeros_like(images.labels)
-    for label in images.labels.unique():
-        members = images.labels == label
-        rank[members] = torch.arange(int(members.sum()))
-    return images.select((rank * (len(images.classes) + 1) + images.labels).argsort())
 
 
 def _commit() -> str | None:

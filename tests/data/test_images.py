@@ -118,7 +118,11 @@ def test_refuses_to_mix_labels_that_are_all_or_none(numbered: Images, label: int
 @pytest.mark.parametrize(
     ("pixels", "labels", "complaint"),
     [
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2).long(), r"must be uint8 \[n c h w\], got torch.float32 \[2, 1, 4, 4\]"),
+        (
+            torch.zeros(2, 1, 4, 4),
+            torch.zeros(2).long(),
+            r"must be uint8 \[n c h w\], got torch.float32 \[2, 1, 4, 4\]",
+        ),
         (torch.zeros(2, 4, 4).byte(), torch.zeros(2).long(), r"must be uint8 \[n c h w\], got torch.uint8 \[2, 4, 4\]"),
         (torch.zeros(0, 1, 4, 4).byte(), torch.zeros(0).long(), r"no images: got \[0, 1, 4, 4\]"),
         (torch.zeros(2, 1, 4, 0).byte(), torch.zeros(2).long(), r"no images: got \[2, 1, 4, 0\]"),
