@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -53,6 +54,12 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise InputError(f"no weights {path}") from error
     except Exception as error:  # safetensors has an exception of its own for each way to be broken
         raise InputError(f"can't load the weights in {path}: {' '.join(str(error).split())}") from error
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `save_weights` wrote of the model's modules."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["ae"])["model"]
 
 
 def describe(module: nn.Module) -> dict[str, Any]:

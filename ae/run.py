@@ -1,10 +1,10 @@
-"""A run: one folder that holds all of it, and one run in W&B."""
+"""A run: one folder that holds all of it, and one run in W&B that shows it."""
 
 import contextlib
 import json
-import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,43 +12,59 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from ae.checkpoint import load_state, save_state, save_weights, write_whole
+from ae.checkpoint import load_state, read_description, save_state, save_weights, write_whole
 from ae.errors import InputError
-from ae.tracking import Mode, Tracker
+from ae.evidence import Evidence
+from ae.pictures import png
+from ae.signals import uninterrupted
+from ae.tracking import Mode, Tracker, Watch, new_run_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_CONFIG, _HISTORY, _STATE = "config.json", "history.jsonl", "state.pt"
+_CONFIG, _HISTORY, _STATE, _SUMMARY = "config.json", "history.jsonl", "state.pt", "summary.json"
+Row = dict[str, int | float]
+_HIGHER_IS_BETTER = ("accuracy", "psnr", "ssim")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run is kept, and how it is tracked."""
+    """Where a run is kept, and how it is tracked; W&B's own WANDB_... variables hold where a field is not given."""
 
     dir: Path | None = None  # the run's folder (default: runs/EXPERIMENT-TIME-ID)
     resume: Path | None = None  # continue the run in this folder, with its configuration; other flags override
     wandb: Mode = "auto"  # auto: online when logged in, else offline
-    project: str = "ae"  # project in W&B
+    project: str | None = None  # project in W&B (default: ae)
+    entity: str | None = None  # user or team in W&B that the project belongs to
+    group: str | None = None  # runs of a group are shown together: the seeds of one setting, say
+    job_type: str | None = None  # kind of run within a group (default: the experiment's name)
+    name: str | None = None  # name shown in W&B (default: the folder's)
+    tags: tuple[str, ...] = ()  # words to find the run by
+    notes: str | None = None  # a sentence on what the run is for
+    watch: Watch | None = None  # histograms of these in W&B, as often as values are logged
+    patience: float = 12.0  # seconds to wait for W&B's server when a run begins, and twice that when it ends
 
 
 class Run:
     """A folder with configuration, history, weights, training state, summary and pictures, and the same in W&B.
 
-    As a context manager it finishes the run in W&B too, as failed where an exception leaves it; bad input before
-    anything was logged leaves the folder as it was. `config` is a dataclass or dict, kept in `config.json`. Raises
-    InputError, before anything is written, where the folder can't be used.
+    As a context manager it finishes the run in W&B too, as failed where an exception leaves it; elsewhere call
+    `finish`. Bad input before anything was logged leaves the folder as it was. `config` is a dataclass or dict, kept in
+    `config.json`. Nothing that happens to W&B hurts the run: the folder is complete without it. A W&B run that is open
+    already is used, and left open. Raises InputError, before anything is written, where the folder can't be used.
     """
 
     def __init__(self, experiment: str, where: RunConfig | None = None, config: Any = None) -> None:
         where = where or RunConfig()
         self._before: bytes | None = None  # the configuration that a resumed run had
+        self._at: tuple[int, float] | None = None  # step and epoch of the last row
         self._has_logged = False
+        self._watched = where.watch
         if where.resume is not None:
             self.folder, self.id = where.resume, read_config(where.resume)["id"]
             self._before = (self.folder / _CONFIG).read_bytes()
         else:
-            self.id = secrets.token_hex(4)
+            self.id = new_run_id()
             self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
             _make_folder(self.folder)
         values = to_json(config)
@@ -56,21 +72,43 @@ class Run:
         write_whole(self.folder / _CONFIG, _json_bytes(content))
         self._tracker = None
         if where.wandb != "disabled":
-            self._tracker = Tracker(where.wandb, where.project, experiment, self.id, self.folder, values)
+            self._tracker = Tracker(
+                where.wandb,
+                self.folder,
+                where.patience,
+                logged=int(max((row["step"] for row in self.history()), default=-1)),
+                defaults={"project": "ae", "job_type": experiment, "name": self.folder.resolve().name},
+                id=self.id,
+                config=values,
+                project=where.project,
+                entity=where.entity,
+                group=where.group,
+                job_type=where.job_type,
+                name=where.name,
+                tags=where.tags or None,
+                notes=where.notes,
+            )
 
-    def log(self, split: Literal["train", "val"], metrics: dict[str, float], step: int, epoch: float) -> None:
-        """Add a row of metrics, as `split/...`, to the history and to W&B."""
-        row = {"step": step, "epoch": epoch, **{f"{split}/{name}": value for name, value in metrics.items()}}
+    def log(
+        self, row: Mapping[str, float | int], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
+    ) -> None:
+        """Add what was measured at `step`, once a step, to the history and W&B; pictures to the folder `pictures`."""
         self._has_logged = True
-        with open(self.folder / _HISTORY, "a", encoding="utf-8") as history:
-            history.write(json.dumps(row) + "\n")
-        if self._tracker:
-            self._tracker.log(row)
+        self._at = step, epoch
+        logged: Row = {"step": step, "epoch": epoch, **row}
+        with uninterrupted():  # what is in the history is in W&B too
+            for name, picture in (pictures or {}).items():
+                path = self.folder / "pictures" / f"{name}-{step:08d}.png"
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, png(picture))
+            with open(self.folder / _HISTORY, "a", encoding="utf-8") as history:
+                history.write(json.dumps(logged) + "\n")
+            self._track(logged)
 
-    def picture(self, name: str, picture: "Image", step: int, epoch: float) -> None:
-        """Log a picture to W&B."""
-        if self._tracker:
-            self._tracker.picture(name, picture, step, epoch)
+    def watch(self, model: nn.Module, every: int) -> None:
+        """Show histograms of gradients or parameters in W&B every so many steps, if the configuration asks for it."""
+        if self._tracker and self._watched:
+            self._tracker.watch(model, self._watched, every)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state; the one before it is kept too."""
@@ -81,24 +119,51 @@ class Run:
         return load_state(self.folder / _STATE)
 
     def rewind(self, step: int) -> None:
-        """Take out of the history what lies after `step`: a resumed run makes it again."""
+        """Go back to `step`: what the history holds after it is made again. W&B gets what it lacks of the rest."""
         path = self.folder / _HISTORY
+        rows = [row for row in self.history() if row["step"] <= step]
         if path.exists():
-            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
-            write_whole(path, "".join(kept).encode())
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        for row in rows:
+            self._at = int(row["step"]), row["epoch"]
+            self._track(row)
+
+    def history(self) -> list[Row]:
+        """The rows logged so far, but for one that a kill has cut off."""
+        path = self.folder / _HISTORY
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def save_weights(self, name: Literal["model", "best"], model: nn.Module) -> None:
         """Write the model's weights as `NAME.safetensors`."""
         save_weights(self.folder / f"{name}.safetensors", model)
 
-    def summarise(self, summary: dict[str, Any], picture: "Image | None" = None) -> None:
-        """Write the final numbers as `summary.json`, and the final `reconstructions.png`; both go to W&B."""
-        write_whole(self.folder / "summary.json", _json_bytes(summary))
-        if picture:
-            picture.save(self.folder / "reconstructions.png")
+    def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
+        """Write the final numbers, with the best validation's, as `summary.json`, and the final pictures; W&B gets all.
+
+        `best/val/...` is the highest or lowest that a metric was, whichever is better.
+        """
+        evidence = evidence or Evidence()
+        summary = {**summary, **_best(self.history())}
+        write_whole(self.folder / _SUMMARY, _json_bytes(summary))
+        evidence.save(self.folder)
+        self._track_end(summary, evidence)
+
+    def upload(self) -> bool:
+        """Give W&B all that the folder holds of a run that has ended; returns whether it came to its summary."""
+        for row in self.history():
+            self._at = int(row["step"]), row["epoch"]
+            self._track(row)
+        path = self.folder / _SUMMARY
+        if path.exists():
+            self._track_end(json.loads(path.read_text(encoding="utf-8")), Evidence.load(self.folder))
+        return path.exists()
+
+    def finish(self, exit_code: int = 0) -> None:
+        """End the run in W&B, and print where it is and, if it is not all there, the command that uploads it."""
         if self._tracker:
-            self._tracker.summarise(summary)
+            print(self._tracker.finish(exit_code), flush=True)
+            self._tracker = None
 
     def __enter__(self) -> "Run":
         return self
@@ -106,11 +171,26 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        where = self._tracker.finish(exit_code=0 if kind is None else 1) if self._tracker else ""
         if isinstance(error, InputError) and not self._has_logged:
+            if self._tracker:
+                self._tracker.finish(2)
             self._undo()
-        elif where:
-            print(where)
+        else:
+            self.finish(_exit_code(error))
+
+    def _track(self, row: Row) -> None:
+        if self._tracker:
+            paths = (self.folder / "pictures").glob(f"*-{row['step']:08d}.png")
+            self._tracker.log(row, {path.stem.rpartition("-")[0]: path for path in paths})
+
+    def _track_end(self, summary: dict[str, Any], evidence: Evidence) -> None:
+        if self._tracker:
+            step, epoch = self._at or (0, 0.0)
+            weights = {"best": self.folder / "best.safetensors", "latest": self.folder / "model.safetensors"}
+            weights = {alias: path for alias, path in weights.items() if path.exists()}
+            described = {"model": read_description(weights["latest"])} if "latest" in weights else {}
+            metadata = {**described, **summary}
+            self._tracker.summarise(summary, evidence, {"step": step, "epoch": epoch}, weights, metadata)
 
     def _undo(self) -> None:
         """Leave the folder as it was before bad input ended this run, or the attempt to resume it."""
@@ -142,6 +222,30 @@ def to_json(config: Any) -> dict[str, Any]:
     """A dataclass or dict as what JSON can hold: paths become strings, tuples lists."""
     values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config or {})
     return json.loads(json.dumps(values, default=str))
+
+
+def _best(history: list[Row]) -> Row:
+    best: Row = {}
+    for row in history:
+        for key, value in row.items():
+            if key.startswith("val/") and key.count("/") == 1:
+                better = max if key.removeprefix("val/") in _HIGHER_IS_BETTER else min
+                best[f"best/{key}"] = better(best.get(f"best/{key}", value), value)
+    return best
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """What a process that ends with this exception exits with."""
+    match error:
+        case None:
+            return 0
+        case SystemExit(code=int(code)):
+            return code
+        case SystemExit(code=None):
+            return 0
+        case KeyboardInterrupt():
+            return 130
+    return 1
 
 
 def _json_bytes(content: dict[str, Any]) -> bytes:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ae.checks import check_positive, unchecked_range
-from ae.data import Batch, Images, Splits
+from ae.data import Batch, Splits
 from ae.errors import DivergedError, InputError
 from ae.meter import Meter
-from ae.metrics import evaluate
+from ae.metrics import evaluate, with_prefix
 from ae.model import Autoencoder
 from ae.objectives import Loss
 from ae.pictures import reconstruction_picture
@@ -145,6 +145,8 @@ def fit(
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = recipe.make_optimizer(parameters)
     at = _restore(run, trained, optimizer)
+    if run:
+        run.watch(model, recipe.log_every)
     forward = torch.compile(trained) if recipe.compile else trained
     started = time.perf_counter() - at.seconds
     trained.train()
@@ -175,48 +177,41 @@ def fit(
             saves = evaluates or epoch.is_integer()
             if not saves and at.step % recipe.log_every != 0:
                 continue
-            row = meter.read()
+            measured = meter.read()
             if meter.first_bad is not None:
                 step, name = meter.first_bad
                 raise _diverged(name, step, recipe.learning_rate(step, total_steps), run)
-            row |= {"learning_rate": lr, "weight_norm": nn.utils.get_total_norm(parameters).item()}
-            progress.show("train", row, epoch)
-            if run:
-                run.log("train", row, at.step, epoch)
             if saves and not _is_finite(trained):
                 raise _diverged("a weight", at.step - 1, lr, run)
-            if evaluates:
+            measured |= {"learning_rate": lr, "weight_norm": nn.utils.get_total_norm(parameters).item()}
+            progress.show("train", measured, epoch)
+            row = with_prefix("train", measured)
+            if evaluates and data.validation is not None:
                 before = time.perf_counter()
-                if data.validation is not None:
-                    at.validation = evaluate(model, data.validation, objective, at.step)
-                    progress.show("val", at.validation, epoch)
+                at.validation = evaluate(model, data.validation, objective, at.step)
                 at.validation_seconds += time.perf_counter() - before
-                if run:
-                    _log_validation(run, model, preview, at, epoch)
-            if saves and run:
-                at.seconds = time.perf_counter() - started
-                run.save_state(_state(at, trained, optimizer))
+                progress.show("val", at.validation, epoch)
+                row |= with_prefix("val", at.validation)
+            if run:
+                shows = evaluates and model.decoder is not None
+                pictures = {"reconstructions": reconstruction_picture(model, preview)} if shows else {}
+                run.log(row, at.step, epoch, pictures)
+                if evaluates and at.validation.get("loss", math.inf) < at.best:
+                    at.best = at.validation["loss"]
+                    run.save_weights("best", model)
+                if saves:
+                    at.seconds = time.perf_counter() - started
+                    run.save_state(_state(at, trained, optimizer))
             meter.restart()
 
     if run:
         run.save_weights("model", model)
     at.seconds = time.perf_counter() - started
     return {
-        **{f"val/{name}": value for name, value in at.validation.items()},
+        **with_prefix("val", at.validation),
         "seconds": at.seconds,
         "images_per_second": at.images / (at.seconds - at.validation_seconds),
     }
-
-
-def _log_validation(run: Run, model: Autoencoder, preview: Images, at: Position, epoch: float) -> None:
-    """Log the metrics and the reconstructions of the same few images; keep the weights if they are the best so far."""
-    if at.validation:
-        run.log("val", at.validation, at.step, epoch)
-    if model.decoder is not None:
-        run.picture("reconstructions", reconstruction_picture(model, preview), at.step, epoch)
-    if at.validation.get("loss", math.inf) < at.best:
-        at.best = at.validation["loss"]
-        run.save_weights("best", model)
 
 
 def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ae import Data, RunConfig
-from experiments import classify, joint, reconstruct
+from experiments import classify, joint, reconstruct, tracking_cost
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = [joint, classify, reconstruct]
@@ -47,8 +47,8 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
     assert ("test/mse" in summary) == ("test/psnr" in summary) == ("val/mse" in summary) == has_decoder
     assert ("test/accuracy" in summary) == ("test/accuracy/7" in summary) == has_head
     files = {"config.json", "history.jsonl", "model.safetensors", "best.safetensors", "state.pt", "state.prev.pt"}
-    assert {file.name for file in folder.iterdir()} == files | {"summary.json"} | (
-        {"reconstructions.png"} if has_decoder else set()
+    assert {file.name for file in folder.iterdir()} == files | {"summary.json", "code.png", "tables"} | (
+        {"reconstructions.png", "pictures"} if has_decoder else set()
     )
     shown = capsys.readouterr()
     assert str(folder) in shown.out
@@ -80,9 +80,18 @@ def test_few_labels_a_colour_folder_and_no_validation(tmp_path: Path) -> None:
     assert not (tmp_path / "run/best.safetensors").exists()
 
 
+def test_what_tracking_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    tracking_cost.main(tracking_cost.Config(rounds=2, steps=2, modes=("disabled", "offline")))
+    first, untracked, offline = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("W&B")]
+    assert first.startswith("2 rounds of 2 steps")
+    assert untracked.startswith("disabled")
+    assert "1.000 (1.000 to 1.000) of disabled; waits 0.000%" in untracked
+    assert offline.startswith("offline")
+
+
 def test_from_the_command_line_with_resume(tmp_path: Path) -> None:
-    args = "--data.limit 128 --data.validation 64 --recipe.epochs 2 --run.dir here --run.wandb offline".split()
-    first = run("experiments.joint", *args, cwd=tmp_path)
+    small = "--data.limit 128 --data.validation 64 --recipe.epochs 2 --model.channels 4 8".split()
+    first = run("experiments.joint", *small, "--run.dir", "here", "--run.wandb", "offline", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     for line in ("test/accuracy", "run  here", "look here/reconstructions.png", "wandb leet", "wandb sync"):
         assert line in first.stdout

@@ -1,7 +1,7 @@
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from ae import InputError, Run, RunConfig
+from ae.evidence import Evidence
 from ae.run import read_config
 
 
@@ -30,26 +31,32 @@ def test_names_its_folder_after_the_experiment(tmp_path: Path) -> None:
         "config": {
             "size": [1, 2],
             "place": "here",
-            "run": {"dir": None, "resume": None, "wandb": "auto", "project": "ae"},
+            "run": json.loads(json.dumps(asdict(RunConfig()))),
         },
     }
 
 
 def test_keeps_what_it_is_given(tmp_path: Path) -> None:
     with Run("joint", RunConfig(dir=tmp_path / "a b/ü", wandb="disabled")) as run:
-        run.log("train", {"loss": 0.5}, 3, 0.25)
-        run.log("val", {"mse": 0.1}, 4, 0.5)
+        run.log({"train/loss": 0.5}, 3, 0.25)
+        run.log({"val/mse": 0.1, "val/psnr": 10.0}, 4, 0.5, {"reconstructions": Image.new("RGB", (4, 4))})
+        run.log({"val/mse": 0.2, "val/psnr": 9.0}, 5, 0.75)
         run.save_state({"step": 4})
         run.save_weights("best", nn.Linear(1, 1))
-        run.summarise({"test/mse": 0.2}, Image.new("RGB", (4, 4)))
-    rows = [json.loads(row) for row in (run.folder / "history.jsonl").read_text().splitlines()]
-    assert rows == [{"step": 3, "epoch": 0.25, "train/loss": 0.5}, {"step": 4, "epoch": 0.5, "val/mse": 0.1}]
-    assert json.loads((run.folder / "summary.json").read_text()) == {"test/mse": 0.2}
+        run.summarise({"test/mse": 0.2}, Evidence({"reconstructions": Image.new("RGB", (4, 4))}))
+    assert run.history() == [
+        {"step": 3, "epoch": 0.25, "train/loss": 0.5},
+        {"step": 4, "epoch": 0.5, "val/mse": 0.1, "val/psnr": 10},
+        {"step": 5, "epoch": 0.75, "val/mse": 0.2, "val/psnr": 9},
+    ]
+    summary = {"test/mse": 0.2, "best/val/mse": 0.1, "best/val/psnr": 10}
+    assert json.loads((run.folder / "summary.json").read_text()) == summary
     assert run.load_state() == {"step": 4}
     assert {file.name for file in run.folder.iterdir()} == {
         "best.safetensors",
         "config.json",
         "history.jsonl",
+        "pictures",
         "reconstructions.png",
         "state.pt",
         "summary.json",
@@ -59,14 +66,13 @@ def test_keeps_what_it_is_given(tmp_path: Path) -> None:
 def test_continues_in_its_folder_with_its_id(tmp_path: Path) -> None:
     first = Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"))
     for step in range(5):
-        first.log("train", {"loss": 1.0}, step, 0.0)
+        first.log({"train/loss": 1.0}, step, 0.0)
     with open(first.folder / "history.jsonl", "a") as history:
         history.write('{"step": 2, "ep')  # what a kill in the middle of a write leaves
     second = Run("joint", RunConfig(resume=tmp_path / "run", wandb="disabled"))
     second.rewind(2)
-    second.log("train", {"loss": 2.0}, 3, 0.0)
-    rows = [json.loads(row) for row in (second.folder / "history.jsonl").read_text().splitlines()]
-    assert [(row["step"], row["train/loss"]) for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 2)]
+    second.log({"train/loss": 2.0}, 3, 0.0)
+    assert [(row["step"], row["train/loss"]) for row in second.history()] == [(0, 1), (1, 1), (2, 1), (3, 2)]
     assert second.id == first.id
 
 
@@ -114,14 +120,14 @@ def test_bad_input_at_the_start_leaves_the_folder_as_it_was(tmp_path: Path) -> N
     attempt(RunConfig(dir=tmp_path / "notes", wandb="offline"), {})
     assert [file.name for file in (tmp_path / "notes").iterdir()] == ["mine.txt"]
     with Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"), {"size": 1}) as run:
-        run.log("train", {"loss": 1.0}, 1, 0.0)
+        run.log({"train/loss": 1.0}, 1, 0.0)
     attempt(RunConfig(resume=tmp_path / "run", wandb="disabled"), {"size": 2})
     assert read_config(tmp_path / "run")["config"] == {"size": 1}
 
 
 def test_bad_input_after_a_row_was_logged_keeps_the_run(tmp_path: Path) -> None:
     with contextlib.suppress(InputError), Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
-        run.log("train", {"loss": 1.0}, 1, 0.0)
+        run.log({"train/loss": 1.0}, 1, 0.0)
         raise InputError("the data ran out")
     assert (tmp_path / "run/history.jsonl").exists()
 

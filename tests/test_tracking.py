@@ -1,11 +1,107 @@
+"""What reaches W&B, of runs of the main job: by the offline log, and by a server that the real client talks to."""
+
 import json
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import wandb
+from safetensors.torch import load as load_tensors
 
+from ae import (
+    Autoencoder,
+    Batch,
+    Classifier,
+    ConvEncoder,
+    DeconvDecoder,
+    InputError,
+    Joint,
+    Loss,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    fit,
+    report,
+    upload,
+)
+from ae.run import read_config
+from ae.training import Objective
 from experiments.joint import Config, main
-from tests.test_experiments import short
+from tests.test_experiments import ROOT, short
 from tests.wandb_log import Log, read_log
+from tests.wandb_server import Fault, WandbServer
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that the client is logged in to; the test fails if the client asks for what it does not know."""
+    with WandbServer() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()  # the client remembers the server that it knew before
+        yield server
+        wandb.teardown()
+    assert not server.unknown
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def job(data: Splits, where: RunConfig, objective: Objective | None = None) -> None:
+    """The main job's steps on a few real digits and with a narrow model: 4 steps, state and validation at 2 and 4."""
+    torch.manual_seed(0)
+    heads = {"digit": Classifier((8, 7, 7))}
+    model = Autoencoder(ConvEncoder(1, (4, 8)), DeconvDecoder(1, (8, 4)), heads=heads)
+    recipe = Recipe(steps=4, batch_size=128, evaluate_every=2, log_every=1)
+    with Run("joint", where, {"recipe": recipe, "model": {"channels": (4, 8)}}) as run:
+        report(model, data, fit(model, objective or Joint(), data, recipe, run), run)
+
+
+def history(folder: Path) -> list[Row]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def numbers(rows: list[Row]) -> list[Row]:
+    """What the history holds of W&B's rows: not W&B's own columns, pictures, or what the test at the end adds."""
+    kept = [
+        {k: v for k, v in row.items() if not k.startswith(("_", "test/")) and isinstance(v, int | float)}
+        for row in rows
+    ]
+    return [row for row in kept if row.keys() > {"step", "epoch"}]
+
+
+def without_times(rows: list[Row]) -> list[Row]:
+    return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in rows]
+
+
+def run_command(line: str) -> None:
+    """Runs the command between backticks that the run's last line says."""
+    command = shlex.split(line.split("upload with `")[1].split("`")[0])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = str(Path(sys.executable).parent / command[0])
+    subprocess.run([program, *command[1:]], env=environment, check=True, capture_output=True, timeout=60)
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+# Offline
 
 
 @pytest.fixture(scope="module")
@@ -23,36 +119,522 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
 def test_without_an_account_the_run_is_offline_and_complete(offline: tuple[Path, Log]) -> None:
     folder, log = offline
     assert (log.project, log.name, log.job_type, log.exit_code) == ("ae", "run", "joint", 0)
-    assert log.id == json.loads((folder / "config.json").read_text())["id"]
+    assert log.id == read_config(folder)["id"]
 
 
 def test_every_number_in_the_history_is_in_wandb(offline: tuple[Path, Log]) -> None:
     folder, log = offline
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    tracked = [
-        {k: v for k, v in row.items() if not k.startswith("_")} for row in log.rows if "reconstructions" not in row
-    ]
-    assert tracked == history
-    assert len(history) > 3
+    assert numbers(log.rows) == history(folder)
+    assert len(history(folder)) == 4
 
 
 def test_the_whole_configuration_is_in_wandb(offline: tuple[Path, Log]) -> None:
     folder, log = offline
-    config = json.loads((folder / "config.json").read_text())["config"]
+    config = read_config(folder)["config"]
     assert {key: log.config[key] for key in config} == config
 
 
 def test_reconstructions_of_the_same_images_over_training(offline: tuple[Path, Log]) -> None:
     folder, log = offline
-    pictures = [row for row in log.rows if "reconstructions" in row]
-    assert [row["step"] for row in pictures] == [2, 4]
-    for row in pictures:
-        (path,) = folder.glob(f"wandb/offline-run-*/files/{row['reconstructions']['path']}")
-        assert path.read_bytes().startswith(b"\x89PNG")
+    pictures = {row["step"]: row["reconstructions"] for row in log.rows if "reconstructions" in row}
+    assert list(pictures) == [2, 4]
+    for step, picture in pictures.items():
+        (path,) = folder.glob(f"wandb/offline-run-*/files/{picture['path']}")
+        assert path.read_bytes() == (folder / f"pictures/reconstructions-{step:08d}.png").read_bytes()
 
 
-def test_the_summary_is_in_wandb(offline: tuple[Path, Log]) -> None:
+def test_the_summary_is_in_wandb_as_plain_numbers(offline: tuple[Path, Log]) -> None:
     folder, log = offline
     summary = json.loads((folder / "summary.json").read_text())
-    assert log.summary["test/mse"] == summary["test/mse"]
-    assert log.summary["code_size"] == 3136
+    for key, value in summary.items():
+        assert log.summary.get(key) == value, key
+    rows = history(folder)
+    assert summary["best/val/mse"] == min(row["val/mse"] for row in rows if "val/mse" in row)
+    assert summary["best/val/accuracy"] == max(row["val/accuracy"] for row in rows if "val/mse" in row)
+
+
+# Online
+
+
+def test_an_online_run_is_complete(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = short(Config(), tmp_path / "run")
+    where = RunConfig(
+        dir=tmp_path / "run", project="digits", group="widths", tags=("a", "b"), notes="a try", name="narrow"
+    )
+    main(replace(config, run=where))
+    run = server.run
+    assert (run.project, run.display_name, run.group, run.job_type) == ("digits", "narrow", "widths", "joint")
+    assert (run.tags, run.notes, run.state, run.exit_code) == (["a", "b"], "a try", "finished", 0)
+    assert numbers(run.rows) == history(tmp_path / "run")
+    assert last_line(capsys) == f"W&B  {server.url}/tester/digits/runs/{run.name}"
+
+    stored = {key: value["value"] for key, value in run.config.items() if key != "_wandb"}
+    assert stored == read_config(tmp_path / "run")["config"]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {key: run.summary.get(key) for key in summary} == summary
+
+    pictures = {row["step"]: run.files[row["reconstructions"]["path"]] for row in run.rows if "reconstructions" in row}
+    assert list(pictures) == [2, 4]
+    final = run.rows[-1]
+    for name in ("reconstructions", "code"):
+        assert run.files[final[f"test/{name}"]["path"]] == (tmp_path / f"run/{name}.png").read_bytes()
+    assert "diff.patch" not in run.files or run.files["diff.patch"]
+    assert {"wandb-metadata.json", "requirements.txt", "config.yaml"} <= set(run.files)
+
+
+def table(server: WandbServer, key: str) -> list[Row]:
+    """The rows of a table; its pictures are in the artifact with it."""
+    (artifact,) = [artifact for artifact in server.store.artifacts if f"{key}.table.json" in artifact.contents]
+    content = json.loads(server.store.content(artifact, f"{key}.table.json"))
+    return [dict(zip(content["columns"], cells, strict=True)) for cells in content["data"]]
+
+
+def test_shows_the_images_that_the_model_fails_on(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run"))
+    row = server.run.rows[-1]
+    worst, wrong = table(server, "test/worst_reconstructed"), table(server, "test/misclassified")
+    assert len(worst) == len(wrong) == 32
+    assert [image["mse"] for image in worst] == sorted((image["mse"] for image in worst), reverse=True)
+    assert worst[0]["mse"] > row["test/mse"]
+    assert all(image["label"] != image["prediction"] for image in wrong)
+    assert wrong[0]["cross_entropy"] == max(image["cross_entropy"] for image in wrong)
+    assert len({image["picture"]["sha256"] for image in worst}) == 32
+    assert {(image["picture"]["width"], image["picture"]["height"]) for image in worst} == {(56, 28)}
+    confusion = table(server, "test/confusion_table")
+    assert len(confusion) == 100
+    counts = {(cell["Actual"], cell["Predicted"]): cell["nPredictions"] for cell in confusion}
+    assert sum(counts.values()) == 128
+    right = sum(count for (actual, predicted), count in counts.items() if actual == predicted)
+    assert right / 128 == pytest.approx(row["test/accuracy"])
+
+
+def test_the_model_and_the_code_are_artifacts(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run"))
+    name = f"model-{server.run.name}"
+    for alias, file in (("latest", "model"), ("best", "best")):
+        artifact = wandb.Api().artifact(f"tester/ae/{name}:{alias}")
+        path = Path(artifact.download(root=str(tmp_path / alias)), "model.safetensors")
+        assert path.read_bytes() == (tmp_path / f"run/{file}.safetensors").read_bytes()
+        assert load_tensors(path.read_bytes())
+        assert artifact.metadata["model"]["encoder"]["class"] == "ConvEncoder"
+        assert artifact.metadata["test/mse"] == server.run.summary["test/mse"]
+    code = server.store.artifact("ae", "source-ae", "latest")
+    assert code is not None
+    assert server.store.content(code, "ae/training.py") == (ROOT / "ae/training.py").read_bytes()
+
+
+def test_wandbs_variables_hold_where_nothing_is_given(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PROJECT": "theirs", "NAME": "named", "RUN_GROUP": "g", "TAGS": "x,y", "NOTES": "n"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with Run("joint", RunConfig(dir=tmp_path / "a")):
+        pass
+    run = server.run
+    assert (run.project, run.display_name, run.group) == ("theirs", "named", "g")
+    assert (run.tags, run.notes) == (["x", "y"], "n")
+    server.store.runs.clear()
+    with Run("joint", RunConfig(dir=tmp_path / "b", project="mine", group="h", tags=("z",), name="other")):
+        pass
+    assert (server.run.project, server.run.display_name, server.run.group, server.run.tags) == (
+        "mine",
+        "other",
+        "h",
+        ["z"],
+    )
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with Run("joint", RunConfig(dir=tmp_path / "c")) as local:
+        pass
+    assert list(local.folder.glob("wandb/offline-run-*"))
+
+
+def test_gradients_are_watched_if_asked(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", watch="gradients"))
+    assert any(key.startswith("gradients/encoder") for row in server.run.rows for key in row)
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+
+
+# Resuming
+
+
+class Stops:
+    """The joint objective, until it is interrupted at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self, model: Any, batch: Batch, step: int) -> Loss:
+        if step == self.at and model.training:
+            raise KeyboardInterrupt
+        return Joint()(model, batch, step)
+
+
+def interrupted(data: Splits, folder: Path, wandb: Any, resume: bool = False) -> None:
+    """The job, interrupted before its last step."""
+    where = RunConfig(resume=folder, wandb=wandb) if resume else RunConfig(dir=folder, wandb=wandb)
+    with pytest.raises(KeyboardInterrupt):
+        job(data, where, Stops(at=3))
+
+
+def finish(data: Splits, folder: Path, wandb: Any) -> None:
+    job(data, RunConfig(resume=folder, wandb=wandb))
+
+
+def test_a_resumed_run_continues_with_no_step_lost_or_doubled(
+    server: WandbServer, digits: Splits, tmp_path: Path
+) -> None:
+    job(digits, RunConfig(dir=tmp_path / "whole", wandb="disabled"))
+    interrupted(digits, tmp_path / "run", wandb="online")
+    assert (server.run.state, server.run.exit_code) == ("failed", 130)
+    assert [row["step"] for row in server.run.rows] == [1, 2, 3]
+    finish(digits, tmp_path / "run", wandb="online")
+    assert server.run.state == "finished"
+    assert without_times(numbers(server.run.rows)) == without_times(history(tmp_path / "whole"))
+    assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
+
+
+@pytest.mark.parametrize("target", ["", "/wandb"])
+def test_a_run_resumed_offline_uploads_as_one(
+    server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    interrupted(digits, tmp_path / "run", wandb="offline")
+    interrupted(digits, tmp_path / "run", wandb="offline", resume=True)
+    finish(digits, tmp_path / "run", wandb="offline")
+    line = last_line(capsys)
+    run_command(f"upload with `wandb sync {tmp_path}/run/wandb`" if target else line)
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    assert server.run.state == "finished"
+
+
+def test_a_run_uploaded_before_it_is_resumed_offline_goes_on(
+    server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(digits, tmp_path / "run", wandb="offline")
+    run_command(last_line(capsys))
+    finish(digits, tmp_path / "run", wandb="offline")
+    run_command(last_line(capsys))
+    assert [row["step"] for row in server.run.rows] == [1, 2, 3, 4]
+    assert without_times(numbers(server.run.rows)) == without_times(history(tmp_path / "run"))
+
+
+def test_a_run_begun_offline_is_whole_when_it_is_resumed_online(
+    server: WandbServer, digits: Splits, tmp_path: Path
+) -> None:
+    interrupted(digits, tmp_path / "run", wandb="offline")
+    finish(digits, tmp_path / "run", wandb="online")
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
+
+
+def test_a_wrong_id_to_resume_is_refused(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "not/an/id")
+    with pytest.raises(InputError, match="W&B refuses the run"):
+        Run("joint", RunConfig(dir=tmp_path / "run"))
+
+
+def test_uploading_what_is_there_already_does_no_harm(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", group="g", tags=("a",)))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").glob("*.*")}
+    for _ in range(2):
+        upload.main(upload.Config(run=tmp_path / "run"))
+    assert [row["step"] for row in server.run.rows if "train/loss" in row] == [1, 2, 3, 4]
+    assert (server.run.group, server.run.tags, server.run.state) == ("g", ["a"], "finished")
+    assert {file: file.read_bytes() for file in (tmp_path / "run").glob("*.*")} == before
+
+
+def test_a_run_that_the_server_never_saw_is_uploaded_whole(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    upload.main(upload.Config(run=tmp_path / "run"))
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
+    assert len(table(server, "test/misclassified")) == 32
+    assert server.run.summary["test/mse"] == json.loads((tmp_path / "run/summary.json").read_text())["test/mse"]
+    assert server.store.artifact("ae", f"model-{server.run.name}", "best") is not None
+
+
+# Faults. Each ends with exit code 0 and a line; every row is on the server, or gets there by the command in that line.
+
+
+def log_some(folder: Path, patience: float = 3.0, before: Any = None, after: Any = None, steps: int = 20) -> None:
+    """A run that logs some rows; `before` they are logged and `after`, something happens to the server."""
+    with Run("joint", RunConfig(dir=folder, patience=patience)) as run:
+        if before:
+            before()
+        for step in range(steps):
+            run.log({"train/loss": math.sin(step)}, step, step / 10)
+        if after:
+            after()
+        run.summarise({"test/mse": 0.5})
+
+
+def all_arrives(server: WandbServer, folder: Path, line: str) -> None:
+    server.faults.clear()
+    run_command(line)
+    assert numbers(server.run.rows) == history(folder)
+    assert server.run.summary["test/mse"] == 0.5
+    assert (server.run.state, server.run.exit_code) == ("finished", 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint"),
+    [(None, None), ("short", "WANDB_API_KEY invalid"), ("r" * 40, "401|not logged in|[Uu]nauthori|invalid API key")],
+)
+def test_without_a_good_key_the_run_is_offline(
+    server: WandbServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str | None,
+    complaint: str | None,
+) -> None:
+    good = os.environ["WANDB_API_KEY"]
+    if key is None:
+        monkeypatch.delenv("WANDB_API_KEY")
+    else:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    log_some(tmp_path / "run")
+    shown = capsys.readouterr()
+    complaints = [line for line in shown.err.splitlines() if line.strip()]
+    assert len(complaints) == (0 if complaint is None else 1)
+    if complaint is not None:
+        assert re.match(f"W&B  this run is offline: .*({complaint})", complaints[0])
+    monkeypatch.setenv("WANDB_API_KEY", good)
+    all_arrives(server, tmp_path / "run", shown.out.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("fault", ["dead", slow("hanging")])
+def test_a_server_that_does_not_answer_at_the_start_leads_to_an_offline_run(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    if fault == "dead":
+        server.stop()
+    else:
+        server.break_down(Fault(status=None, seconds=20))
+    began = time.monotonic()
+    log_some(tmp_path / "run", patience=1.0)
+    assert time.monotonic() - began < 15
+    shown = capsys.readouterr()
+    assert "W&B  this run is offline: " in shown.err
+    if fault == "dead":
+        server.start()
+    server.faults.clear()
+    all_arrives(server, tmp_path / "run", shown.out.strip().splitlines()[-1])
+
+
+def test_one_403_on_the_file_stream_loses_nothing(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_some(tmp_path / "run", before=lambda: server.break_down(Fault("file_stream", 403, count=1)))
+    line = last_line(capsys)
+    assert "not all has reached the server" in line
+    assert len(server.run.rows) < 20
+    all_arrives(server, tmp_path / "run", line)
+
+
+@pytest.mark.parametrize("fault", ["dead", slow("hanging"), slow("500")])
+def test_a_server_that_fails_at_the_end_loses_nothing(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    happens = {
+        "dead": server.stop,
+        "hanging": lambda: server.break_down(Fault(status=None, seconds=20)),
+        "500": lambda: server.break_down(Fault(status=500, seconds=20)),
+    }
+    began = time.monotonic()
+    log_some(tmp_path / "run", patience=3.0, after=happens[fault])
+    assert time.monotonic() - began < 25
+    line = last_line(capsys)
+    assert "not all has reached the server" in line
+    if fault == "dead":
+        server.start()
+    all_arrives(server, tmp_path / "run", line)
+
+
+def test_500s_that_pass_are_waited_for(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_some(tmp_path / "run", patience=15.0, before=lambda: server.break_down(Fault(status=500, seconds=2)))
+    assert last_line(capsys) == f"W&B  {server.url}/tester/ae/runs/{server.run.name}"
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+
+
+def start_job(folder: Path, *args: str) -> subprocess.Popen[bytes]:
+    """The main job in a process group of its own, on few images but for many steps; its output goes to `folder`.log."""
+    small = "--data.limit 256 --data.validation 64 --model.channels 4 8"
+    flags = f"{small} --recipe.steps 2000 --recipe.log-every 1 --recipe.evaluate-every 20"
+    with open(folder.with_suffix(".log"), "wb") as log:
+        command = [sys.executable, "-m", "experiments.joint", *flags.split(), *args]
+        return subprocess.Popen(
+            command, cwd=folder.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def wait_for_rows(server: WandbServer, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (server.store.runs and len(server.run.rows) >= count):
+        assert time.monotonic() < deadline, "no rows have come"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGTERM, False), slow(signal.SIGINT, True)])
+def test_a_signal_finishes_the_run_as_what_it_was(
+    server: WandbServer, tmp_path: Path, number: int, to_group: bool
+) -> None:
+    job = start_job(tmp_path / "run", f"--run.dir={tmp_path / 'run'}")
+    wait_for_rows(server, 5)
+    (os.killpg if to_group else os.kill)(job.pid, number)
+    assert job.wait(timeout=20) == 128 + number
+    run = server.run
+    assert (run.state, run.exit_code) == ("failed", 128 + number)
+    assert numbers(run.rows) == history(tmp_path / "run")
+    output = (tmp_path / "run.log").read_text()
+    assert "Traceback" not in output
+    assert f"W&B  {server.url}" in output
+
+
+def test_a_killed_run_is_resumed_with_no_step_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
+    job = start_job(tmp_path / "run", f"--run.dir={tmp_path / 'run'}")
+    wait_for_rows(server, 45)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait(timeout=20)
+    steps = f"--recipe.steps={history(tmp_path / 'run')[-1]['step'] + 10}"
+    again = start_job(tmp_path / "run", f"--run.resume={tmp_path / 'run'}", steps)
+    assert again.wait(timeout=120) == 0
+    rows = history(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row["step"] for row in server.run.rows] == [row["step"] for row in rows]
+    assert (server.run.state, server.run.exit_code) == ("finished", 0)
+
+
+def wait_for_history(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not ((folder / "history.jsonl").exists() and len(history(folder)) >= count):
+        assert time.monotonic() < deadline, "nothing is logged"
+        time.sleep(0.02)
+
+
+def in_two_halves(server: WandbServer) -> None:
+    server.stop()
+    time.sleep(6)
+    server.start()
+
+
+MIDDLE = {
+    "none": lambda server: None,
+    "500s for 10 s": lambda server: server.break_down(Fault(status=500, seconds=10)),
+    "refuses for 6 s": in_two_halves,
+    "refuses to the end": WandbServer.stop,
+    "hangs to the end": lambda server: server.break_down(Fault(status=None, seconds=90)),
+    "one 403 on the file stream": lambda server: server.break_down(Fault("file_stream", 403, count=1)),
+}
+START = {
+    "dead at the start": WandbServer.stop,
+    "hangs at the start": lambda server: server.break_down(Fault(status=None, seconds=90)),
+    "rejects the key": lambda server: setattr(server, "keys", ()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [*MIDDLE, *START])
+def test_no_fault_of_the_server_loses_a_row_of_the_main_job(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    """With the patience that users have; prints what each fault did."""
+    folder = tmp_path / "run"
+    keys = server.keys
+    if fault in START:
+        START[fault](server)
+    began = time.monotonic()
+    job = start_job(folder, f"--run.dir={folder}", "--recipe.steps=400", "--recipe.evaluate-every=200")
+    wait_for_history(folder, 20)
+    opened = time.monotonic() - began
+    if fault in MIDDLE:
+        MIDDLE[fault](server)
+    assert job.wait(timeout=100) == 0
+    seconds = time.monotonic() - began
+    rows, line = history(folder), folder.with_suffix(".log").read_text().strip().splitlines()[-1]
+    arrived = len(server.run.rows) if server.store.runs else 0
+    if "upload with" in line:
+        server.faults.clear()
+        server.keys = keys
+        if fault in ("dead at the start", "refuses to the end"):
+            server.start()
+        run_command(line)
+    with capsys.disabled():
+        print(
+            f"\n| {fault} | {len(rows)} | {arrived} | {len(server.run.rows)} | {opened:.1f} | {seconds:.1f} |", end=""
+        )
+    assert [row["step"] for row in rows] == list(range(1, 401))
+    assert numbers(server.run.rows) == rows
+    assert (server.run.state, server.run.exit_code) == ("finished", 0)
+
+
+@pytest.mark.slow
+def test_rows_of_a_killed_run_can_be_uploaded(server: WandbServer, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    job = start_job(folder, f"--run.dir={folder}")
+    wait_for_history(folder, 60)
+    job.kill()
+    job.wait(timeout=20)
+    run_command(f"upload with `python -m ae.upload --run {folder}`")
+    assert numbers(server.run.rows) == history(folder)
+    assert (server.run.state, server.run.exit_code) == ("failed", 1)
+
+
+# From Python
+
+
+def test_a_run_that_is_open_is_used_and_left_open(server: WandbServer, tmp_path: Path) -> None:
+    with wandb.init(project="mine", config={"theirs": 1}) as opened:
+        opened.log({"before": 1})
+        with Run("joint", RunConfig(dir=tmp_path / "run"), {"ours": {"a": 2}}) as run:
+            run.log({"train/loss": 0.5}, 1, 0.1)
+            run.log({"train/loss": 0.25}, 2, 0.2)
+            run.summarise({"test/mse": 0.5})
+        opened.log({"after": 1})
+    found = server.run
+    assert (found.project, found.state) == ("mine", "finished")
+    assert found.config["theirs"]["value"] == 1
+    assert found.config["ours"]["value"] == {"a": 2}
+    assert [row["train/loss"] for row in found.rows if "train/loss" in row] == [0.5, 0.25]
+    assert "before" in found.rows[0]
+    assert "after" in found.rows[-1]
+
+
+def test_works_in_a_function_that_a_sweeps_agent_calls(server: WandbServer, tmp_path: Path) -> None:
+    server.store.sweep = [{"width": 4}]
+
+    def train() -> None:
+        with Run("joint", RunConfig(dir=tmp_path / "run"), {"depth": 2}) as run:
+            run.log({"train/loss": wandb.config["width"] / 8}, 1, 0.1)
+            run.summarise({"test/mse": 0.5})
+
+    wandb.agent("a-sweep", train, project="swept", count=1)
+    found = server.run
+    assert (found.project, found.name, found.state) == ("swept", "swept0", "finished")
+    assert {name: found.config[name]["value"] for name in ("width", "depth")} == {"width": 4, "depth": 2}
+    assert [row["train/loss"] for row in found.rows] == [0.5]
+    assert read_config(tmp_path / "run")["id"] == "swept0"
+
+
+def test_runs_follow_each_other_without_with_as_in_a_notebook(server: WandbServer, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run = Run("joint", RunConfig(dir=tmp_path / name))
+        run.log({"train/loss": 0.5}, 1, 0.1)
+        run.finish()
+    assert [run.state for run in server.store.runs.values()] == ["finished"] * 2
+
+
+def test_failing_wandb_never_fails_a_run(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise BrokenPipeError("the service is gone")
+
+    with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+        monkeypatch.setattr(wandb.Run, "log", fail)
+        run.log({"train/loss": 0.5}, 1, 0.1)
+        run.log({"train/loss": 0.4}, 2, 0.2)
+        monkeypatch.undo()
+    shown = capsys.readouterr()
+    assert shown.err.count("W&B  in trouble, the run goes on without: the service is gone") == 1
+    assert [row["step"] for row in run.history()] == [1, 2]
