@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from ae.checkpoint import load_state, read_description, save_state, save_weights, write_whole
+from ae.checks import check_positive
 from ae.errors import InputError
 from ae.evidence import Evidence
 from ae.pictures import png
 from ae.signals import uninterrupted
-from ae.tracking import Mode, Tracker, Watch, new_run_id
+from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,6 +46,9 @@ class RunConfig:
     watch: Watch | None = None  # histograms of these in W&B, as often as values are logged
     patience: float = 12.0  # seconds to wait for W&B's server when a run begins, and twice that when it ends
 
+    def __post_init__(self) -> None:
+        check_positive(patience=self.patience)
+
 
 class Run:
     """A folder with configuration, history, weights, training state, summary and pictures, and the same in W&B.
@@ -51,10 +56,13 @@ class Run:
     As a context manager it finishes the run in W&B too, as failed where an exception leaves it; elsewhere call
     `finish`. Bad input before anything was logged leaves the folder as it was. `config` is a dataclass or dict, kept in
     `config.json`. Nothing that happens to W&B hurts the run: the folder is complete without it. A W&B run that is open
-    already is used, and left open. Raises InputError, before anything is written, where the folder can't be used.
+    already is used, and left open. Raises InputError, before anything is written, where the folder can't be used; or,
+    with `may_fall_back=False`, where W&B's server can't be reached.
     """
 
-    def __init__(self, experiment: str, where: RunConfig | None = None, config: Any = None) -> None:
+    def __init__(
+        self, experiment: str, where: RunConfig | None = None, config: Any = None, *, may_fall_back: bool = True
+    ) -> None:
         where = where or RunConfig()
         self._before: bytes | None = None  # the configuration that a resumed run had
         self._at: tuple[int, float] | None = None  # step and epoch of the last row
@@ -70,24 +78,37 @@ class Run:
         values = to_json(config)
         content = {"experiment": experiment, "id": self.id, "config": values}
         write_whole(self.folder / _CONFIG, _json_bytes(content))
-        self._tracker = None
-        if where.wandb != "disabled":
-            self._tracker = Tracker(
-                where.wandb,
-                self.folder,
-                where.patience,
-                logged=int(max((row["step"] for row in self.history()), default=-1)),
-                defaults={"project": "ae", "job_type": experiment, "name": self.folder.resolve().name},
-                id=self.id,
-                config=values,
-                project=where.project,
-                entity=where.entity,
-                group=where.group,
-                job_type=where.job_type,
-                name=where.name,
-                tags=where.tags or None,
-                notes=where.notes,
-            )
+        self._tracker: Tracker | None = None
+        try:
+            self._tracker = self._make_tracker(experiment, where, values, may_fall_back)
+        except InputError:
+            self._undo()
+            raise
+        except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
+            print(f"W&B  this run is not tracked: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+    def _make_tracker(
+        self, experiment: str, where: RunConfig, values: dict[str, Any], may_fall_back: bool
+    ) -> Tracker | None:
+        if effective(where.wandb) == "disabled":
+            return None
+        return Tracker(
+            where.wandb,
+            self.folder,
+            where.patience,
+            logged=int(max((row["step"] for row in self.history()), default=-1)),
+            may_fall_back=may_fall_back,
+            defaults={"project": "ae", "job_type": experiment, "name": self.folder.resolve().name},
+            id=self.id,
+            config=values,
+            project=where.project,
+            entity=where.entity,
+            group=where.group,
+            job_type=where.job_type,
+            name=where.name,
+            tags=where.tags or None,
+            notes=where.notes,
+        )
 
     def log(
         self, row: Mapping[str, float | int], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
@@ -105,10 +126,10 @@ class Run:
                 history.write(json.dumps(logged) + "\n")
             self._track(logged)
 
-    def watch(self, model: nn.Module, every: int) -> None:
-        """Show histograms of gradients or parameters in W&B every so many steps, if the configuration asks for it."""
+    def watch(self, model: nn.Module) -> None:
+        """Show histograms of gradients or parameters in W&B with every row, if the configuration asks for it."""
         if self._tracker and self._watched:
-            self._tracker.watch(model, self._watched, every)
+            self._tracker.watch(model, self._watched)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state; the one before it is kept too."""
@@ -154,6 +175,8 @@ class Run:
         for row in self.history():
             self._at = int(row["step"]), row["epoch"]
             self._track(row)
+        if self._tracker:
+            self._tracker.send_missing_files()
         path = self.folder / _SUMMARY
         if path.exists():
             self._track_end(json.loads(path.read_text(encoding="utf-8")), Evidence.load(self.folder))
@@ -186,11 +209,20 @@ class Run:
     def _track_end(self, summary: dict[str, Any], evidence: Evidence) -> None:
         if self._tracker:
             step, epoch = self._at or (0, 0.0)
-            weights = {"best": self.folder / "best.safetensors", "latest": self.folder / "model.safetensors"}
-            weights = {alias: path for alias, path in weights.items() if path.exists()}
-            described = {"model": read_description(weights["latest"])} if "latest" in weights else {}
-            metadata = {**described, **summary}
-            self._tracker.summarise(summary, evidence, {"step": step, "epoch": epoch}, weights, metadata)
+            self._tracker.summarise(summary, evidence, {"step": step, "epoch": epoch}, self._weights(summary))
+
+    def _weights(self, summary: dict[str, Any]) -> list[tuple[list[str], Path, dict[str, Any]]]:
+        """The files of weights with their aliases and what was measured of them; W&B calls the last one the latest."""
+        best, final = self.folder / "best.safetensors", self.folder / "model.safetensors"
+        if not final.exists():
+            return []
+        latest = {"model": read_description(final), **summary}
+        if not best.exists():
+            return [(["latest"], final, latest)]
+        if best.read_bytes() == final.read_bytes():
+            return [(["best", "latest"], final, latest)]
+        metrics = {key: value for key, value in summary.items() if key.startswith("best/")}
+        return [(["best"], best, {"model": latest["model"], **metrics}), (["latest"], final, latest)]
 
     def _undo(self) -> None:
         """Leave the folder as it was before bad input ended this run, or the attempt to resume it."""
@@ -219,9 +251,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass or dict as what JSON can hold: paths become strings, tuples lists."""
-    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config or {})
-    return json.loads(json.dumps(values, default=str))
+    """A dataclass or dict as what JSON can hold: dataclasses become dicts, paths strings, tuples lists."""
+
+    def simplify(value: Any) -> Any:
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+    values = simplify(config) if is_dataclass(config) else dict(config or {})
+    return json.loads(json.dumps(values, default=simplify))
 
 
 def _best(history: list[Row]) -> Row:

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from torch import nn
 
 from ae.errors import InputError
@@ -29,12 +30,25 @@ Watch = Literal["gradients", "parameters", "all"]
 
 _TRANSMIT_EVERY = 5  # seconds between uploads of rows
 _RETRY_AT_LEAST_EVERY = 4  # seconds, while the server fails
-_FIRST_STEP = "first-step.txt"
 _VARIABLES = {"project": "WANDB_PROJECT", "job_type": "WANDB_JOB_TYPE", "name": "WANDB_NAME"}
 
 
+def _may_save_code() -> bool:
+    """Whether the user has not forbidden it by W&B's variables."""
+    wanted, unwanted = os.environ.get("WANDB_SAVE_CODE", "true"), os.environ.get("WANDB_DISABLE_CODE", "false")
+    return wanted.lower() not in ("false", "0") and unwanted.lower() not in ("true", "1")
+
+
+def effective(mode: Mode) -> str:
+    """The mode that holds: `auto` leaves it to W&B's variable."""
+    return os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+
+
 def new_run_id() -> str:
-    """A new id, or the one that a sweep's agent has chosen."""
+    """A new id, or the one that a sweep's agent has chosen, or that of the W&B run that is open."""
+    opened = getattr(sys.modules.get("wandb"), "run", None)
+    if opened is not None:
+        return opened.id
     return os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
 
 
@@ -47,7 +61,14 @@ class Tracker:
     """
 
     def __init__(
-        self, mode: Mode, folder: Path, patience: float, logged: int, defaults: Mapping[str, str], **options: Any
+        self,
+        mode: Mode,
+        folder: Path,
+        patience: float,
+        logged: int,
+        defaults: Mapping[str, str],
+        may_fall_back: bool = True,
+        **options: Any,
     ) -> None:
         import wandb
 
@@ -55,6 +76,8 @@ class Tracker:
         self._folder, self._patience = folder, patience
         self._trouble: str | None = None
         self._threads: list[threading.Thread] = []
+        self._watched: tuple[nn.Module, Watch] | None = None
+        self._was_online = False
         self._last_step = -1
         self._is_ours = wandb.run is None
         if wandb.run is not None:
@@ -64,38 +87,37 @@ class Tracker:
             for key, value in defaults.items():
                 if options.get(key) is None and not os.environ.get(_VARIABLES[key]):
                     options[key] = value
-            self._run = self._open(mode, folder, options)
-        self._first_step = self._continue(logged) if self._is_ours else 0
+            self._run = self._open(mode, folder, options, may_fall_back)
+        self._first_step = self._continue() if self._is_ours else logged + 1
         with self._harmless():
             for key in ("step", "epoch"):
                 self._run.define_metric(key, hidden=True)
             for key in ("train/*", "val/*", "test/*", "reconstructions"):
                 self._run.define_metric(key, step_metric="step")
-        self._in_background(self._save_code)
+        if _may_save_code():
+            self._in_background(self._save_code)
 
     def log(self, row: dict[str, Any], pictures: Mapping[str, Path]) -> None:
         """Log metrics by their keys, `step` and `epoch` among them, and pictures; not what W&B has already."""
         step = int(row["step"])
-        if self._trouble or (self._is_ours and step < self._first_step):
+        if self._trouble or step < self._first_step:
             return
         with self._harmless():
             media = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
-            self._log({**row, **media}, step)
+            self._log({**row, **media, **self._histograms()}, step)
 
-    def watch(self, model: nn.Module, what: Watch, every: int) -> None:
-        """Log histograms of the model's gradients or parameters at every so many steps."""
-        with self._harmless():
-            self._run.watch(model, log=what, log_freq=every)
+    def watch(self, model: nn.Module, what: Watch) -> None:
+        """Add histograms of the model's gradients or parameters to every row that is logged from now on."""
+        self._watched = model, what
 
     def summarise(
         self,
         summary: dict[str, Any],
         evidence: Evidence,
         at: Mapping[str, int | float],
-        weights: Mapping[str, Path],
-        metadata: dict[str, Any],
+        weights: Sequence[tuple[Sequence[str], Path, dict[str, Any]]],
     ) -> None:
-        """Set the run's final numbers, log what the test shows, and save weights {alias: file} as one artifact."""
+        """Set the run's final numbers, log what the test shows, and save weights (aliases, file, metadata)."""
 
         def send() -> None:
             test = {key: value for key, value in summary.items() if key.startswith("test/") and key.count("/") == 1}
@@ -103,44 +125,47 @@ class Tracker:
             tables = {f"test/{name}": self._table(name, table) for name, table in evidence.tables.items()}
             self._log({**at, **test, **pictures, **tables}, max(int(at["step"]), self._first_step))
             self._run.summary.update(summary)
-            for alias, path in weights.items():
+            for aliases, path, metadata in weights:
                 artifact = self._wandb.Artifact(f"model-{self._run.id}", "model", metadata=metadata)
                 artifact.add_file(str(path), name="model.safetensors", policy="immutable", skip_cache=True)
-                self._run.log_artifact(artifact, aliases=[alias])
+                self._run.log_artifact(artifact, aliases=list(aliases))
 
         if not self._trouble:
             self._in_background(send)
 
     def finish(self, exit_code: int) -> str:
         """End the run in W&B; returns the line that says where it is, and how to upload what is not there."""
-        folder, online = Path(self._run.dir).parent, not self._run.offline
+        part, online = Path(self._run.dir).parent, not self._run.offline
         deadline = time.monotonic() + self._patience
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self._trouble = "the server does not answer"
+        look = f"look with `wandb leet {shlex.quote(str(part))}`"
+        upload = f"upload with `python -m ae.upload --run {shlex.quote(str(self._folder))}`"
         if not self._is_ours:
-            return f"W&B  {folder} (left open)"
-        look = f"look with `wandb leet {folder}`"
+            return f"W&B  {part} (left open)" + (f", in trouble: {upload}" if self._trouble else "")
         url = self._run.url if online else None
         try:
             with redirect_stderr(io.StringIO()):  # what W&B says at length is said in one line below
                 self._run.finish(exit_code=exit_code)
         except Exception as error:
             self._trouble = _one_line(error)
+        if not online and not self._trouble and not self._was_online:
+            return f"W&B  offline: {look}, upload with `wandb sync {shlex.quote(str(part))}`"
         if not online:
-            return f"W&B  offline: {look}, upload with `wandb sync {folder}`"
+            return f"W&B  offline: {look}, {upload}"
         if self._trouble or not self._has_arrived():
-            upload = f"python -m ae.upload --run {shlex.quote(str(self._folder))}"
-            return f"W&B  not all has reached the server: {look}, upload with `{upload}`"
+            return f"W&B  not all has reached the server: {look}, {upload}"
         return f"W&B  {url}"
 
-    def _open(self, mode: Mode, folder: Path, options: dict[str, Any]) -> "wandb.Run":
+    def _open(self, mode: Mode, folder: Path, options: dict[str, Any], may_fall_back: bool) -> "wandb.Run":
         options |= {
             "dir": os.environ.get("WANDB_DIR") or folder,
             "resume": "allow",
             "settings": self._wandb.Settings(
                 silent=True,
+                save_code=_may_save_code(),
                 init_timeout=self._patience,
                 finish_timeout=self._patience,
                 finish_timeout_raises=True,
@@ -150,7 +175,7 @@ class Tracker:
                 x_file_transfer_retry_wait_max_seconds=_RETRY_AT_LEAST_EVERY,
             ),
         }
-        wanted: Any = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+        wanted: Any = effective(mode)
         errors, before = self._wandb.errors, set(_parts(folder, options["id"]))
         try:
             if wanted not in ("auto", "online"):
@@ -159,38 +184,34 @@ class Tracker:
                 logged_in = self._wandb.login(prompt=False, verify=False)
             if logged_in:
                 return self._wandb.init(mode="online", **options)
-            trouble = "not logged in" if wanted == "online" else None
+            trouble = "not logged in: run `wandb login`" if wanted == "online" else None
         except errors.UsageError as error:
             raise InputError(f"W&B refuses the run: {_one_line(error)}") from error
         except (errors.Error, ValueError, OSError) as error:
             trouble = _one_line(error)
         if trouble:
-            print(f"W&B  this run is offline: {trouble}", file=sys.stderr, flush=True)
             self._wandb.teardown()  # W&B's service process still holds the run's id
             for part in set(_parts(folder, options["id"])) - before:
                 shutil.rmtree(part)
+        if not may_fall_back:
+            raise InputError(f"W&B's server can't be reached: {trouble or 'not logged in'}")
+        if trouble:
+            print(f"W&B  this run is offline: {trouble}", file=sys.stderr, flush=True)
         return self._wandb.init(mode="offline", **options)
 
-    def _continue(self, logged: int) -> int:
-        """The first step to log: what comes before it W&B has, or gets from an earlier part of this run.
+    def _continue(self) -> int:
+        """The first step to log: what comes before it W&B's server has.
 
-        Each time that a run is resumed W&B begins a new folder. An offline one that waits to be uploaded is put aside:
-        the new one holds all of it again.
+        Each time that a run is resumed W&B begins a new folder, and all is logged into it again. An offline one that
+        waits to be uploaded is put aside for it.
         """
         here = Path(self._run.dir).parent
         earlier = [part for part in _parts(here.parent.parent, self._run.id) if part != here]
-        waiting = [part for part in earlier if _waits(part)]
-        if not self._run.offline:
-            first = self._run.starting_step
-        elif earlier and earlier[-1] not in waiting:
-            first = logged + 1
-        else:
-            first = int((earlier[-1] / _FIRST_STEP).read_text()) if earlier else 0
-        for part in waiting:
+        self._was_online = any(not part.name.startswith("offline-") or not _waits(part) for part in earlier)
+        for part in filter(_waits, earlier):
             (here.parent / "superseded").mkdir(exist_ok=True)
             part.rename(here.parent / "superseded" / part.name)
-        (here / _FIRST_STEP).write_text(str(first))
-        return first
+        return 0 if self._run.offline else self._run.starting_step
 
     def _save_code(self) -> None:
         """The package and the program as an artifact; the commit and its diff W&B finds itself."""
@@ -211,6 +232,18 @@ class Tracker:
         self._run.log(row, step=step if self._is_ours else None)
         self._last_step = step
 
+    def _histograms(self) -> dict[str, Any]:
+        if self._watched is None:
+            return {}
+        (model, what), tensors = self._watched, {}
+        for name, parameter in model.named_parameters():
+            if what in ("parameters", "all"):
+                tensors[f"parameters/{name}"] = parameter.detach()
+            if what in ("gradients", "all") and parameter.grad is not None:
+                tensors[f"gradients/{name}"] = parameter.grad
+        counted = {key: np.histogram(tensor.float().cpu().numpy(), bins=64) for key, tensor in tensors.items()}
+        return {key: self._wandb.Histogram(np_histogram=counts_and_bins) for key, counts_and_bins in counted.items()}
+
     def _table(self, name: str, table: Table) -> Any:
         rows = [[self._wandb.Image(cell) if is_picture(cell) else cell for cell in row] for row in table.rows]
         shown = self._wandb.Table(columns=list(table.columns), data=rows)
@@ -220,12 +253,36 @@ class Tracker:
         return self._wandb.plot_table("wandb/confusion_matrix/v1", shown, fields, {"title": "Confusion matrix"})
 
     def _has_arrived(self) -> bool:
-        """Whether the server has the last row and knows that the run has ended."""
+        """Whether the server has the last row and every picture, and knows that the run has ended."""
         arrived = False
         with self._harmless():
-            run = self._wandb.Api(timeout=5).run(f"{self._run.entity}/{self._run.project}/{self._run.id}")
-            arrived = run.lastHistoryStep >= self._last_step and run.state != "running"
+            run = self._on_server()
+            has_rows = run.lastHistoryStep >= self._last_step and run.state != "running"
+            arrived = has_rows and not self._missing_files(run, self._parts())
         return arrived
+
+    def send_missing_files(self) -> None:
+        """Upload the pictures that earlier parts of this run have and the server has not."""
+
+        def send() -> None:
+            run = self._on_server()
+            for folder, file in self._missing_files(run, self._parts()[:-1]):
+                run.upload_file(str(file), root=str(folder))
+
+        self._in_background(send)
+
+    def _on_server(self) -> Any:
+        return self._wandb.Api(timeout=5).run(f"{self._run.entity}/{self._run.project}/{self._run.id}")
+
+    def _parts(self) -> list[Path]:
+        return _parts(Path(self._run.dir).parent.parent.parent, self._run.id)
+
+    @staticmethod
+    def _missing_files(run: Any, parts: Sequence[Path]) -> list[tuple[Path, Path]]:
+        """What W&B's folders hold of media and the server does not: (folder, file in it)."""
+        there = {file.name for file in run.files()}
+        files = [(part / "files", file) for part in parts for file in (part / "files" / "media").rglob("*.*")]
+        return [(folder, file) for folder, file in files if file.relative_to(folder).as_posix() not in there]
 
     def _in_background(self, send: Callable[[], None]) -> None:
         """Send what W&B first asks its server about: that can take as long as the server likes."""

@@ -144,9 +144,9 @@ def fit(
     trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = recipe.make_optimizer(parameters)
-    at = _restore(run, trained, optimizer)
+    at = _restore(run, trained, optimizer, total_steps)
     if run:
-        run.watch(model, recipe.log_every)
+        run.watch(model)
     forward = torch.compile(trained) if recipe.compile else trained
     started = time.perf_counter() - at.seconds
     trained.train()
@@ -218,7 +218,7 @@ def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer) -> dic
     return {"position": asdict(at), "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def _restore(run: Run | None, trained: Step, optimizer: torch.optim.Optimizer) -> Position:
+def _restore(run: Run | None, trained: Step, optimizer: torch.optim.Optimizer, total_steps: int) -> Position:
     """Continue from the run's state, or write its first one."""
     if run is None:
         return Position()
@@ -233,6 +233,8 @@ def _restore(run: Run | None, trained: Step, optimizer: torch.optim.Optimizer) -
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
+    if at.step > total_steps:
+        raise InputError(f"{run.folder} has been trained for {at.step} steps, more than the {total_steps} asked for")
     run.rewind(at.step)
     return at
 

@@ -24,7 +24,7 @@ def main(config: Config) -> None:
     begun = known["config"].get("run", {})
     labels = {name: begun.get(name) for name in ("project", "entity", "group", "job_type", "name", "notes")}
     where = RunConfig(resume=config.run, wandb="online", tags=tuple(begun.get("tags", ())), **labels)
-    run = Run(known["experiment"], where, known["config"])
+    run = Run(known["experiment"], where, known["config"], may_fall_back=False)
     is_complete = run.upload()
     run.finish(exit_code=0 if is_complete else 1)
 

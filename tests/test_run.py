@@ -10,7 +10,7 @@ from torch import nn
 
 from ae import InputError, Run, RunConfig
 from ae.evidence import Evidence
-from ae.run import read_config
+from ae.run import read_config, to_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ def test_names_its_folder_after_the_experiment(tmp_path: Path) -> None:
             "run": json.loads(json.dumps(asdict(RunConfig()))),
         },
     }
+
+
+def test_a_configuration_may_be_a_dict_with_dataclasses_in_it() -> None:
+    assert to_json({"where": Config(), "at": Path("a")})["where"]["size"] == [1, 2]
+    assert to_json(None) == {}
 
 
 def test_keeps_what_it_is_given(tmp_path: Path) -> None:

@@ -178,7 +178,6 @@ def test_an_online_run_is_complete(server: WandbServer, tmp_path: Path, capsys: 
     final = run.rows[-1]
     for name in ("reconstructions", "code"):
         assert run.files[final[f"test/{name}"]["path"]] == (tmp_path / f"run/{name}.png").read_bytes()
-    assert "diff.patch" not in run.files or run.files["diff.patch"]
     assert {"wandb-metadata.json", "requirements.txt", "config.yaml"} <= set(run.files)
 
 
@@ -217,7 +216,10 @@ def test_the_model_and_the_code_are_artifacts(server: WandbServer, digits: Split
         assert path.read_bytes() == (tmp_path / f"run/{file}.safetensors").read_bytes()
         assert load_tensors(path.read_bytes())
         assert artifact.metadata["model"]["encoder"]["class"] == "ConvEncoder"
-        assert artifact.metadata["test/mse"] == server.run.summary["test/mse"]
+        assert artifact.metadata["best/val/mse"] == server.run.summary["best/val/mse"]
+        same = (tmp_path / "run/best.safetensors").read_bytes() == (tmp_path / "run/model.safetensors").read_bytes()
+        tested = alias == "latest" or same
+        assert artifact.metadata.get("test/mse") == (server.run.summary["test/mse"] if tested else None)
     code = server.store.artifact("ae", "source-ae", "latest")
     assert code is not None
     assert server.store.content(code, "ae/training.py") == (ROOT / "ae/training.py").read_bytes()
@@ -246,6 +248,20 @@ def test_wandbs_variables_hold_where_nothing_is_given(
     with Run("joint", RunConfig(dir=tmp_path / "c")) as local:
         pass
     assert list(local.folder.glob("wandb/offline-run-*"))
+
+
+def test_the_commit_and_what_differs_from_it_are_kept(server: WandbServer, tmp_path: Path) -> None:
+    """In a repository with a change that is not committed."""
+    code = tmp_path / "code.py"
+    code.write_text("width = 4\n")
+    for command in ("init -q", "add code.py", "-c user.name=a -c user.email=a@example.invalid commit -qm one"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    code.write_text("width = 8\n")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    with Run("joint", RunConfig(dir=tmp_path / "run")):
+        pass
+    assert server.run.commit == head.stdout.strip()
+    assert b"+width = 8" in server.run.files["diff.patch"]
 
 
 def test_gradients_are_watched_if_asked(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
@@ -324,6 +340,19 @@ def test_a_run_begun_offline_is_whole_when_it_is_resumed_online(
     finish(digits, tmp_path / "run", wandb="online")
     assert numbers(server.run.rows) == history(tmp_path / "run")
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
+
+
+def test_a_run_whose_server_died_is_whole_when_it_is_resumed_offline_and_uploaded(
+    server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.break_down(Fault("file_stream", 403, count=1))
+    interrupted(digits, tmp_path / "run", wandb="online")
+    finish(digits, tmp_path / "run", wandb="offline")
+    line = last_line(capsys)
+    assert "python -m ae.upload" in line
+    run_command(line)
+    run_command(line)
+    assert numbers(server.run.rows) == history(tmp_path / "run")
 
 
 def test_a_wrong_id_to_resume_is_refused(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +460,25 @@ def test_one_403_on_the_file_stream_loses_nothing(
     all_arrives(server, tmp_path / "run", line)
 
 
+def test_pictures_that_the_server_refused_are_missed_and_sent_again(
+    server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.break_down(Fault("storage/", 403))
+    job(digits, RunConfig(dir=tmp_path / "run", patience=3.0))
+    line = last_line(capsys)
+    assert "not all has reached the server" in line
+    assert not any("media" in name for name in server.run.files)
+    server.faults.clear()
+    run_command(line)
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    for row in server.run.rows:
+        if "reconstructions" in row:
+            sent = server.run.files[row["reconstructions"]["path"]]
+            assert sent == (tmp_path / f"run/pictures/reconstructions-{row['step']:08d}.png").read_bytes()
+    assert len(table(server, "test/misclassified")) == 32
+    assert server.store.artifact("ae", f"model-{server.run.name}", "best") is not None
+
+
 @pytest.mark.parametrize("fault", ["dead", slow("hanging"), slow("500")])
 def test_a_server_that_fails_at_the_end_loses_nothing(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
@@ -457,15 +505,23 @@ def test_500s_that_pass_are_waited_for(server: WandbServer, tmp_path: Path, caps
 
 
 def start_job(folder: Path, *args: str) -> subprocess.Popen[bytes]:
-    """The main job in a process group of its own, on few images but for many steps; its output goes to `folder`.log."""
+    """The main job in a process group of its own, on few images but for many steps; its output goes to `folder`.log.
+
+    Ctrl-C reaches it even where the tests run in a shell's background, which has its processes ignore it.
+    """
     small = "--data.limit 256 --data.validation 64 --model.channels 4 8"
     flags = f"{small} --recipe.steps 2000 --recipe.log-every 1 --recipe.evaluate-every 20"
     with open(folder.with_suffix(".log"), "wb") as log:
         command = [sys.executable, "-m", "experiments.joint", *flags.split(), *args]
         return subprocess.Popen(
-            command, cwd=folder.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
+            command,
+            cwd=folder.parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
 
 
 def wait_for_rows(server: WandbServer, count: int) -> None:
@@ -551,6 +607,8 @@ def test_no_fault_of_the_server_loses_a_row_of_the_main_job(
         MIDDLE[fault](server)
     assert job.wait(timeout=100) == 0
     seconds = time.monotonic() - began
+    assert opened < 30
+    assert time.time() - (folder / "summary.json").stat().st_mtime < 30
     rows, line = history(folder), folder.with_suffix(".log").read_text().strip().splitlines()[-1]
     arrived = len(server.run.rows) if server.store.runs else 0
     if "upload with" in line:
@@ -616,12 +674,56 @@ def test_works_in_a_function_that_a_sweeps_agent_calls(server: WandbServer, tmp_
     assert read_config(tmp_path / "run")["id"] == "swept0"
 
 
+def test_resuming_in_a_run_that_is_open_doubles_nothing(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    with wandb.init(project="mine", id="theirs"):
+        interrupted(digits, tmp_path / "run", wandb="auto")
+    assert read_config(tmp_path / "run")["id"] == "theirs"
+    with wandb.init(project="mine", id="theirs", resume="must"):
+        finish(digits, tmp_path / "run", wandb="auto")
+    assert [row["step"] for row in server.run.rows if "train/loss" in row] == [1, 2, 3, 4]
+
+
 def test_runs_follow_each_other_without_with_as_in_a_notebook(server: WandbServer, tmp_path: Path) -> None:
     for name in ("a", "b"):
         run = Run("joint", RunConfig(dir=tmp_path / name))
         run.log({"train/loss": 0.5}, 1, 0.1)
         run.finish()
     assert [run.state for run in server.store.runs.values()] == ["finished"] * 2
+
+
+def test_wandbs_variable_can_switch_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+        run.log({"train/loss": 0.5}, 1, 0.1)
+    assert not (tmp_path / "run/wandb").exists()
+
+
+def test_wandb_that_cannot_begin_never_fails_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise wandb.errors.CommError("the service does not start")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+        run.log({"train/loss": 0.5}, 1, 0.1)
+    assert "W&B  this run is not tracked: the service does not start" in capsys.readouterr().err
+    assert len(run.history()) == 1
+
+
+def test_a_refused_run_leaves_nothing(server: WandbServer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="W&B refuses the run"):
+        Run("joint", RunConfig(dir=tmp_path / "run", project="a/b"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_uploading_needs_the_server(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", wandb="offline", patience=1.0))
+    server.keys = ()
+    before = sorted((tmp_path / "run").rglob("*.wandb"))
+    with pytest.raises(InputError, match="W&B's server can't be reached"):
+        upload.main(upload.Config(run=tmp_path / "run"))
+    assert sorted((tmp_path / "run").rglob("*.wandb")) == before
 
 
 def test_failing_wandb_never_fails_a_run(
@@ -637,4 +739,5 @@ def test_failing_wandb_never_fails_a_run(
         monkeypatch.undo()
     shown = capsys.readouterr()
     assert shown.err.count("W&B  in trouble, the run goes on without: the service is gone") == 1
+    assert f"python -m ae.upload --run {tmp_path / 'run'}" in shown.out
     assert [row["step"] for row in run.history()] == [1, 2]

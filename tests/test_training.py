@@ -170,6 +170,14 @@ def test_resuming_another_model_or_optimizer_is_refused(
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.*")} == before
 
 
+def test_resuming_for_fewer_steps_than_were_trained_is_refused(digits: Splits, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        fit(joint(), Joint(), digits, QUICK, run)
+    message = "has been trained for 15 steps, more than the 2 asked for"
+    with pytest.raises(InputError, match=message), open_run(tmp_path / "run", resume=True) as run:
+        fit(joint(), Joint(), digits, Recipe(**{**vars(QUICK), "steps": 2}), run)
+
+
 def test_logs_every_value_on_its_step(digits: Splits, tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
         results = fit(joint(), Joint(), digits, QUICK, run)

@@ -237,6 +237,24 @@ class Store:
 
     RunHistoryKeys = Run
 
+    def RunFiles(self, project: str, entity: str, name: str, **given: Any) -> dict[str, Any]:
+        files = self.runs[project, name].files
+        nodes = [
+            {
+                "id": _id("File", file),
+                "name": file,
+                "url": f"{self.url}/storage/run/{project}/{name}/{file}",
+                "directUrl": f"{self.url}/storage/run/{project}/{name}/{file}",
+                "sizeBytes": len(content),
+                "mimetype": None,
+                "updatedAt": _WHEN,
+                "md5": base64.b64encode(hashlib.md5(content).digest()).decode(),
+            }
+            for file, content in files.items()
+            if not given.get("fileNames") or file in given["fileNames"]
+        ]
+        return {"project": {"internalId": "1", "run": {"fileCount": len(files), "files": _edges(nodes)}}}
+
     def ArtifactMembershipByName(self, project: str, entity: str, name: str, **given: Any) -> dict[str, Any]:
         found = self.artifact(project, *name.split(":"))
         return {"project": {"artifactCollectionMembership": self._membership(found) if found else None}}
