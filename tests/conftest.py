@@ -7,9 +7,11 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+import wandb
 
 from ae.data import Data, Images, Splits
 from ae.seeding import generator
+from tests.wandb_server import WandbServer
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +52,15 @@ def noise() -> Images:
     """20 random RGB images of odd sizes, of three classes."""
     pixels = torch.randint(0, 256, (20, 3, 9, 13), dtype=torch.uint8, generator=generator("noise"))
     return Images(pixels, torch.arange(20) % 3, ("a", "b", "c"))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that the client is logged in to; the test fails if the client asks for what it does not know."""
+    with WandbServer() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()  # the client remembers the server that it knew before
+        yield server
+        wandb.teardown()
+    assert not server.unknown

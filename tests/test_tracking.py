@@ -1,105 +1,31 @@
 """What reaches W&B, of runs of the main job: by the offline log, and by a server that the real client talks to."""
 
 import json
-import math
-import os
-import re
-import shlex
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import wandb
 from safetensors.torch import load as load_tensors
 
 from ae import (
-    Autoencoder,
     Batch,
-    Classifier,
-    ConvEncoder,
-    DeconvDecoder,
     InputError,
     Joint,
     Loss,
-    Recipe,
     Run,
     RunConfig,
     Splits,
-    fit,
-    report,
     upload,
 )
 from ae.run import read_config
-from ae.training import Objective
 from experiments.joint import Config, main
 from tests.test_experiments import ROOT, short
+from tests.tracked import history, job, last_line, numbers, run_command, table, without_times
 from tests.wandb_log import Log, read_log
 from tests.wandb_server import Fault, WandbServer
-
-Row = dict[str, Any]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server that the client is logged in to; the test fails if the client asks for what it does not know."""
-    with WandbServer() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        wandb.teardown()  # the client remembers the server that it knew before
-        yield server
-        wandb.teardown()
-    assert not server.unknown
-
-
-def slow(*values: Any) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-def job(data: Splits, where: RunConfig, objective: Objective | None = None) -> None:
-    """The main job's steps on a few real digits and with a narrow model: 4 steps, state and validation at 2 and 4."""
-    torch.manual_seed(0)
-    heads = {"digit": Classifier((8, 7, 7))}
-    model = Autoencoder(ConvEncoder(1, (4, 8)), DeconvDecoder(1, (8, 4)), heads=heads)
-    recipe = Recipe(steps=4, batch_size=128, evaluate_every=2, log_every=1)
-    with Run("joint", where, {"recipe": recipe, "model": {"channels": (4, 8)}}) as run:
-        report(model, data, fit(model, objective or Joint(), data, recipe, run), run)
-
-
-def history(folder: Path) -> list[Row]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
-def numbers(rows: list[Row]) -> list[Row]:
-    """What the history holds of W&B's rows: not W&B's own columns, pictures, or what the test at the end adds."""
-    kept = [
-        {k: v for k, v in row.items() if not k.startswith(("_", "test/")) and isinstance(v, int | float)}
-        for row in rows
-    ]
-    return [row for row in kept if row.keys() > {"step", "epoch"}]
-
-
-def without_times(rows: list[Row]) -> list[Row]:
-    return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in rows]
-
-
-def run_command(line: str) -> None:
-    """Runs the command between backticks that the run's last line says."""
-    command = shlex.split(line.split("upload with `")[1].split("`")[0])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    program = str(Path(sys.executable).parent / command[0])
-    subprocess.run([program, *command[1:]], env=environment, check=True, capture_output=True, timeout=60)
-
-
-def last_line(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().out.strip().splitlines()[-1]
-
 
 # Offline
 
@@ -179,13 +105,6 @@ def test_an_online_run_is_complete(server: WandbServer, tmp_path: Path, capsys: 
     for name in ("reconstructions", "code"):
         assert run.files[final[f"test/{name}"]["path"]] == (tmp_path / f"run/{name}.png").read_bytes()
     assert {"wandb-metadata.json", "requirements.txt", "config.yaml"} <= set(run.files)
-
-
-def table(server: WandbServer, key: str) -> list[Row]:
-    """The rows of a table; its pictures are in the artifact with it."""
-    (artifact,) = [artifact for artifact in server.store.artifacts if f"{key}.table.json" in artifact.contents]
-    content = json.loads(server.store.content(artifact, f"{key}.table.json"))
-    return [dict(zip(content["columns"], cells, strict=True)) for cells in content["data"]]
 
 
 def test_shows_the_images_that_the_model_fails_on(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
@@ -379,263 +298,6 @@ def test_a_run_that_the_server_never_saw_is_uploaded_whole(server: WandbServer, 
     assert len(table(server, "test/misclassified")) == 32
     assert server.run.summary["test/mse"] == json.loads((tmp_path / "run/summary.json").read_text())["test/mse"]
     assert server.store.artifact("ae", f"model-{server.run.name}", "best") is not None
-
-
-# Faults. Each ends with exit code 0 and a line; every row is on the server, or gets there by the command in that line.
-
-
-def log_some(folder: Path, patience: float = 3.0, before: Any = None, after: Any = None, steps: int = 20) -> None:
-    """A run that logs some rows; `before` they are logged and `after`, something happens to the server."""
-    with Run("joint", RunConfig(dir=folder, patience=patience)) as run:
-        if before:
-            before()
-        for step in range(steps):
-            run.log({"train/loss": math.sin(step)}, step, step / 10)
-        if after:
-            after()
-        run.summarise({"test/mse": 0.5})
-
-
-def all_arrives(server: WandbServer, folder: Path, line: str) -> None:
-    server.faults.clear()
-    run_command(line)
-    assert numbers(server.run.rows) == history(folder)
-    assert server.run.summary["test/mse"] == 0.5
-    assert (server.run.state, server.run.exit_code) == ("finished", 0)
-
-
-@pytest.mark.parametrize(
-    ("key", "complaint"),
-    [(None, None), ("short", "WANDB_API_KEY invalid"), ("r" * 40, "401|not logged in|[Uu]nauthori|invalid API key")],
-)
-def test_without_a_good_key_the_run_is_offline(
-    server: WandbServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    key: str | None,
-    complaint: str | None,
-) -> None:
-    good = os.environ["WANDB_API_KEY"]
-    if key is None:
-        monkeypatch.delenv("WANDB_API_KEY")
-    else:
-        monkeypatch.setenv("WANDB_API_KEY", key)
-    log_some(tmp_path / "run")
-    shown = capsys.readouterr()
-    complaints = [line for line in shown.err.splitlines() if line.strip()]
-    assert len(complaints) == (0 if complaint is None else 1)
-    if complaint is not None:
-        assert re.match(f"W&B  this run is offline: .*({complaint})", complaints[0])
-    monkeypatch.setenv("WANDB_API_KEY", good)
-    all_arrives(server, tmp_path / "run", shown.out.strip().splitlines()[-1])
-
-
-@pytest.mark.parametrize("fault", ["dead", slow("hanging")])
-def test_a_server_that_does_not_answer_at_the_start_leads_to_an_offline_run(
-    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
-) -> None:
-    if fault == "dead":
-        server.stop()
-    else:
-        server.break_down(Fault(status=None, seconds=20))
-    began = time.monotonic()
-    log_some(tmp_path / "run", patience=1.0)
-    assert time.monotonic() - began < 15
-    shown = capsys.readouterr()
-    assert "W&B  this run is offline: " in shown.err
-    if fault == "dead":
-        server.start()
-    server.faults.clear()
-    all_arrives(server, tmp_path / "run", shown.out.strip().splitlines()[-1])
-
-
-def test_one_403_on_the_file_stream_loses_nothing(
-    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log_some(tmp_path / "run", before=lambda: server.break_down(Fault("file_stream", 403, count=1)))
-    line = last_line(capsys)
-    assert "not all has reached the server" in line
-    assert len(server.run.rows) < 20
-    all_arrives(server, tmp_path / "run", line)
-
-
-def test_pictures_that_the_server_refused_are_missed_and_sent_again(
-    server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.break_down(Fault("storage/", 403))
-    job(digits, RunConfig(dir=tmp_path / "run", patience=3.0))
-    line = last_line(capsys)
-    assert "not all has reached the server" in line
-    assert not any("media" in name for name in server.run.files)
-    server.faults.clear()
-    run_command(line)
-    assert numbers(server.run.rows) == history(tmp_path / "run")
-    for row in server.run.rows:
-        if "reconstructions" in row:
-            sent = server.run.files[row["reconstructions"]["path"]]
-            assert sent == (tmp_path / f"run/pictures/reconstructions-{row['step']:08d}.png").read_bytes()
-    assert len(table(server, "test/misclassified")) == 32
-    assert server.store.artifact("ae", f"model-{server.run.name}", "best") is not None
-
-
-@pytest.mark.parametrize("fault", ["dead", slow("hanging"), slow("500")])
-def test_a_server_that_fails_at_the_end_loses_nothing(
-    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
-) -> None:
-    happens = {
-        "dead": server.stop,
-        "hanging": lambda: server.break_down(Fault(status=None, seconds=20)),
-        "500": lambda: server.break_down(Fault(status=500, seconds=20)),
-    }
-    began = time.monotonic()
-    log_some(tmp_path / "run", patience=3.0, after=happens[fault])
-    assert time.monotonic() - began < 25
-    line = last_line(capsys)
-    assert "not all has reached the server" in line
-    if fault == "dead":
-        server.start()
-    all_arrives(server, tmp_path / "run", line)
-
-
-def test_500s_that_pass_are_waited_for(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_some(tmp_path / "run", patience=15.0, before=lambda: server.break_down(Fault(status=500, seconds=2)))
-    assert last_line(capsys) == f"W&B  {server.url}/tester/ae/runs/{server.run.name}"
-    assert numbers(server.run.rows) == history(tmp_path / "run")
-
-
-def start_job(folder: Path, *args: str) -> subprocess.Popen[bytes]:
-    """The main job in a process group of its own, on few images but for many steps; its output goes to `folder`.log.
-
-    Ctrl-C reaches it even where the tests run in a shell's background, which has its processes ignore it.
-    """
-    small = "--data.limit 256 --data.validation 64 --model.channels 4 8"
-    flags = f"{small} --recipe.steps 2000 --recipe.log-every 1 --recipe.evaluate-every 20"
-    with open(folder.with_suffix(".log"), "wb") as log:
-        command = [sys.executable, "-m", "experiments.joint", *flags.split(), *args]
-        return subprocess.Popen(
-            command,
-            cwd=folder.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-
-
-def wait_for_rows(server: WandbServer, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while not (server.store.runs and len(server.run.rows) >= count):
-        assert time.monotonic() < deadline, "no rows have come"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGTERM, False), slow(signal.SIGINT, True)])
-def test_a_signal_finishes_the_run_as_what_it_was(
-    server: WandbServer, tmp_path: Path, number: int, to_group: bool
-) -> None:
-    job = start_job(tmp_path / "run", f"--run.dir={tmp_path / 'run'}")
-    wait_for_rows(server, 5)
-    (os.killpg if to_group else os.kill)(job.pid, number)
-    assert job.wait(timeout=20) == 128 + number
-    run = server.run
-    assert (run.state, run.exit_code) == ("failed", 128 + number)
-    assert numbers(run.rows) == history(tmp_path / "run")
-    output = (tmp_path / "run.log").read_text()
-    assert "Traceback" not in output
-    assert f"W&B  {server.url}" in output
-
-
-def test_a_killed_run_is_resumed_with_no_step_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
-    job = start_job(tmp_path / "run", f"--run.dir={tmp_path / 'run'}")
-    wait_for_rows(server, 45)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait(timeout=20)
-    steps = f"--recipe.steps={history(tmp_path / 'run')[-1]['step'] + 10}"
-    again = start_job(tmp_path / "run", f"--run.resume={tmp_path / 'run'}", steps)
-    assert again.wait(timeout=120) == 0
-    rows = history(tmp_path / "run")
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    assert [row["step"] for row in server.run.rows] == [row["step"] for row in rows]
-    assert (server.run.state, server.run.exit_code) == ("finished", 0)
-
-
-def wait_for_history(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while not ((folder / "history.jsonl").exists() and len(history(folder)) >= count):
-        assert time.monotonic() < deadline, "nothing is logged"
-        time.sleep(0.02)
-
-
-def in_two_halves(server: WandbServer) -> None:
-    server.stop()
-    time.sleep(6)
-    server.start()
-
-
-MIDDLE = {
-    "none": lambda server: None,
-    "500s for 10 s": lambda server: server.break_down(Fault(status=500, seconds=10)),
-    "refuses for 6 s": in_two_halves,
-    "refuses to the end": WandbServer.stop,
-    "hangs to the end": lambda server: server.break_down(Fault(status=None, seconds=90)),
-    "one 403 on the file stream": lambda server: server.break_down(Fault("file_stream", 403, count=1)),
-}
-START = {
-    "dead at the start": WandbServer.stop,
-    "hangs at the start": lambda server: server.break_down(Fault(status=None, seconds=90)),
-    "rejects the key": lambda server: setattr(server, "keys", ()),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", [*MIDDLE, *START])
-def test_no_fault_of_the_server_loses_a_row_of_the_main_job(
-    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
-) -> None:
-    """With the patience that users have; prints what each fault did."""
-    folder = tmp_path / "run"
-    keys = server.keys
-    if fault in START:
-        START[fault](server)
-    began = time.monotonic()
-    job = start_job(folder, f"--run.dir={folder}", "--recipe.steps=400", "--recipe.evaluate-every=200")
-    wait_for_history(folder, 20)
-    opened = time.monotonic() - began
-    if fault in MIDDLE:
-        MIDDLE[fault](server)
-    assert job.wait(timeout=100) == 0
-    seconds = time.monotonic() - began
-    assert opened < 30
-    assert time.time() - (folder / "summary.json").stat().st_mtime < 30
-    rows, line = history(folder), folder.with_suffix(".log").read_text().strip().splitlines()[-1]
-    arrived = len(server.run.rows) if server.store.runs else 0
-    if "upload with" in line:
-        server.faults.clear()
-        server.keys = keys
-        if fault in ("dead at the start", "refuses to the end"):
-            server.start()
-        run_command(line)
-    with capsys.disabled():
-        print(
-            f"\n| {fault} | {len(rows)} | {arrived} | {len(server.run.rows)} | {opened:.1f} | {seconds:.1f} |", end=""
-        )
-    assert [row["step"] for row in rows] == list(range(1, 401))
-    assert numbers(server.run.rows) == rows
-    assert (server.run.state, server.run.exit_code) == ("finished", 0)
-
-
-@pytest.mark.slow
-def test_rows_of_a_killed_run_can_be_uploaded(server: WandbServer, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    job = start_job(folder, f"--run.dir={folder}")
-    wait_for_history(folder, 60)
-    job.kill()
-    job.wait(timeout=20)
-    run_command(f"upload with `python -m ae.upload --run {folder}`")
-    assert numbers(server.run.rows) == history(folder)
-    assert (server.run.state, server.run.exit_code) == ("failed", 1)
 
 
 # From Python
