@@ -5,13 +5,11 @@ import difflib
 import inspect
 import io
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from ae.errors import DivergedError, InputError
@@ -23,10 +21,9 @@ Config = TypeVar("Config")
 def cli(main: Callable[[Config], None]) -> None:
     """Run `main`, which takes one dataclass, with the configuration that the command line gives.
 
-    Bad input ends with one line and exit code 2, a diverged training with one line and exit code 1. Ctrl-C and SIGTERM
-    end it with the codes that a shell gives them, 130 and 143, after the run has been finished as what it is.
+    Bad input ends with one line and exit code 2, a diverged training with one line and exit code 1, Ctrl-C with one
+    line and exit code 130; with SIGTERM a shell shows 143.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     (config_type,) = [hint for name, hint in get_type_hints(main).items() if name != "return"]
     description = inspect.getdoc(inspect.getmodule(main)) or ""
     try:
@@ -124,11 +121,6 @@ def _one_line(complaint: str) -> str:
     wrong, *choices = re.findall(r"'([^']*)'", re.sub(r"for argument '\S*'", "", line)) or [""]
     near = difflib.get_close_matches(wrong, choices, n=1, cutoff=0)
     return line + (f" The nearest is {near[0]}." if near else "")
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    _stop("terminated", 128 + number)
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -1,11 +1,11 @@
 """A run: one folder that holds all of it, and one run in W&B that shows it."""
 
-import contextlib
 import json
 import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from ae.checks import check_positive
 from ae.errors import InputError
 from ae.evidence import Evidence
 from ae.pictures import png
-from ae.signals import uninterrupted
+from ae.signals import terminable, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
 
 if TYPE_CHECKING:
@@ -53,43 +53,52 @@ class RunConfig:
 class Run:
     """A folder with configuration, history, weights, training state, summary and pictures, and the same in W&B.
 
-    As a context manager it finishes the run in W&B too, as failed where an exception leaves it; elsewhere call
-    `finish`. Bad input before anything was logged leaves the folder as it was. `config` is a dataclass or dict, kept in
-    `config.json`. Nothing that happens to W&B hurts the run: the folder is complete without it. A W&B run that is open
-    already is used, and left open. Raises InputError, before anything is written, where the folder can't be used; or,
-    with `may_fall_back=False`, where W&B's server can't be reached.
+    As a context manager it finishes the run in W&B too, as failed where an exception or SIGTERM leaves it; elsewhere
+    call `finish`. Bad input before anything was logged leaves the folder as it was. `config` is a dataclass or dict,
+    kept in `config.json`. A run to be resumed is looked at only, in the folder and in W&B, until its state has been
+    accepted: until `rewind`, or whatever else changes it. Nothing that happens to W&B hurts the run: the folder is
+    complete without it. A W&B run that is open already is used, and left open. Raises InputError, before anything is
+    written, where the folder can't be used; or, with `may_fall_back=False`, where W&B's server can't be reached.
     """
 
     def __init__(
         self, experiment: str, where: RunConfig | None = None, config: Any = None, *, may_fall_back: bool = True
     ) -> None:
         where = where or RunConfig()
-        self._before: bytes | None = None  # the configuration that a resumed run had
+        self._experiment, self._where, self._may_fall_back = experiment, where, may_fall_back
+        self._config = to_json(config)
         self._at: tuple[int, float] | None = None  # step and epoch of the last row
-        self._has_logged = False
-        self._watched = where.watch
+        self._has_begun = self._has_logged = self._is_summarised = False
+        self._tracker: Tracker | None = None
+        self._signals = ExitStack()
         if where.resume is not None:
             self.folder, self.id = where.resume, read_config(where.resume)["id"]
-            self._before = (self.folder / _CONFIG).read_bytes()
-        else:
-            self.id = new_run_id()
-            self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
-            _make_folder(self.folder)
-        values = to_json(config)
-        content = {"experiment": experiment, "id": self.id, "config": values}
-        write_whole(self.folder / _CONFIG, _json_bytes(content))
-        self._tracker: Tracker | None = None
+            return
+        self.id = new_run_id()
+        self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
+        _make_folder(self.folder)
         try:
-            self._tracker = self._make_tracker(experiment, where, values, may_fall_back)
+            self._begin()
         except InputError:
             self._undo()
             raise
+
+    def _begin(self) -> None:
+        """Open the run in W&B and write its configuration, once."""
+        if self._has_begun:
+            return
+        try:
+            self._tracker = self._make_tracker()
+        except InputError:
+            raise
         except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
             print(f"W&B  this run is not tracked: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        content = {"experiment": self._experiment, "id": self.id, "config": self._config}
+        write_whole(self.folder / _CONFIG, _json_bytes(content))
+        self._has_begun = True
 
-    def _make_tracker(
-        self, experiment: str, where: RunConfig, values: dict[str, Any], may_fall_back: bool
-    ) -> Tracker | None:
+    def _make_tracker(self) -> Tracker | None:
+        where = self._where
         if effective(where.wandb) == "disabled":
             return None
         return Tracker(
@@ -97,10 +106,10 @@ class Run:
             self.folder,
             where.patience,
             logged=int(max((row["step"] for row in self.history()), default=-1)),
-            may_fall_back=may_fall_back,
-            defaults={"project": "ae", "job_type": experiment, "name": self.folder.resolve().name},
+            may_fall_back=self._may_fall_back,
+            defaults={"project": "ae", "job_type": self._experiment, "name": self.folder.resolve().name},
             id=self.id,
-            config=values,
+            config=self._config,
             project=where.project,
             entity=where.entity,
             group=where.group,
@@ -114,6 +123,7 @@ class Run:
         self, row: Mapping[str, float | int], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
     ) -> None:
         """Add what was measured at `step`, once a step, to the history and W&B; pictures to the folder `pictures`."""
+        self._begin()
         self._has_logged = True
         self._at = step, epoch
         logged: Row = {"step": step, "epoch": epoch, **row}
@@ -128,11 +138,13 @@ class Run:
 
     def watch(self, model: nn.Module) -> None:
         """Show histograms of gradients or parameters in W&B with every row, if the configuration asks for it."""
-        if self._tracker and self._watched:
-            self._tracker.watch(model, self._watched)
+        self._begin()
+        if self._tracker and self._where.watch:
+            self._tracker.watch(model, self._where.watch)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state; the one before it is kept too."""
+        self._begin()
         save_state(self.folder / _STATE, state)
 
     def load_state(self) -> dict[str, Any] | None:
@@ -141,6 +153,7 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Go back to `step`: what the history holds after it is made again. W&B gets what it lacks of the rest."""
+        self._begin()
         path = self.folder / _HISTORY
         rows = [row for row in self.history() if row["step"] <= step]
         if path.exists():
@@ -157,6 +170,7 @@ class Run:
 
     def save_weights(self, name: Literal["model", "best"], model: nn.Module) -> None:
         """Write the model's weights as `NAME.safetensors`."""
+        self._begin()
         save_weights(self.folder / f"{name}.safetensors", model)
 
     def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
@@ -164,6 +178,7 @@ class Run:
 
         `best/val/...` is the highest or lowest that a metric was, whichever is better.
         """
+        self._begin()
         evidence = evidence or Evidence()
         summary = {**summary, **_best(self.history())}
         write_whole(self.folder / _SUMMARY, _json_bytes(summary))
@@ -172,6 +187,7 @@ class Run:
 
     def upload(self) -> bool:
         """Give W&B all that the folder holds of a run that has ended; returns whether it came to its summary."""
+        self._begin()
         for row in self.history():
             self._at = int(row["step"]), row["epoch"]
             self._track(row)
@@ -183,23 +199,30 @@ class Run:
         return path.exists()
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run in W&B, and print where it is and, if it is not all there, the command that uploads it."""
+        """End the run in W&B, and print where it is and, if it is not all there, the command that uploads it.
+
+        Where it never came to its summary, W&B gets its best metrics and weights nevertheless.
+        """
         if self._tracker:
+            if not self._is_summarised:
+                self._track_end(_best(self.history()), Evidence())
             print(self._tracker.finish(exit_code), flush=True)
             self._tracker = None
 
     def __enter__(self) -> "Run":
+        self._signals.enter_context(terminable())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError) and not self._has_logged:
-            if self._tracker:
-                self._tracker.finish(2)
-            self._undo()
-        else:
-            self.finish(_exit_code(error))
+        with self._signals:
+            if isinstance(error, InputError) and not self._has_logged and self._where.resume is None:
+                if self._tracker:
+                    self._tracker.finish(2)
+                self._undo()
+            else:
+                self.finish(_exit_code(error))
 
     def _track(self, row: Row) -> None:
         if self._tracker:
@@ -207,6 +230,7 @@ class Run:
             self._tracker.log(row, {path.stem.rpartition("-")[0]: path for path in paths})
 
     def _track_end(self, summary: dict[str, Any], evidence: Evidence) -> None:
+        self._is_summarised = True
         if self._tracker:
             step, epoch = self._at or (0, 0.0)
             self._tracker.summarise(summary, evidence, {"step": step, "epoch": epoch}, self._weights(summary))
@@ -214,25 +238,22 @@ class Run:
     def _weights(self, summary: dict[str, Any]) -> list[tuple[list[str], Path, dict[str, Any]]]:
         """The files of weights with their aliases and what was measured of them; W&B calls the last one the latest."""
         best, final = self.folder / "best.safetensors", self.folder / "model.safetensors"
-        if not final.exists():
-            return []
-        latest = {"model": read_description(final), **summary}
-        if not best.exists():
-            return [(["latest"], final, latest)]
-        if best.read_bytes() == final.read_bytes():
-            return [(["best", "latest"], final, latest)]
+        if best.exists() and final.exists() and best.read_bytes() == final.read_bytes():
+            return [(["best", "latest"], final, {"model": read_description(final), **summary})]
         metrics = {key: value for key, value in summary.items() if key.startswith("best/")}
-        return [(["best"], best, {"model": latest["model"], **metrics}), (["latest"], final, latest)]
+        found = [(["best"], best, metrics), (["latest"], final, summary)]
+        return [
+            (aliases, path, {"model": read_description(path), **measured})
+            for aliases, path, measured in found
+            if path.exists()
+        ]
 
     def _undo(self) -> None:
-        """Leave the folder as it was before bad input ended this run, or the attempt to resume it."""
-        if self._before is not None:
-            write_whole(self.folder / _CONFIG, self._before)
-            return
+        """Leave the folder as it was before bad input ended this new run."""
         for name in (_CONFIG, _STATE):
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder / "wandb", ignore_errors=True)
-        with contextlib.suppress(OSError):  # it holds what was there before
+        with suppress(OSError):  # it holds what was there before
             self.folder.rmdir()
 
 

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -124,10 +125,44 @@ def test_bad_input_at_the_start_leaves_the_folder_as_it_was(tmp_path: Path) -> N
     (tmp_path / "notes/mine.txt").touch()
     attempt(RunConfig(dir=tmp_path / "notes", wandb="offline"), {})
     assert [file.name for file in (tmp_path / "notes").iterdir()] == ["mine.txt"]
-    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"), {"size": 1}) as run:
+
+
+def test_a_resumed_run_is_as_it_was_until_its_state_is_accepted(tmp_path: Path) -> None:
+    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="offline"), {"size": 1}) as run:
         run.log({"train/loss": 1.0}, 1, 0.0)
-    attempt(RunConfig(resume=tmp_path / "run", wandb="disabled"), {"size": 2})
-    assert read_config(tmp_path / "run")["config"] == {"size": 1}
+        run.save_state({"step": 1})
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with (
+        contextlib.suppress(InputError),
+        Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"size": 2}) as run,
+    ):
+        run.load_state()
+        raise InputError("the state does not fit")
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+    with Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"size": 2}) as run:
+        run.rewind(1)
+    assert read_config(tmp_path / "run")["config"] == {"size": 2}
+
+
+def test_sigterm_leaves_by_an_exception_and_finishes_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = []
+    monkeypatch.setattr(Run, "finish", lambda self, exit_code: finished.append(exit_code))
+    with pytest.raises(SystemExit) as ended, Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled")):
+        signal.raise_signal(signal.SIGTERM)
+    assert (ended.value.code, finished) == (143, [143])
+    assert capsys.readouterr().err == "error: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_of_the_users_own_for_sigterm_stays(tmp_path: Path) -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled")):
+        signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    assert came == [signal.SIGTERM]
 
 
 def test_bad_input_after_a_row_was_logged_keeps_the_run(tmp_path: Path) -> None:

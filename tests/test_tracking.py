@@ -11,13 +11,18 @@ import wandb
 from safetensors.torch import load as load_tensors
 
 from ae import (
+    Autoencoder,
     Batch,
+    ConvEncoder,
+    DeconvDecoder,
     InputError,
     Joint,
     Loss,
+    Recipe,
     Run,
     RunConfig,
     Splits,
+    fit,
     upload,
 )
 from ae.run import read_config
@@ -228,6 +233,30 @@ def test_a_resumed_run_continues_with_no_step_lost_or_doubled(
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
 
 
+def test_a_refused_resume_is_not_seen_by_wandb(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    interrupted(digits, tmp_path / "run", wandb="online")
+    before, rows = server.run.answer(), list(server.run.rows)
+    other = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)))
+    with (
+        pytest.raises(InputError, match="does not fit this model"),
+        Run("joint", RunConfig(resume=tmp_path / "run"), {"model": "another"}) as run,
+    ):
+        fit(other, Joint(classification=0.0), digits, Recipe(steps=6, batch_size=128), run)
+    assert server.run.answer() == before
+    assert server.run.rows == rows
+
+
+def test_an_interrupted_run_has_its_best_weights_and_metrics_in_wandb(
+    server: WandbServer, digits: Splits, tmp_path: Path
+) -> None:
+    interrupted(digits, tmp_path / "run", wandb="online")
+    best = server.store.artifact("ae", f"model-{server.run.name}", "best")
+    assert best is not None
+    assert server.store.content(best, "model.safetensors") == (tmp_path / "run/best.safetensors").read_bytes()
+    (validated,) = [row["val/mse"] for row in history(tmp_path / "run") if "val/mse" in row]
+    assert server.run.summary["best/val/mse"] == validated == json.loads(best.metadata or "")["best/val/mse"]
+
+
 @pytest.mark.parametrize("target", ["", "/wandb"])
 def test_a_run_resumed_offline_uploads_as_one(
     server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
@@ -283,9 +312,11 @@ def test_a_wrong_id_to_resume_is_refused(server: WandbServer, tmp_path: Path, mo
 def test_uploading_what_is_there_already_does_no_harm(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", group="g", tags=("a",)))
     before = {file: file.read_bytes() for file in (tmp_path / "run").glob("*.*")}
+    rows = list(server.run.rows)
     for _ in range(2):
         upload.main(upload.Config(run=tmp_path / "run"))
-    assert [row["step"] for row in server.run.rows if "train/loss" in row] == [1, 2, 3, 4]
+    assert server.run.rows == rows
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert (server.run.group, server.run.tags, server.run.state) == ("g", ["a"], "finished")
     assert {file: file.read_bytes() for file in (tmp_path / "run").glob("*.*")} == before
 

@@ -261,6 +261,7 @@ def test_no_fault_of_the_server_loses_a_row_of_the_main_job(
         )
     assert [row["step"] for row in rows] == list(range(1, 401))
     assert numbers(server.run.rows) == rows
+    assert sum("test/code" in row for row in server.run.rows) == 1
     assert (server.run.state, server.run.exit_code) == ("finished", 0)
 
 
@@ -274,3 +275,4 @@ def test_rows_of_a_killed_run_can_be_uploaded(server: WandbServer, tmp_path: Pat
     run_command(f"upload with `python -m ae.upload --run {folder}`")
     assert numbers(server.run.rows) == history(folder)
     assert (server.run.state, server.run.exit_code) == ("failed", 1)
+    assert server.store.artifact("ae", f"model-{server.run.name}", "best") is not None
