@@ -47,7 +47,7 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
     assert ("test/mse" in summary) == ("test/psnr" in summary) == ("val/mse" in summary) == has_decoder
     assert ("test/accuracy" in summary) == ("test/accuracy/7" in summary) == has_head
     files = {"config.json", "history.jsonl", "model.safetensors", "best.safetensors", "state.pt", "state.prev.pt"}
-    assert {file.name for file in folder.iterdir()} == files | {"summary.json", "code.png", "tables"} | (
+    assert {file.name for file in folder.iterdir()} == files | {".lock", "summary.json", "code.png", "tables"} | (
         {"reconstructions.png", "pictures"} if has_decoder else set()
     )
     shown = capsys.readouterr()
@@ -81,12 +81,21 @@ def test_few_labels_a_colour_folder_and_no_validation(tmp_path: Path) -> None:
 
 
 def test_what_tracking_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    tracking_cost.main(tracking_cost.Config(rounds=2, steps=2, modes=("disabled", "offline")))
-    first, untracked, offline = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("W&B")]
-    assert first.startswith("2 rounds of 2 steps")
-    assert untracked.startswith("disabled")
-    assert "1.000 (1.000 to 1.000) of disabled; waits 0.000%" in untracked
+    tracking_cost.main(tracking_cost.Config(steps=9, log_every=1, modes=("offline",)))
+    first, offline = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("W&B")]
+    assert first.startswith("9 steps, a row every 1")
     assert offline.startswith("offline")
+    assert "2 pairs" in offline
+
+
+def test_the_rows_that_it_compares() -> None:
+    """Tracked ones take 2 seconds in their log, others 1; and 4 and 3 from one to the next."""
+    times, clock = [], 0.0
+    for row in range(13):
+        tracked = row % 4 in (0, 3)
+        times.append((clock, clock + 1 + tracked))
+        clock += 3 + tracked
+    assert tracking_cost._compare(times, log_every=5) == ([4 / 3] * 4, 1 / 5)
 
 
 def test_from_the_command_line_with_resume(tmp_path: Path) -> None:
