@@ -1,5 +1,6 @@
 """From dataclasses to a command line: the one module that imports tyro."""
 
+import ast
 import contextlib
 import difflib
 import inspect
@@ -12,9 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from tyro.conf import Positional
+
 from ae.errors import DivergedError, InputError
 from ae.run import read_config
 
+__all__ = ["Positional", "cli", "flags", "parse", "to_args"]
 Config = TypeVar("Config")
 
 
@@ -37,9 +41,14 @@ def cli(main: Callable[[Config], None]) -> None:
 
 
 def parse(config_type: type[Config], args: Sequence[str], description: str = "") -> Config:
-    """The configuration that `args` say; `--run.resume RUN` begins with the configuration of that run."""
+    """The configuration that `args` say; `--run.resume RUN` begins with the configuration of that run.
+
+    Values may also be written as W&B's agents do: `--recipe.nesterov=True`, `--model.channels=[32, 64]`, and
+    `--model={'latent': 16}` for several at once.
+    """
     import tyro
 
+    args = [word for arg in args for word in _as_we_write(arg, config_type)]
     resumed = _value_of("--run.resume", args)
     before = [] if resumed is None else to_args(config_type, read_config(Path(resumed))["config"])
     complaint = io.StringIO()
@@ -57,13 +66,13 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
             raise InputError(_one_line(complaint.getvalue())) from None
         raise
     if unknown:
-        raise InputError(_unknown(unknown[0], [flag for flag, _ in _flags(config_type)]))
+        raise InputError(_unknown(unknown[0], list(flags(config_type))))
     return config
 
 
 def to_args(config_type: type, config: dict[str, Any]) -> list[str]:
     """The command line that gives a configuration, as `config.json` holds it."""
-    fixed = {flag for flag, on_command_line in _flags(config_type) if not on_command_line}
+    fixed = {flag for flag, hint in flags(config_type).items() if hint is None}
     args = []
     for flag, value in _flatten(config):
         match value:
@@ -90,15 +99,41 @@ def _flatten(config: dict[str, Any], prefix: str = "--") -> Iterator[tuple[str, 
             yield flag, value
 
 
-def _flags(config_type: type, prefix: str = "--") -> Iterator[tuple[str, bool]]:
-    """Every flag, and whether the command line takes it; a function, as a corruption, can only be given in Python."""
+def flags(config_type: type, prefix: str = "--") -> dict[str, Any]:
+    """Every flag with its type; None for what the command line can't give, a function, as a corruption is."""
     hints = get_type_hints(config_type)
+    found: dict[str, Any] = {}
     for field in fields(config_type):
         flag, hint = prefix + field.name.replace("_", "-"), hints[field.name]
         if isinstance(hint, type) and is_dataclass(hint):
-            yield from _flags(hint, f"{flag}.")
+            found |= flags(hint, f"{flag}.")
         else:
-            yield flag, not any(get_origin(part) is Callable for part in (hint, *get_args(hint)))
+            is_function = any(get_origin(part) is Callable for part in (hint, *get_args(hint)))
+            found[flag] = None if is_function else hint
+    return found
+
+
+def _as_we_write(arg: str, config_type: type) -> list[str]:
+    """An argument in the form of W&B's agents as flags of ours; any other as it is."""
+    name, _, text = arg.partition("=")
+    hint = flags(config_type).get(name.replace("_", "-"))
+    kinds = hint, *get_args(hint)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return [arg]
+    match value:
+        case dict() if name.startswith("--"):
+            nested: Any = value
+        case list() | tuple() if any(get_origin(kind) is tuple for kind in kinds):
+            nested = list(value)
+        case bool() if bool in kinds:
+            nested = value
+        case _:
+            return [arg]
+    for part in reversed(name.removeprefix("--").split(".")):
+        nested = {part: nested}
+    return to_args(config_type, nested)
 
 
 def _value_of(flag: str, args: Sequence[str]) -> str | None:

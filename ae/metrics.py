@@ -132,6 +132,11 @@ def with_prefix(split: Literal["train", "val", "test"], metrics: dict[str, float
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
+def higher_is_better(key: str) -> bool:
+    """Whether a metric, with any prefix and class, is one of those that are best when they are high."""
+    return any(part in ("accuracy", "psnr", "ssim", "images_per_second") for part in key.split("/"))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, `model` is in evaluation mode; after, each of its modules is in the mode that it was in."""

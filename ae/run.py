@@ -11,12 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from ae.checkpoint import load_state, read_description, save_state, save_weights, write_whole
 from ae.checks import check_positive
 from ae.errors import InputError
 from ae.evidence import Evidence
+from ae.metrics import higher_is_better
 from ae.pictures import png
 from ae.signals import terminable, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CONFIG, _HISTORY, _STATE, _SUMMARY = "config.json", "history.jsonl", "state.pt", "summary.json"
+_LOCK = ".lock"
 Row = dict[str, int | float]
-_HIGHER_IS_BETTER = ("accuracy", "psnr", "ssim")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Run:
     kept in `config.json`. A run to be resumed is looked at only, in the folder and in W&B, until its state has been
     accepted: until `rewind`, or whatever else changes it. Nothing that happens to W&B hurts the run: the folder is
     complete without it. A W&B run that is open already is used, and left open. Raises InputError, before anything is
-    written, where the folder can't be used; or, with `may_fall_back=False`, where W&B's server can't be reached.
+    written, where the folder can't be used or another process has the run open; or, with `may_fall_back=False`, where
+    W&B's server can't be reached.
     """
 
     def __init__(
@@ -73,10 +76,12 @@ class Run:
         self._signals = ExitStack()
         if where.resume is not None:
             self.folder, self.id = where.resume, read_config(where.resume)["id"]
+            self._lock = _lock(self.folder)
             return
         self.id = new_run_id()
         self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
         _make_folder(self.folder)
+        self._lock = _lock(self.folder)
         try:
             self._begin()
         except InputError:
@@ -163,10 +168,8 @@ class Run:
             self._track(row)
 
     def history(self) -> list[Row]:
-        """The rows logged so far, but for one that a kill has cut off."""
-        path = self.folder / _HISTORY
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """The rows logged so far."""
+        return read_history(self.folder)
 
     def save_weights(self, name: Literal["model", "best"], model: nn.Module) -> None:
         """Write the model's weights as `NAME.safetensors`."""
@@ -176,11 +179,12 @@ class Run:
     def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
         """Write the final numbers, with the best validation's, as `summary.json`, and the final pictures; W&B gets all.
 
-        `best/val/...` is the highest or lowest that a metric was, whichever is better.
+        `best/val/...` is the highest or lowest that a metric was, whichever is better; `step` and `epoch` the last.
         """
         self._begin()
         evidence = evidence or Evidence()
-        summary = {**summary, **_best(self.history())}
+        step, epoch = self._at or (0, 0.0)
+        summary = {"step": step, "epoch": epoch, **summary, **best_of(self.history())}
         write_whole(self.folder / _SUMMARY, _json_bytes(summary))
         evidence.save(self.folder)
         self._track_end(summary, evidence)
@@ -193,10 +197,10 @@ class Run:
             self._track(row)
         if self._tracker:
             self._tracker.send_missing_files()
-        path = self.folder / _SUMMARY
-        if path.exists():
-            self._track_end(json.loads(path.read_text(encoding="utf-8")), Evidence.load(self.folder))
-        return path.exists()
+        summary = read_summary(self.folder)
+        if summary is not None:
+            self._track_end(summary, Evidence.load(self.folder))
+        return summary is not None
 
     def finish(self, exit_code: int = 0) -> None:
         """End the run in W&B, and print where it is and, if it is not all there, the command that uploads it.
@@ -205,9 +209,10 @@ class Run:
         """
         if self._tracker:
             if not self._is_summarised:
-                self._track_end(_best(self.history()), Evidence())
+                self._track_end(best_of(self.history()), Evidence())
             print(self._tracker.finish(exit_code), flush=True)
             self._tracker = None
+        self._lock.release()
 
     def __enter__(self) -> "Run":
         self._signals.enter_context(terminable())
@@ -253,6 +258,8 @@ class Run:
         for name in (_CONFIG, _STATE):
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder / "wandb", ignore_errors=True)
+        self._lock.release()
+        (self.folder / _LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # it holds what was there before
             self.folder.rmdir()
 
@@ -271,6 +278,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def read_history(folder: Path) -> list[Row]:
+    """The rows logged so far in a run's folder, but for one that a kill has cut off."""
+    path = folder / _HISTORY
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The final numbers in a run's folder; None where it has not come so far."""
+    path = folder / _SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process on this machine has the run in this folder open."""
+    if not (folder / _LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / _LOCK, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that can't be written to
+        return False
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A dataclass or dict as what JSON can hold: dataclasses become dicts, paths strings, tuples lists."""
 
@@ -281,12 +314,13 @@ def to_json(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=simplify))
 
 
-def _best(history: list[Row]) -> Row:
+def best_of(history: list[Row]) -> Row:
+    """What each metric of the validations was at its best, as `best/val/...`."""
     best: Row = {}
     for row in history:
         for key, value in row.items():
             if key.startswith("val/") and key.count("/") == 1:
-                better = max if key.removeprefix("val/") in _HIGHER_IS_BETTER else min
+                better = max if higher_is_better(key) else min
                 best[f"best/{key}"] = better(best.get(f"best/{key}", value), value)
     return best
 
@@ -307,6 +341,20 @@ def _exit_code(error: BaseException | None) -> int:
 
 def _json_bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _lock(folder: Path) -> FileLock:
+    """The run's lock, held: for one process, and gone with it, however it ends. Raises InputError where it is held."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=1)  # seconds; somebody may be looking whether the run is open
+    except Timeout as error:
+        raise InputError(
+            f"the run in {folder} is open already, in another process or unfinished in this one"
+        ) from error
+    except OSError as error:
+        raise InputError(f"can't write in {folder}: {error.strerror}") from error
+    return lock
 
 
 def _make_folder(folder: Path) -> None:

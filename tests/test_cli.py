@@ -32,6 +32,26 @@ def test_arguments_reach_their_fields() -> None:
     assert config.run == RunConfig(dir=Path("there"), wandb="offline")
 
 
+def test_arguments_as_wandbs_agents_write_them() -> None:
+    words = [
+        "--model={'latent': 16, 'norm': True, 'channels': [8, 16]}",
+        "--recipe.nesterov=True",
+        "--recipe.batch_size=7",
+        "--data={'augment': {'shift': 3}, 'limit': None}",
+        "--run.tags=['a', 'b']",
+        "--run.notes=True",
+        "--objective.rate=0",
+    ]
+    config = parse(Config, words)
+    assert config.model == Model(channels=(8, 16), latent=16, norm=True)
+    assert (config.recipe.nesterov, config.recipe.batch_size) == (True, 7)
+    assert (config.data.augment.shift, config.data.limit) == (3, None)
+    assert (config.run.tags, config.run.notes) == (("a", "b"), "True")
+    assert not parse(Config, ["--recipe.nesterov", "--recipe.nesterov=False"]).recipe.nesterov
+    with pytest.raises(InputError, match=r"unknown option --model.latnt=4; the nearest is --model.latent"):
+        parse(Config, ["--model={'latnt': 4}"])
+
+
 @pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
 def test_a_saved_configuration_comes_back(config_type: Any) -> None:
     config = config_type()
@@ -48,7 +68,7 @@ def test_a_saved_configuration_comes_back(config_type: Any) -> None:
 def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path) -> None:
     config = Config(data=Data("mnist", limit=100), objective=Joint(reconstruction=3.0))
     folder = tmp_path / "my run"
-    Run("joint", RunConfig(dir=folder, wandb="disabled"), config)
+    Run("joint", RunConfig(dir=folder, wandb="disabled"), config).finish()
     for given in (["--run.resume", str(folder)], [f"--run.resume={folder}"]):
         resumed = parse(Config, [*given, "--recipe.epochs", "9"])
         expected = replace(config, recipe=replace(config.recipe, epochs=9), run=replace(config.run, resume=folder))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ae import InputError, Run, RunConfig
 from ae.evidence import Evidence
-from ae.run import read_config, to_json
+from ae.run import is_running, read_config, to_json
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ def test_keeps_what_it_is_given(tmp_path: Path) -> None:
         {"step": 4, "epoch": 0.5, "val/mse": 0.1, "val/psnr": 10},
         {"step": 5, "epoch": 0.75, "val/mse": 0.2, "val/psnr": 9},
     ]
-    summary = {"test/mse": 0.2, "best/val/mse": 0.1, "best/val/psnr": 10}
+    summary = {"step": 5, "epoch": 0.75, "test/mse": 0.2, "best/val/mse": 0.1, "best/val/psnr": 10}
     assert json.loads((run.folder / "summary.json").read_text()) == summary
     assert run.load_state() == {"step": 4}
     assert {file.name for file in run.folder.iterdir()} == {
+        ".lock",
         "best.safetensors",
         "config.json",
         "history.jsonl",
@@ -75,11 +76,24 @@ def test_continues_in_its_folder_with_its_id(tmp_path: Path) -> None:
         first.log({"train/loss": 1.0}, step, 0.0)
     with open(first.folder / "history.jsonl", "a") as history:
         history.write('{"step": 2, "ep')  # what a kill in the middle of a write leaves
+    first.finish()
     second = Run("joint", RunConfig(resume=tmp_path / "run", wandb="disabled"))
     second.rewind(2)
     second.log({"train/loss": 2.0}, 3, 0.0)
     assert [(row["step"], row["train/loss"]) for row in second.history()] == [(0, 1), (1, 1), (2, 1), (3, 2)]
     assert second.id == first.id
+
+
+def test_a_run_is_open_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Run("joint", RunConfig(dir=folder, wandb="disabled")) as run:
+        run.save_state({"step": 1})
+        assert is_running(folder)
+        with pytest.raises(InputError, match=r"the run in .*run is open already"):
+            Run("joint", RunConfig(resume=folder, wandb="disabled"))
+    assert not is_running(folder)
+    assert not is_running(tmp_path / "nowhere")
+    Run("joint", RunConfig(resume=folder, wandb="disabled")).finish()
 
 
 def test_refuses_a_folder_that_holds_a_run(tmp_path: Path) -> None:
