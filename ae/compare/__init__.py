@@ -1,0 +1,8 @@
+"""Runs side by side: read from folders or W&B, grouped by configuration, as a table, CSV, or a page of their own."""
+
+from ae.compare.comparison import Comparison, Group, compare
+from ae.compare.page import write_page
+from ae.compare.records import Record, read_runs
+from ae.compare.table import table, write_csv
+
+__all__ = ["Comparison", "Group", "Record", "compare", "read_runs", "table", "write_csv", "write_page"]
