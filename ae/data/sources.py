@@ -70,7 +70,7 @@ def from_torchvision(name: str, root: Path) -> Source:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"{name} is not whole in {root}, and can't be downloaded there: {reason}") from error
         except ImportError as error:
-            raise InputError(f"{name} needs one package more: pip install 'ae[svhn]' ({error})") from error
+            raise InputError(f"{name} needs one package more: pip install -e '.[svhn]' ({error})") from error
         pixels = torch.as_tensor(data.data)
         if name == "emnist-digits":
             pixels = rearrange(pixels, "n w h -> n h w")  # its files hold every image transposed

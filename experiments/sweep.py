@@ -1,0 +1,44 @@
+"""Search over an experiment's flags, with no server.   python -m experiments.sweep experiments/sweeps/FILE.yaml
+
+The file is one for `wandb sweep`. Start it in several terminals, or on machines that share the folder, to work on one
+study together; start it again after a kill, and it goes on with the trials that were running.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ae.checks import check_positive
+from ae.cli import Positional, cli
+from ae.compare import compare, read_runs, table
+from ae.signals import terminable
+from ae.sweeps import Study, read_sweep
+from ae.tracking import Mode
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to search, and where to keep it. Needs the extra `sweep`."""
+
+    file: Positional[Path]  # the sweep's file
+    dir: Path | None = None  # the study's folder (default: runs/NAME, by the file's name)
+    runs: int | None = None  # trials in all (default: the file's run_cap; a grid has as many as it has points)
+    wandb: Mode = "auto"  # of each trial; they are a group in W&B
+
+    def __post_init__(self) -> None:
+        check_positive(runs=self.runs)
+
+
+def main(config: Config) -> None:
+    """Work on the study until no trial is left, then compare them."""
+    sweep = read_sweep(config.file)
+    if config.runs is not None:
+        sweep = replace(sweep, runs=config.runs)
+    folder = config.dir or Path("runs") / sweep.name
+    study = Study(sweep, folder)
+    with terminable():
+        study.work([f"--run.wandb={config.wandb}"])
+    print(table(compare(read_runs([str(folder)]), sort=sweep.metric)))
+
+
+if __name__ == "__main__":
+    cli(main)

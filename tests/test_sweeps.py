@@ -1,0 +1,332 @@
+"""Searches: their files, studies that are shared, killed and taken up again, and W&B's own agent."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from ae import InputError
+from ae.cli import parse
+from ae.compare import read_runs
+from ae.run import is_running, read_config, read_history
+from ae.sweeps import Parameter, Study, Sweep, read_sweep
+from experiments import sweep as experiment
+from tests.test_experiments import ROOT
+from tests.tracked import slow
+from tests.wandb_server import WandbServer
+
+FILES = sorted((ROOT / "experiments/sweeps").glob("*.yaml"))
+HILL = {
+    "program": "tests/hill.py",
+    "method": "grid",
+    "metric": {"name": "val/loss", "goal": "minimize"},
+    "parameters": {"hill.x": {"values": [0.0, 1.0, 3.0]}},
+}
+
+
+def write(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**HILL, **changes}))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _finds_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+# Files
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_files_that_come_with_it_can_be_read(path: Path) -> None:
+    sweep = read_sweep(path)
+    content = yaml.safe_load(path.read_text())
+    assert content["command"] == ["${env}", "${interpreter}", "-m", sweep.module, "${args}"]
+    assert (ROOT / content["program"]).exists()
+    assert sweep.name == path.stem
+    if sweep.method == "grid":
+        for point in sweep.grid():
+            parse(sweep.config_type(), sweep.arguments(point))
+
+
+def test_parameters_in_every_form(tmp_path: Path) -> None:
+    parameters = {
+        "hill": {"parameters": {"x": {"min": 0.5, "max": 2.0}, "is_steep": {"values": [True, False]}}},
+        "hill.sizes": {"values": [[1, 2], [3]]},
+        "seconds": {"value": 0.25},
+    }
+    sweep = read_sweep(write(tmp_path / "a.yaml", method="random", run_cap=4, parameters=parameters))
+    assert (sweep.name, sweep.module, sweep.runs) == ("a", "tests.hill", 4)
+    assert sweep.parameters == {
+        "hill.x": Parameter(low=0.5, high=2.0),
+        "hill.is_steep": Parameter((True, False)),
+        "hill.sizes": Parameter(([1, 2], [3])),
+        "seconds": Parameter((0.25,)),
+    }
+    point = {"hill.x": 1.5, "hill.is_steep": True, "hill.sizes": [1, 2], "seconds": 0.25}
+    config = parse(sweep.config_type(), sweep.arguments(point))
+    assert (config.hill.x, config.hill.is_steep, config.hill.sizes, config.seconds) == (1.5, True, (1, 2), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"min": 1, "max": 8}, optuna.distributions.IntDistribution(1, 8)),
+        ({"min": 1, "max": 8, "distribution": "q_uniform", "q": 2}, optuna.distributions.IntDistribution(1, 8, step=2)),
+        ({"min": 1.0, "max": 8}, optuna.distributions.FloatDistribution(1, 8)),
+        (
+            {"min": 1.0, "max": 8.0, "distribution": "log_uniform_values"},
+            optuna.distributions.FloatDistribution(1, 8, log=True),
+        ),
+        ({"values": [1, None]}, optuna.distributions.CategoricalDistribution(["1", "null"])),
+    ],
+)
+def test_distributions(tmp_path: Path, said: dict[str, Any], expected: Any) -> None:
+    sweep = read_sweep(write(tmp_path / "a.yaml", method="random", parameters={"hill.x": said}))
+    assert sweep.parameters["hill.x"].distribution() == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"parameters": {"hill.y": {"value": 1}}}, "unknown parameter hill.y; the nearest is hill.x"),
+        ({"parameters": {"zzzzzzz": {"value": 1}}}, "unknown parameter zzzzzzz$"),
+        ({"parameters": {}}, "the search space is empty"),
+        ({"parameters": {"hill.x": {"values": []}}}, "parameter hill.x has no values to choose from"),
+        ({"parameters": {"hill.x": {"min": 2, "max": 1}}}, "no values to choose from: min 2 is above max 1"),
+        ({"parameters": {"hill.x": {"min": 2}}}, "must have value, values, or min and max"),
+        ({"parameters": {"hill.x": 3}}, "must have value, values, or min and max"),
+        ({"parameters": {"hill.x": {"min": 1, "max": 2}}}, "a grid needs value or values for hill.x"),
+        ({"parameters": {"hill.x": {"values": ["high"]}}}, "hill.x"),
+        (
+            {"method": "random", "parameters": {"hill.x": {"min": 1, "max": 2, "distribution": "normal"}}},
+            "distribution must be uniform, int_uniform, log_uniform_values or q_uniform, got normal",
+        ),
+        ({"method": "guess"}, "method must be grid, random or bayes, got guess"),
+        ({"metric": {"name": "val/loss"}}, "metric needs a name that begins with val/, and a goal"),
+        ({"metric": {"name": "loss", "goal": "minimize"}}, "metric needs a name that begins with val/"),
+        ({"early_terminate": {"type": "envelope"}}, "early_terminate's type must be hyperband, got envelope"),
+        ({"metod": "grid"}, "unknown key metod; the nearest is method"),
+        ({"program": "experiments/nothing.py"}, "no experiment experiments.nothing"),
+        ({"program": None}, "program is missing"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_gets_one_clear_line(
+    tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint) as error:
+        read_sweep(write(tmp_path / "a.yaml", **changes))
+    assert str(error.value).startswith(f"{tmp_path}/a.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- a\n- b", ""])
+def test_a_file_that_is_no_sweep(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"can't read|is no sweep"):
+        read_sweep(tmp_path / "a.yaml")
+    with pytest.raises(InputError, match="can't read"):
+        read_sweep(tmp_path / "nothing.yaml")
+
+
+# Studies
+
+
+def hill(folder: Path, **changes: Any) -> Sweep:
+    return read_sweep(write(folder.with_suffix(".yaml"), **changes))
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
+    storage = optuna.storages.JournalStorage(backend)
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def states(folder: Path) -> Counter[str]:
+    return Counter(trial.state.name for trial in trials(folder))
+
+
+def test_a_grid_is_gone_through_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "s"
+    path = write(tmp_path / "s.yaml", parameters={**HILL["parameters"], "hill.sizes": {"values": [[1, 2]]}})  # type: ignore[dict-item]
+    experiment.main(experiment.Config(path, folder, wandb="disabled"))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1] == "trial 1  val/loss 1.2  hill.x=1.0 hill.sizes=[1, 2]"
+    assert shown[3].split() == ["runs", "x", "val/loss"]
+    assert [run.config["hill.x"] for run in read_runs([str(folder)])] == [0, 1, 3]
+    assert [trial.value for trial in trials(folder)] == pytest.approx([4.2, 1.2, 1.2])
+    assert {read_config(folder / f"trial-000{i}")["config"]["run"]["group"] for i in range(3)} == {"s"}
+    Study(read_sweep(path), folder).work()  # there is nothing left
+    assert states(folder) == {"COMPLETE": 3}
+
+
+def test_a_diverged_or_refused_trial_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    said: list[str] = []
+    sweep = hill(folder, parameters={"hill.x": {"values": [1e300, 1.0]}})  # its square is infinite
+    Study(sweep, folder).work(["--run.wandb=disabled"], said.append)
+    assert states(folder) == {"FAIL": 1, "COMPLETE": 1}
+    assert said[0].startswith(f"trial 0  failed, see {folder}/trial-0000.log")
+    Study(sweep, folder).work(["--run.wandb=disabled"], said.append)
+    assert len(said) == 2
+
+
+def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    values = [2.0, 2.5, 3.0, 9.0]
+    parameters = {"hill.x": {"values": values}, "seconds": {"value": 0.5}}
+    sweep = hill(folder, parameters=parameters, early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2})
+    Study(sweep, folder).work(["--run.wandb=disabled"])
+    found = trials(folder)
+    assert found[0].state.name == "COMPLETE"
+    assert found[3].state.name == "PRUNED"
+    assert len(read_history(folder / "trial-0003")) < 5
+    assert not is_running(folder / "trial-0003")
+    assert [run.state for run in read_runs([str(folder)])][::3] == ["finished", "stopped"]
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"pip install -e '\.\[sweep\]'"):
+        Study(hill(tmp_path / "s"), tmp_path / "s")
+
+
+def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    Study(hill(folder), folder)
+    with pytest.raises(InputError, match="holds another sweep"):
+        Study(hill(folder, parameters={"hill.x": {"values": [7.0]}}), folder)
+
+
+def test_what_is_drawn_is_a_function_of_the_trials_number(tmp_path: Path) -> None:
+    drawn = []
+    for name in ("a", "b"):
+        folder = tmp_path / name / "s"
+        folder.parent.mkdir()
+        sweep = hill(folder, method="random", run_cap=2, parameters={"hill.x": {"min": 0.0, "max": 4.0}})
+        Study(sweep, folder).work(["--run.wandb=disabled"])
+        drawn.append([trial.params["hill.x"] for trial in trials(folder)])
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 2
+
+
+def start(path: Path, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "experiments.sweep", str(path), f"--dir={folder}", "--wandb=disabled"]
+    with open(path.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def wait_for(what: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def every_run_is_whole(folder: Path, points: Iterable[Any]) -> None:
+    """Each point has been run once, and each run has logged each step once."""
+    runs = read_runs([str(folder)])
+    assert sorted(run.config["hill.x"] for run in runs) == sorted(points)
+    assert states(folder) == {"COMPLETE": len(runs)}
+    for run in runs:
+        assert [row["step"] for row in run.history] == [1, 2, 3, 4, 5], run.name
+
+
+@pytest.mark.parametrize("orphaned", [False, slow(True)])
+def test_a_killed_study_goes_on_with_no_trial_lost_or_doubled(tmp_path: Path, orphaned: bool) -> None:
+    """The worker is killed, with its trial or without."""
+    folder = tmp_path / "s"
+    path = write(tmp_path / "s.yaml", parameters={**HILL["parameters"], "seconds": {"value": 0.4}})  # type: ignore[dict-item]
+    worker = start(path, folder)
+    wait_for(lambda: len(read_history(folder / "trial-0001")) >= 2)
+    worker.kill()
+    worker.wait()
+    if not orphaned:
+        listed = subprocess.run(["pgrep", "-f", f"run.dir={folder}/trial-0001"], capture_output=True, text=True)
+        os.kill(int(listed.stdout), signal.SIGKILL)
+        wait_for(lambda: not is_running(folder / "trial-0001"))
+    assert start(path, folder).wait(timeout=90) == 0
+    every_run_is_whole(folder, [0, 1, 3])
+
+
+@pytest.mark.slow
+def test_several_processes_share_one_study(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    points = [float(i) for i in range(8)]
+    path = write(tmp_path / "s.yaml", parameters={"hill.x": {"values": points}, "seconds": {"value": 0.1}})
+    workers = [start(path, folder) for _ in range(3)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
+    every_run_is_whole(folder, points)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_the_worker_and_its_trial(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    path = write(tmp_path / "s.yaml", parameters={**HILL["parameters"], "seconds": {"value": 0.4}})  # type: ignore[dict-item]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        worker = start(path, folder)
+        wait_for(lambda: any(is_running(trial) for trial in folder.glob("trial-????")))
+        time.sleep(1)
+        worker.send_signal(number)
+        assert worker.wait(timeout=30) == 128 + number
+        assert not any(is_running(trial) for trial in folder.glob("trial-????"))
+    assert start(path, folder).wait(timeout=90) == 0
+    every_run_is_whole(folder, [0, 1, 3])
+
+
+# W&B's own
+
+
+def test_wandbs_agent_runs_a_sweep(server: WandbServer, tmp_path: Path) -> None:
+    """With nested values, lists and a boolean, through W&B's own programs."""
+    hill_parameters = {"x": {"values": [1.0, 3.0]}, "sizes": {"value": [4, 5]}, "is_steep": {"value": True}}
+    command = ["${env}", sys.executable, "-m", "tests.hill", "${args}"]
+    parameters = {"hill": {"parameters": hill_parameters}, "seconds": {"value": 0.0}}
+    path = write(tmp_path / "a.yaml", command=command, parameters=parameters)
+    made = subprocess.run(
+        [sys.executable, "-m", "wandb", "sweep", "--project=swept", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"wandb agent (\S+)", made.stderr)
+    assert found is not None, made.stderr
+    with open(tmp_path / "agent.log", "w") as log:
+        agent = [sys.executable, "-m", "wandb", "agent", found[1]]
+        subprocess.run(agent, stdout=log, stderr=log, check=True, timeout=120)
+    runs = list(server.store.runs.values())
+    assert len(runs) == 2, (tmp_path / "agent.log").read_text()
+    assert [run.summary["val/loss"] for run in runs] == pytest.approx([1.2, 1.2])
+    for run, x in zip(runs, (1, 3), strict=True):
+        assert (run.project, run.state, len(run.rows)) == ("swept", "finished", 5)
+        assert run.config["hill"]["value"] == {"x": x, "sizes": [4, 5], "is_steep": True}
+        assert run.config["seconds"]["value"] == 0
+
+
+@pytest.mark.slow
+def test_the_main_job_is_searched(tmp_path: Path) -> None:
+    small = {"data.limit": 256, "data.validation": 64, "recipe.steps": 4, "recipe.evaluate_every": 2}
+    parameters = {name: {"value": value} for name, value in small.items()} | {
+        "model.channels": {"values": [[4], [4, 8]]},
+        "model.norm": {"values": [True, False]},
+        "recipe.lr": {"min": 0.01, "max": 0.1, "distribution": "log_uniform_values"},
+    }
+    metric = {"name": "val/mse", "goal": "minimize"}
+    changes = {"method": "bayes", "run_cap": 3, "metric": metric, "parameters": parameters}
+    path = write(tmp_path / "s.yaml", program="experiments/joint.py", **changes)
+    experiment.main(experiment.Config(path, tmp_path / "s", wandb="disabled"))
+    summaries = [json.loads(file.read_text()) for file in sorted((tmp_path / "s").glob("*/summary.json"))]
+    assert [trial.value for trial in trials(tmp_path / "s")] == [summary["val/mse"] for summary in summaries]
+    assert len(summaries) == 3
