@@ -97,15 +97,15 @@ def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Pa
     interrupted = Run("joint", RunConfig(dir=tmp_path / "c", project="p", group="g"))
     log(interrupted, range(1, 3))
     interrupted.finish(130)
+    local = {here.name: here for here in read_runs([str(tmp_path)])}
     found = read_runs(["wandb:tester/p"])
-    local = {run.name: run for run in read_runs([str(tmp_path)])}
-    assert {run.name for run in found} == {"a", "b", "c"}
-    for run in found:
-        here = local[run.name]
-        assert (run.state, run.step, run.history) == (here.state, here.step, here.history)
-        assert run.config == ({"experiment": "joint"} if run.name == "c" else here.config)
-        assert run.metrics.items() >= here.metrics.items() - {("val/accuracy/3", 0.5)}
-    assert {run.name for run in read_runs(["wandb:tester/p/g"])} == {"a", "c"}
+    assert {there.name for there in found} == {"a", "b", "c"}
+    for there in found:
+        here = local[there.name]
+        assert (there.state, there.step, there.history) == (here.state, here.step, here.history)
+        assert there.config == ({"experiment": "joint"} if there.name == "c" else here.config)
+        assert there.metrics.items() >= here.metrics.items() - {("val/accuracy/3", 0.5)}
+    assert {there.name for there in read_runs(["wandb:tester/p/g"])} == {"a", "c"}
 
 
 def test_takes_pictures_from_wandb_too(server: WandbServer, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.wandb_server import WandbServer
 
 
 def panels(spec: dict[str, object]) -> dict[str, list[dict[str, object]]]:
-    sections = spec["section"]["panelBankConfig"]["sections"]  # type: ignore[index, call-overload]
+    sections = spec["section"]["panelBankConfig"]["sections"]  # type: ignore[index]
     return {section["name"]: section["panels"] for section in sections if section["panels"]}
 
 

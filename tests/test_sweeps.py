@@ -36,7 +36,7 @@ HILL = {
 
 
 def write(path: Path, **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump({**HILL, **changes}))
+    path.write_text(yaml.safe_dump({**HILL, **changes}, sort_keys=False))
     return path
 
 
@@ -75,7 +75,7 @@ def test_parameters_in_every_form(tmp_path: Path) -> None:
         "seconds": Parameter((0.25,)),
     }
     point = {"hill.x": 1.5, "hill.is_steep": True, "hill.sizes": [1, 2], "seconds": 0.25}
-    config = parse(sweep.config_type(), sweep.arguments(point))
+    config: Any = parse(sweep.config_type(), sweep.arguments(point))
     assert (config.hill.x, config.hill.is_steep, config.hill.sizes, config.seconds) == (1.5, True, (1, 2), 0.25)
 
 
@@ -83,7 +83,7 @@ def test_parameters_in_every_form(tmp_path: Path) -> None:
     ("said", "expected"),
     [
         ({"min": 1, "max": 8}, optuna.distributions.IntDistribution(1, 8)),
-        ({"min": 1, "max": 8, "distribution": "q_uniform", "q": 2}, optuna.distributions.IntDistribution(1, 8, step=2)),
+        ({"min": 1, "max": 7, "distribution": "q_uniform", "q": 2}, optuna.distributions.IntDistribution(1, 7, step=2)),
         ({"min": 1.0, "max": 8}, optuna.distributions.FloatDistribution(1, 8)),
         (
             {"min": 1.0, "max": 8.0, "distribution": "log_uniform_values"},
@@ -210,16 +210,24 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
         Study(hill(folder, parameters={"hill.x": {"values": [7.0]}}), folder)
 
 
-def test_what_is_drawn_is_a_function_of_the_trials_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_what_is_drawn_is_a_function_of_the_trials_before(tmp_path: Path, method: str) -> None:
     drawn = []
     for name in ("a", "b"):
         folder = tmp_path / name / "s"
         folder.parent.mkdir()
-        sweep = hill(folder, method="random", run_cap=2, parameters={"hill.x": {"min": 0.0, "max": 4.0}})
-        Study(sweep, folder).work(["--run.wandb=disabled"])
-        drawn.append([trial.params["hill.x"] for trial in trials(folder)])
+        study = Study(hill(folder, method=method, parameters={"hill.x": {"min": 0.0, "max": 4.0}}), folder)
+        values = []
+        for result in (1.0, 0.5, 2.0):
+            claimed = study._claim()
+            assert claimed is not None
+            trial, lock = claimed
+            values.append(trial.params["hill.x"])
+            study._study.tell(trial, result)
+            lock.release()
+        drawn.append(values)
     assert drawn[0] == drawn[1]
-    assert len(set(drawn[0])) == 2
+    assert len(set(drawn[0])) == 3
 
 
 def start(path: Path, folder: Path) -> subprocess.Popen[bytes]:

@@ -118,9 +118,9 @@ def _from_wandb(path: str) -> list[Record]:
         )
     try:
         api = wandb.Api(timeout=20)
-        found = list(api.runs(f"{entity}/{project}", filters={"group": group} if group else {}))
+        found = list(api.runs(f"{entity}/{project}", filters={"group": group} if group else {}, lazy=False))
         records = [_from_server(run) for run in found]
-    except (wandb.errors.Error, ValueError, OSError) as error:
+    except Exception as error:  # whatever the server's answers lead the client to
         raise InputError(f"can't read wandb:{path}: {' '.join(str(error).split())}") from error
     if not records:
         raise InputError(f"no run in wandb:{path}")
@@ -129,8 +129,8 @@ def _from_wandb(path: str) -> list[Record]:
 
 def _from_server(run: Any) -> Record:
     """Of its history, at most 500 rows, evenly spaced: more are not seen in a curve."""
-    rows = [{k: v for k, v in row.items() if _is_number(v)} for row in run.history(samples=500, pandas=False)]
-    history: list[Row] = [row for row in rows if "step" in row]
+    rows = run.history(samples=500, pandas=False)
+    history = [_logged(row) for row in rows if "step" in row]
     summary = dict(run.summary)
     return Record(
         name=run.name,
@@ -141,6 +141,11 @@ def _from_server(run: Any) -> Record:
         history=history,
         picture=_download(run, summary.get("test/reconstructions") or summary.get("reconstructions")),
     )
+
+
+def _logged(row: dict[str, Any]) -> Row:
+    """What a history of ours holds of W&B's row: not its own columns, nor media, nor what the test added."""
+    return {key: value for key, value in row.items() if _is_number(value) and not key.startswith(("_", "test/"))}
 
 
 def _download(run: Any, shown: Any) -> bytes | None:

@@ -144,9 +144,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "storage", "PUT", ["blob", md5]:
                 store.take_blob(md5, body)
                 return {}
+            case "storage", "GET", ["run", project, run, *name]:
+                return store.run(project, run).files["/".join(name)]
             case "storage", "GET", ["manifest", number]:
                 return store.manifest(int(number))
-            case "storage", "GET", ["blob", md5]:
+            case ("storage", "GET", ["blob", md5]) | ("artifactsV2", "GET", [*_, md5, _]):
                 return store.blobs[md5]
         raise LookupError(f"{self.command} {path}")
 

@@ -2,9 +2,13 @@
 
 import base64
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 ENTITY = "tester"
 _FEATURES = (
@@ -95,6 +99,7 @@ class Run:
             "logLineCount": len(self.console),
             "historyTail": json.dumps(self.history[-1:]),
             "eventsTail": json.dumps(self.events[-1:]),
+            "history": self.history,
             "historyKeys": {"sets": [], "keys": {}, "lastStep": rows[-1]["_step"] if rows else -1},
             "wandbConfig": json.dumps(self.config.get("_wandb", {}).get("value", {})),
             "tags": self.tags,
@@ -139,7 +144,9 @@ class Store:
         self.runs: dict[tuple[str, str], Run] = {}
         self.artifacts: list[Artifact] = []
         self.blobs: dict[str, bytes] = {}
+        self.views: list[dict[str, Any]] = []  # saved workspaces
         self.sweep: list[dict[str, Any]] = []  # parameters of the runs that an agent is still to make
+        self.sweep_config = ""
 
     def run(self, project: str, name: str) -> Run:
         """The run of this name, made where there is none."""
@@ -237,6 +244,41 @@ class Store:
 
     RunHistoryKeys = Run
 
+    def RunFullHistory(self, samples: int, **given: Any) -> dict[str, Any]:
+        answer = self.Run(**given)
+        rows = answer["project"]["run"]["history"]
+        answer["project"]["run"]["history"] = rows[:: -(-len(rows) // samples) or 1]
+        return answer
+
+    def Runs(self, project: str, entity: str, **given: Any) -> dict[str, Any]:
+        wanted = json.loads(given.get("filters") or "{}")
+        assert not wanted or wanted.keys() == {"group"}, f"runs by {wanted} are not known"
+        found = [
+            run for (of, _), run in self.runs.items() if of == project and run.group == wanted.get("group", run.group)
+        ]
+        if not any(of == project for of, _ in self.runs):
+            return {"project": None}
+        return {
+            "project": {
+                "internalId": "1",
+                "runCount": len(found),
+                "readOnly": False,
+                "runs": _edges([run.answer() for run in found]),
+            }
+        }
+
+    def UpsertView2(self, **given: Any) -> dict[str, Any]:
+        view = {"id": _id("View", len(self.views) + 1), **given}
+        self.views.append(view)
+        return {"upsertView": {"view": view, "inserted": True}}
+
+    def View(self, name: str, entityName: str, viewName: str, **given: Any) -> dict[str, Any]:
+        found = [view for view in self.views if (view["projectName"], view["name"]) == (name, viewName)]
+        return {"project": {"allViews": _edges(found)}}
+
+    def GetDefaultEntity(self) -> dict[str, Any]:
+        return {"viewer": _viewer()}
+
     def RunFiles(self, project: str, entity: str, name: str, **given: Any) -> dict[str, Any]:
         files = self.runs[project, name].files
         nodes = [
@@ -272,6 +314,23 @@ class Store:
         ]
         owner = {"__typename": "ArtifactSequence", "artifactMembership": {"files": _edges(files)}}
         return {"project": {"artifactCollection": owner}}
+
+    def UpsertSweep(self, config: str, projectName: str, **given: Any) -> dict[str, Any]:
+        """A grid, whose runs an agent is to make."""
+        said = yaml.safe_load(config)
+        assert said["method"] == "grid", "only grids are known"
+        axes = [[(name, value) for value in values] for name, values in _axes(said["parameters"])]
+        self.sweep = [_nested(point) for point in itertools.product(*axes)]
+        self.sweep_config = config
+        project = {"id": _id("Project", projectName), "name": projectName, "entity": _entity()}
+        return {"upsertSweep": {"sweep": {"name": "swept", "project": project}, "configValidationWarnings": []}}
+
+    def SweepWithRuns(self, sweep: str, **given: Any) -> dict[str, Any]:
+        none = dict.fromkeys(("description", "bestLoss", "controller", "scheduler", "earlyStopJobRunning"))
+        times = dict.fromkeys(("createdAt", "heartbeatAt", "updatedAt"), _WHEN)
+        known = {"id": _id("Sweep", sweep), "name": sweep, "method": "grid", "state": "RUNNING"}
+        found = {**known, **none, **times, "config": self.sweep_config, "runs": _edges([])}
+        return {"project": {"sweep": found}}
 
     def CreateAgent(self, sweep: str, **given: Any) -> dict[str, Any]:
         return {"createAgent": {"agent": {"id": _id("Agent", sweep)}}}
@@ -352,6 +411,24 @@ class Store:
             **version,
             "artifact": {**details, **version},
         }
+
+
+def _axes(parameters: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    for name, said in parameters.items():
+        if "parameters" in said:
+            yield from _axes(said["parameters"], (*prefix, name))
+        else:
+            yield (*prefix, name), said.get("values", [said.get("value")])
+
+
+def _nested(point: Sequence[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for (*groups, last), value in point:
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return values
 
 
 def _hex(digest: str) -> str:
