@@ -13,10 +13,12 @@ from ae.objectives import Joint, Loss
 from ae.report import report
 from ae.run import Run, RunConfig
 from ae.training import Recipe, fit
+from ae.weights import About, load, load_weights, read_about, save_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "About",
     "Augment",
     "Autoencoder",
     "Batch",
@@ -41,6 +43,10 @@ __all__ = [
     "Stage",
     "evaluate",
     "fit",
+    "load",
+    "load_weights",
+    "read_about",
     "report",
+    "save_weights",
     "unchecked_range",
 ]

@@ -6,6 +6,7 @@ The contract is two methods: `forward(features) -> Code` and `expand(z) -> featu
 import math
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -35,8 +36,11 @@ class Code:
     @classmethod
     def deterministic(cls, z: Float[Tensor, "b *code"]) -> "Code":
         """The code of a bottleneck with no noise, no rate and no penalty."""
-        zeros = z.new_zeros(len(z))
+        zeros = z.new_zeros(z.shape[:1])  # len(z) would fix the batch size where the model is exported
         return cls(z=z, mean=z, rate=zeros, penalty=zeros)
+
+
+torch.export.register_dataclass(Code)  # so that what returns one can be exported
 
 
 class Identity(nn.Module):

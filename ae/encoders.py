@@ -42,7 +42,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         if not channels:
             raise InputError("an encoder needs at least one stage, got channels=()")
-        check_positive(in_channels=in_channels, channels=min(channels), std=torch.as_tensor(std).min().item())
+        check_positive(in_channels=in_channels, channels=min(channels), std=min(_numbers(std)))
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.norm = norm
@@ -83,7 +83,11 @@ def _stage(c_in: int, c_out: int, norm: bool) -> nn.Sequential:
 
 
 def _per_channel(value: float | Sequence[float], channels: int) -> Float[Tensor, "c 1 1"]:
-    values = torch.as_tensor(value, dtype=torch.get_default_dtype()).flatten()
+    values = _numbers(value)
     if len(values) not in (1, channels):
         raise InputError(f"mean and std take one number, or one for each of {channels} channels; got {len(values)}")
-    return values.expand(channels).reshape(channels, 1, 1).clone()
+    return torch.tensor(values if len(values) == channels else values * channels).reshape(channels, 1, 1)
+
+
+def _numbers(value: float | Sequence[float]) -> list[float]:
+    return [float(value)] if isinstance(value, int | float) else [float(each) for each in value]

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ae.checkpoint import write_whole
 from ae.data import Images
+from ae.files import write_whole
 from ae.metrics import Examined
 from ae.model import Autoencoder
 from ae.pictures import code_picture, is_picture, metric_line, pair_pictures, png, reconstruction_picture

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,6 +27,9 @@ class Output:
         return self.pixels.sigmoid()
 
 
+torch.export.register_dataclass(Output)  # so that a whole model can be exported
+
+
 class Autoencoder(nn.Module):
     """encoder -> bottleneck -> decoder, plus heads {name: module} that read the code's mean.
 
@@ -45,10 +49,14 @@ class Autoencoder(nn.Module):
         self.bottleneck = Identity() if bottleneck is None else bottleneck
         self.decoder = decoder
         self.heads = nn.ModuleDict(heads or {})
+        self.image_shape: tuple[int, ...] | None = None  # [c h w] that it was trained on, where that is known
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
-        """Images [b c h w] in [0, 1] -> Code."""
-        return self.bottleneck(self.encoder(images))
+        """Images [b c h w] in [0, 1] -> Code; raises InputError for images that the modules can't take."""
+        try:
+            return self.bottleneck(self.encoder(images))
+        except InputError as error:
+            raise self._explained(error, images) from None
 
     def decode(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
@@ -70,8 +78,18 @@ class Autoencoder(nn.Module):
         """Code -> {head: logits}."""
         return {name: head(code.mean) for name, head in self.heads.items()}
 
+    def _explained(self, error: InputError, images: Tensor) -> InputError:
+        """The error, with the images that it was made for where those are known, and were others."""
+        if self.image_shape is None or tuple(images.shape[1:]) == self.image_shape:
+            return error
+        expected = " ".join(map(str, self.image_shape))
+        return InputError(f"the model was trained on images [b {expected}], got {list(images.shape)}: {error}")
+
     def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
         """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and every head's logits."""
         code = self.encode(images)
         pixels = None if self.decoder is None else self.pixels(code.z, images.shape[-2:])
-        return Output(code, pixels, self.classify(code))
+        try:
+            return Output(code, pixels, self.classify(code))
+        except InputError as error:
+            raise self._explained(error, images) from None

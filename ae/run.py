@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from torch import nn
 
-from ae.checkpoint import load_state, read_description, save_state, save_weights, write_whole
+from ae.checkpoint import load_state, save_state
 from ae.checks import check_positive
 from ae.errors import InputError
 from ae.evidence import Evidence
+from ae.files import write_whole
 from ae.metrics import higher_is_better
 from ae.pictures import png
 from ae.signals import terminable, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
+from ae.weights import read_about, save_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -171,10 +173,17 @@ class Run:
         """The rows logged so far."""
         return read_history(self.folder)
 
-    def save_weights(self, name: Literal["model", "best"], model: nn.Module) -> None:
-        """Write the model's weights as `NAME.safetensors`."""
+    def save_weights(
+        self,
+        name: Literal["model", "best"],
+        model: nn.Module,
+        image: Sequence[int] | None = None,
+        classes: Sequence[str] = (),
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write the model's weights as `NAME.safetensors`, and what is to be known of them."""
         self._begin()
-        save_weights(self.folder / f"{name}.safetensors", model)
+        save_weights(self.folder / f"{name}.safetensors", model, image, classes, metrics)
 
     def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
         """Write the final numbers, with the best validation's, as `summary.json`, and the final pictures; W&B gets all.
@@ -244,11 +253,11 @@ class Run:
         """The files of weights with their aliases and what was measured of them; W&B calls the last one the latest."""
         best, final = self.folder / "best.safetensors", self.folder / "model.safetensors"
         if best.exists() and final.exists() and best.read_bytes() == final.read_bytes():
-            return [(["best", "latest"], final, {"model": read_description(final), **summary})]
+            return [(["best", "latest"], final, {"model": read_about(final).model, **summary})]
         metrics = {key: value for key, value in summary.items() if key.startswith("best/")}
         found = [(["best"], best, metrics), (["latest"], final, summary)]
         return [
-            (aliases, path, {"model": read_description(path), **measured})
+            (aliases, path, {"model": read_about(path).model, **measured})
             for aliases, path, measured in found
             if path.exists()
         ]

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from ae.checkpoint import write_whole
 from ae.cli import flags, parse, to_args
 from ae.errors import InputError
+from ae.files import write_whole
 from ae.run import is_running, read_history, read_summary
 from ae.seeding import derive
 
@@ -39,10 +39,10 @@ class Parameter:
     """What one flag may be: one of `values`, or a number from `low` to `high`, both included."""
 
     values: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
+    low: int | float = 0
+    high: int | float = 0
     log: bool = False
-    step: float | None = None
+    step: int | float | None = None
     is_integer: bool = False
 
     def distribution(self) -> "optuna.distributions.BaseDistribution":

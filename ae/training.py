@@ -198,14 +198,14 @@ def fit(
                 run.log(row, at.step, epoch, pictures)
                 if evaluates and at.validation.get("loss", math.inf) < at.best:
                     at.best = at.validation["loss"]
-                    run.save_weights("best", model)
+                    run.save_weights("best", model, data.shape, data.classes, with_prefix("val", at.validation))
                 if saves:
                     at.seconds = time.perf_counter() - started
                     run.save_state(_state(at, trained, optimizer))
             meter.restart()
 
     if run:
-        run.save_weights("model", model)
+        run.save_weights("model", model, data.shape, data.classes, with_prefix("val", at.validation))
     at.seconds = time.perf_counter() - started
     return {
         **with_prefix("val", at.validation),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae.checkpoint import write_whole
 from ae.cli import cli
 from ae.errors import InputError
+from ae.files import write_whole
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -25,8 +25,8 @@ from ae import (
     evaluate,
     fit,
 )
-from ae.checkpoint import load_weights
 from ae.training import Objective
+from ae.weights import load_weights
 
 QUICK = Recipe(epochs=3, batch_size=60, lr=0.05, log_every=2)  # 5 batches an epoch, the last one of 16
 

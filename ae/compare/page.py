@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ae.checkpoint import write_whole
 from ae.compare.comparison import Comparison, Group
 from ae.compare.records import shown
 from ae.compare.table import describe_states, form, number, short_names
+from ae.files import write_whole
 from ae.metrics import higher_is_better
 from ae.run import Row
 

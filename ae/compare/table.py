@@ -4,9 +4,9 @@ import csv
 import io
 from pathlib import Path
 
-from ae.checkpoint import write_whole
 from ae.compare.comparison import Comparison, Group
 from ae.compare.records import Record, shown
+from ae.files import write_whole
 
 
 def table(comparison: Comparison, each: bool = False) -> str:

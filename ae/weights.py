@@ -1,0 +1,295 @@
+"""Weights in files that say what they are: written, read, and made a model again. Nothing in a file is ever executed.
+
+The file is safetensors. Its header has one key, `ae`: sorted JSON with `format`, `model` (each module's class and its
+constructor's arguments) and, from format 2 on, `image` [c h w], `classes`, `metrics` and `versions`.
+"""
+
+import inspect
+import json
+import platform
+import re
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ae.bottlenecks import Dense, Identity
+from ae.decoders import DeconvDecoder
+from ae.encoders import ConvEncoder
+from ae.errors import InputError
+from ae.files import write_whole
+from ae.heads import Classifier
+from ae.model import Autoencoder
+
+FORMAT = 2
+_KNOWN: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (ConvEncoder, DeconvDecoder, Identity, Dense, Classifier)
+}
+_LARGEST_HEADER = 2**20  # bytes
+_LONGEST_LIST = 1024  # of a constructor's arguments
+_PARTS = ("encoder", "bottleneck", "decoder")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file of weights says of the model in it.
+
+    model     each module's class, and the arguments of its constructor where the class is one of `ae`
+    image     [c h w] of the images that it was trained on; None where the file does not say
+    classes   the names of its classes
+    metrics   what was measured of these weights
+    versions  of Python, ae and torch
+    format    of the file; None for weights that describe nothing
+    """
+
+    model: dict[str, Any]
+    image: tuple[int, ...] | None = None
+    classes: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def save_weights(
+    path: Path,
+    model: nn.Module,
+    image: Sequence[int] | None = None,
+    classes: Sequence[str] = (),
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write the model's weights and what is to be known of them.
+
+    The bytes are a function of what is given and of the versions alone: no time, path or id is in them.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in ("ae", "torch")}}
+    about = About(
+        describe(model), None if image is None else tuple(image), tuple(classes), dict(metrics or {}), versions
+    )
+    write_whole(path, save(tensors, {"ae": json.dumps(asdict(about), sort_keys=True)}))
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """The module's class, and for a class of `ae` its constructor's arguments, kept in attributes of their names."""
+    kind = type(module)
+    if kind.__module__.split(".")[0] != "ae":
+        return {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    named = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return {"class": kind.__qualname__, **{name: _describe_value(getattr(module, name)) for name in named}}
+
+
+def _describe_value(value: Any) -> Any:
+    match value:
+        case nn.ModuleDict():
+            return {name: describe(module) for name, module in value.items()}
+        case nn.Module():
+            return describe(value)
+        case Tensor():
+            return value.flatten().tolist()
+    return value
+
+
+def read_about(path: Path) -> About:
+    """What a file of weights says of itself; raises InputError where it is broken, or says nothing that can be read."""
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        content = json.loads(metadata["ae"])
+        if not isinstance(content["format"], int) or not isinstance(content["model"], dict):
+            raise TypeError("format or model is of the wrong kind")
+    except KeyError as error:
+        raise InputError(f"{path} does not say what model it holds (no {error} in its header)") from error
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"can't read {path}: {_one_line(error)}") from error
+    if content["format"] > FORMAT:
+        wanted = f"a version of ae that writes format {FORMAT} or older"
+        raise InputError(f"{path} is of format {content['format']}, newer than this version of ae: it needs {wanted}")
+    image = content.get("image")
+    return About(
+        model=content["model"],
+        image=None if image is None else tuple(image),
+        classes=tuple(content.get("classes", ())),
+        metrics=dict(content.get("metrics", {})),
+        versions=dict(content.get("versions", {})),
+        format=content["format"],
+    )
+
+
+def load_weights(path: Path, module: nn.Module, part: str | None = None, strict: bool = True) -> None:
+    """Read a file's weights into a module: all of them, or those of one `part` of the model, as in `encoder`.
+
+    With `strict`, the module must have the same tensors; without, those that both have are read. Raises InputError
+    that names the tensors which are missing, unexpected, or of another shape or dtype; the module is then as it was.
+    """
+    found = _read_tensors(path)
+    if part is not None:
+        prefix = f"{part}."
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+        if not found:
+            raise InputError(f"no weights of {part} in {path}")
+    expected = module.state_dict()
+    wrong = [
+        f"{name} is {_kind(found[name])}, must be {_kind(tensor)}"
+        for name, tensor in expected.items()
+        if name in found and _kind(found[name]) != _kind(tensor)
+    ]
+    missing = [name for name in expected if name not in found] if strict else []
+    unexpected = [name for name in found if name not in expected] if strict else []
+    problems = [("missing", missing), ("unexpected", unexpected), ("misshapen", wrong)]
+    said = "; ".join(f"{name}: {_some(names)}" for name, names in problems if names)
+    if said:
+        raise InputError(f"the weights in {path} don't fit: {said}")
+    if not found.keys() & expected.keys():
+        raise InputError(f"the weights in {path} don't fit: no tensor has a name that the module knows")
+    are_built_empty = any(tensor.is_meta for tensor in expected.values())
+    module.load_state_dict({k: v for k, v in found.items() if k in expected}, strict=False, assign=are_built_empty)
+
+
+def load(
+    path: str | Path,
+    *,
+    encoder: nn.Module | None = None,
+    bottleneck: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    heads: Mapping[str, nn.Module] | None = None,
+) -> Autoencoder:
+    """The model of a run's folder, a file of weights, or `wandb:entity/project/artifact:alias`, in evaluation mode.
+
+    Only `ae`'s own classes are built from what the file says; a module of another class is given, as in
+    `encoder=MyEncoder(...)`, and gets its weights. Raises InputError for a file that is broken or newer than this
+    version, and names what does not fit.
+    """
+    given = {"encoder": encoder, "bottleneck": bottleneck, "decoder": decoder}
+    with tempfile.TemporaryDirectory() as folder:
+        file = _find(path, Path(folder))
+        about = read_about(file)
+        try:
+            model = _build(about, given, heads or {})
+        except InputError as error:
+            raise InputError(f"can't load {path}: {error}") from error
+        load_weights(file, model)
+    model.image_shape = about.image
+    return model.eval()
+
+
+def _build(about: About, given: Mapping[str, nn.Module | None], heads: Mapping[str, nn.Module]) -> Autoencoder:
+    """The model that is described, of the modules given and of new ones that have no weights yet."""
+    if about.model.get("class") != "Autoencoder":
+        raise InputError(f"it holds no Autoencoder but {about.model.get('class')}: read it with load_weights")
+    parts = {}
+    for name in _PARTS:
+        said = about.model.get(name)
+        parts[name] = given[name] if given[name] is not None else None if said is None else _make(said, name)
+    said_heads = about.model.get("heads", {})
+    if not isinstance(said_heads, dict):
+        raise InputError("its heads are not described as they should be")
+    unknown = [name for name in heads if name not in said_heads]
+    if unknown:
+        raise InputError(f"it has no head {unknown[0]}, but {', '.join(said_heads) or 'none'}")
+    made = {name: heads[name] if name in heads else _make(said, name) for name, said in said_heads.items()}
+    if parts["encoder"] is None:
+        raise InputError("it does not describe its encoder")
+    try:
+        return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], made)
+    except (KeyError, TypeError) as error:  # a name that PyTorch does not allow for a head
+        raise InputError(f"its heads can't be built: {_one_line(error)}") from error
+
+
+def _make(said: Any, name: str) -> nn.Module:
+    """A module of one of `ae`'s classes, on the meta device: it takes no memory, whatever its sizes are said to be."""
+    if not isinstance(said, dict):
+        raise InputError(f"its {name} is not described as it should be")
+    kind = _KNOWN.get(str(said.get("class")))
+    if kind is None:
+        how = f"{name}=..." if name in _PARTS else f"heads={{{name!r}: ...}}"
+        raise InputError(
+            f"its {name} is of class {said.get('class')}, not one of ae's: give it, as in load(path, {how})"
+        )
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k != "class"}
+    for key, value in arguments.items():
+        values = value if isinstance(value, tuple) else [value]
+        if len(values) > _LONGEST_LIST or not all(isinstance(each, int | float) for each in values):
+            raise InputError(f"its {name} has an argument {key} that can't be right: {_short(value)}")
+    try:
+        with torch.device("meta"):
+            return kind(**arguments)
+    except (InputError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"its {name} can't be built: {_short(_one_line(error))}") from error
+
+
+def _find(path: str | Path, folder: Path) -> Path:
+    """The file of weights; one from W&B is downloaded to `folder`."""
+    if isinstance(path, str) and path.startswith("wandb:"):
+        return _download(path.removeprefix("wandb:"), folder)
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if (path / "model.safetensors").exists():
+        return path / "model.safetensors"
+    best = path / "best.safetensors"
+    hint = f"its training did not end; the best weights so far are in {best}" if best.exists() else "it is no run"
+    raise InputError(f"no model.safetensors in {path}: {hint}")
+
+
+def _download(name: str, folder: Path) -> Path:
+    """The weights in an artifact of W&B; only this one file of it is written."""
+    import wandb
+
+    if not re.fullmatch(r"[^/:]+/[^/:]+/[^/:]+:[^/:]+", name):
+        raise InputError(f"wandb:{name} names no artifact: it must be wandb:entity/project/artifact:alias")
+    try:
+        entry = wandb.Api(timeout=20).artifact(name, type="model").get_entry("model.safetensors")
+        return Path(entry.download(root=str(folder)))
+    except Exception as error:  # whatever the server's answers lead the client to
+        raise InputError(f"can't load wandb:{name}: {_one_line(error)}") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    _check_header(path)
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors has an exception of its own for each way to be broken
+        raise InputError(f"can't read {path}: {_one_line(error)}") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raise InputError unless the file begins as safetensors does, with a header that it can hold."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except FileNotFoundError as error:
+        raise InputError(f"no weights {path}") from error
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 0 < length <= min(_LARGEST_HEADER, size - 8):
+        raise InputError(f"{path} is no whole safetensors file")
+
+
+def _kind(tensor: Tensor) -> str:
+    """Shape and dtype, as a message says them."""
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _some(names: Sequence[str], count: int = 8) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,368 @@
+"""Weights in files: what they say of themselves, the models that they become, and what is refused."""
+
+import copy
+import json
+import pickle
+import platform
+import random
+import struct
+from collections import OrderedDict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from safetensors import safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
+from torch import nn
+
+import ae
+from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
+from ae.weights import describe, load, load_weights, read_about, save_weights
+from tests.tracked import job, slow
+from tests.wandb_server import WandbServer
+
+FILES = Path(__file__).parent / "files"
+
+
+def joint(latent: int = 5) -> Autoencoder:
+    encoder = ConvEncoder(3, (4, 6), norm=True, mean=[0.25, 0.5, 0.75])
+    heads = {"digit": Classifier((latent,), 7, hidden=9)}
+    return Autoencoder(encoder, DeconvDecoder(3, (6, 4)), Dense((6, 7, 7), latent), heads)
+
+
+def are_equal(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# What a file says
+
+
+def test_the_header_describes_the_modules(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(path, joint(), image=(3, 28, 28), classes=("a", "b"), metrics={"val/mse": 0.5})
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert list(header) == ["ae"]
+    content = json.loads(header["ae"])
+    assert content.pop("versions") == {
+        "python": platform.python_version(),
+        "ae": ae.__version__,
+        "torch": version("torch"),
+    }
+    assert content == {
+        "format": 2,
+        "image": [3, 28, 28],
+        "classes": ["a", "b"],
+        "metrics": {"val/mse": 0.5},
+        "model": {
+            "class": "Autoencoder",
+            "encoder": {
+                "class": "ConvEncoder",
+                "in_channels": 3,
+                "channels": [4, 6],
+                "norm": True,
+                "mean": [0.25, 0.5, 0.75],
+                "std": [0.5, 0.5, 0.5],
+            },
+            "decoder": {"class": "DeconvDecoder", "out_channels": 3, "channels": [6, 4], "norm": False},
+            "bottleneck": {"class": "Dense", "in_shape": [6, 7, 7], "latent": 5},
+            "heads": {"digit": {"class": "Classifier", "in_shape": [5], "classes": 7, "hidden": 9}},
+        },
+    }
+    about = read_about(path)
+    assert (about.image, about.classes, about.metrics, about.format) == ((3, 28, 28), ("a", "b"), {"val/mse": 0.5}, 2)
+
+
+def test_the_bytes_are_a_function_of_the_model(tmp_path: Path) -> None:
+    model = joint()
+    save_weights(tmp_path / "a", model)
+    save_weights(tmp_path / "b", model.to(memory_format=torch.channels_last))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_users_own_module_is_named_only() -> None:
+    model = Autoencoder(nn.Flatten(), nn.Linear(4, 4))
+    assert describe(model)["encoder"] == {"class": "torch.nn.modules.flatten.Flatten"}
+    assert describe(model)["bottleneck"] == {"class": "Identity"}
+
+
+# Loading models
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("parts", ["all", "no decoder", "no head", "no bottleneck"])
+def test_a_model_comes_back_whole(tmp_path: Path, parts: str, norm: bool) -> None:
+    encoder, decoder = ConvEncoder(1, (4, 6), norm, mean=0.1, std=0.3), DeconvDecoder(1, (6, 4), norm)
+    latent = parts != "no bottleneck"
+    model = Autoencoder(
+        encoder,
+        None if parts == "no decoder" else decoder,
+        Dense((6, 7, 7), 5) if latent else None,
+        {} if parts == "no head" else {"digit": Classifier((5,) if latent else (6, 7, 7), 7, hidden=9)},
+    )
+    images = torch.rand(4, 1, 28, 28)
+    model(images)  # batch norm gathers statistics
+    save_weights(tmp_path / "model.safetensors", model, (1, 28, 28))
+    loaded = load(tmp_path / "model.safetensors")
+    assert are_equal(loaded, model)
+    assert not any(module.training for module in loaded.modules())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert describe(loaded) == describe(model)
+    out, expected = loaded(images), model.eval()(images)
+    assert torch.equal(out.code.z, expected.code.z)
+    assert out.logits.keys() == expected.logits.keys()
+    if model.decoder is not None:
+        assert torch.equal(out.pixels, expected.pixels)
+
+
+def test_a_runs_folder_and_its_parts(digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    model = load(tmp_path / "run")
+    assert model.image_shape == (1, 28, 28)
+    assert read_about(tmp_path / "run/model.safetensors").classes == tuple("0123456789")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert read_about(tmp_path / "run/best.safetensors").metrics["val/mse"] == summary["best/val/mse"]
+    assert ae.evaluate(model, digits.test())["mse"] == pytest.approx(summary["test/mse"])  # type: ignore[misc]
+    for part in (model.encoder, model.decoder, model.heads["digit"]):
+        assert isinstance(part, nn.Module)
+        assert are_equal(copy.deepcopy(part), part)
+    (tmp_path / "run/model.safetensors").unlink()
+    with pytest.raises(
+        InputError, match=r"its training did not end; the best weights so far are in .*best.safetensors"
+    ):
+        load(tmp_path / "run")
+    with pytest.raises(InputError, match=r"no model.safetensors in .*: it is no run"):
+        load(tmp_path)
+
+
+def test_a_models_artifact(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", project="p"))
+    name = f"wandb:tester/p/model-{server.run.name}"
+    assert are_equal(load(f"{name}:latest"), load(tmp_path / "run"))
+    assert are_equal(load(f"{name}:best"), load(tmp_path / "run/best.safetensors"))
+    wandb.teardown()
+    with pytest.raises(InputError, match="can't load wandb:tester/p/nothing:latest"):
+        load("wandb:tester/p/nothing:latest")
+    for bad in ("wandb:p", "wandb:tester/p/model", "wandb:a/../b/c:d"):
+        with pytest.raises(InputError, match="names no artifact"):
+            load(bad)
+
+
+def test_a_file_of_format_1_loads() -> None:
+    """Written by version 0.1.0; what it gave for these images then."""
+    path = FILES / "format1.safetensors"
+    assert (read_about(path).format, read_about(path).image) == (1, None)
+    out = load(path)(torch.linspace(0, 1, 144).reshape(1, 1, 12, 12))
+    expected = torch.tensor([[-0.3896750211715698, -0.35334521532058716, -0.49011796712875366]])
+    torch.testing.assert_close(out.logits["digit"], expected)
+    assert out.reconstruction.mean().item() == pytest.approx(0.43340134620666504)
+
+
+def test_a_newer_file_is_refused(tmp_path: Path) -> None:
+    path = rewritten(tmp_path, lambda about: about.update(format=3))
+    with pytest.raises(InputError, match="is of format 3, newer than this version of ae"):
+        load(path)
+
+
+class Own(nn.Module):
+    """A module of a user's own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 4, stride=4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images)
+
+
+def test_a_module_of_the_users_own_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = Autoencoder(Own(6), DeconvDecoder(1, (6, 4)), heads={"own": nn.Flatten(), "digit": Classifier((6, 7, 7))})
+    save_weights(path, model)
+    with pytest.raises(InputError, match=r"its encoder is of class .*Own, not one of ae's: give it.*encoder=\.\.\."):
+        load(path)
+    with pytest.raises(InputError, match=r"its own is of class .*Flatten.* heads=\{'own': \.\.\.\}"):
+        load(path, encoder=Own(6))
+    given = Own(6)
+    loaded = load(path, encoder=given, heads={"own": nn.Flatten()})
+    assert loaded.encoder is given
+    assert are_equal(loaded, model)
+    with pytest.raises(InputError, match=r"misshapen: encoder.conv.weight is \[6, 1, 4, 4\].*must be \[7, 1, 4, 4\]"):
+        load(path, encoder=Own(7), heads={"own": nn.Flatten()})
+    with pytest.raises(InputError, match="it has no head other, but digit, own"):
+        load(path, encoder=Own(6), heads={"other": nn.Flatten()})
+
+
+# Loading weights into modules
+
+
+def test_one_part_into_any_module(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", joint()
+    save_weights(path, model)
+    encoder = ConvEncoder(3, (4, 6), norm=True, mean=[0.25, 0.5, 0.75])
+    load_weights(path, encoder, part="encoder")
+    assert are_equal(encoder, model.encoder)
+    head = Classifier((5,), 7, hidden=9)
+    load_weights(path, head, part="heads.digit")
+    assert are_equal(head, model.heads["digit"])
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    load_weights(path, nn.Sequential(OrderedDict(conv=conv, more=nn.Linear(1, 1))), "encoder.stages.0", strict=False)
+    assert torch.equal(conv.weight, model.state_dict()["encoder.stages.0.conv.weight"])
+    with pytest.raises(InputError, match=r"no weights of encoders in"):
+        load_weights(path, encoder, part="encoders")
+    with pytest.raises(InputError, match="no tensor has a name that the module knows"):
+        load_weights(path, nn.Linear(1, 1), strict=False)
+
+
+def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(path, joint(latent=5))
+    other = Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), Dense((6, 7, 7), 6), {"c": Classifier((6,))})
+    before = copy.deepcopy(other)
+    with pytest.raises(InputError) as error:
+        load_weights(path, other)
+    said = str(error.value)
+    assert "missing: heads.c.fc1.weight" in said
+    assert "unexpected: encoder.stages.0.norm" in said or "encoder.stages.0.norm.bias" in said
+    assert "misshapen: bottleneck.reduce.weight is [5, 294] float32, must be [6, 294] float32" in said
+    assert "\n" not in said
+    assert are_equal(other, before)
+    with pytest.raises(InputError, match="misshapen"):
+        load_weights(path, other, strict=False)
+    with pytest.raises(InputError, match=r"weight is .* float32, must be .* float64"):
+        load_weights(path, joint().double())
+
+
+# What is refused
+
+
+def rewritten(folder: Path, change: Any = lambda about: None, tensors: Any = lambda tensors: None) -> Path:
+    """A file of weights whose description or tensors have been tampered with."""
+    path = folder / "model.safetensors"
+    save_weights(path, joint())
+    found = load_tensors(path.read_bytes())
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["ae"])
+    change(about)
+    tensors(found)
+    path.write_bytes(save(found, {"ae": json.dumps(about)}))
+    return path
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is no whole safetensors file"),
+        (b"\x01", "is no whole safetensors file"),
+        (struct.pack("<Q", 2**60) + b"{}", "is no whole safetensors file"),
+        (struct.pack("<Q", 2) + b"{}", "does not say what model it holds"),
+        (struct.pack("<Q", 3) + b"{]}", "can't read"),
+        (pickle.dumps(Evil()), "is no whole safetensors file"),
+        (save({"a": torch.zeros(1)}), "does not say what model it holds"),
+        (save({"a": torch.zeros(1)}, {"ae": "[" * 100_000}), "can't read"),
+        (save({"a": torch.zeros(1)}, {"ae": '{"format": "1", "model": {}}'}), "format or model is of the wrong kind"),
+        (save({"a": torch.zeros(1)}, {"ae": '{"format": 1, "model": {"class": "os.system"}}'}), "holds no Autoencoder"),
+    ],
+)
+def test_a_broken_or_hostile_file_gets_one_clear_line(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=complaint) as error:
+        load(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+    assert not Path("executed").exists()
+
+
+def test_a_file_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no weights .*nowhere"):
+        load(tmp_path / "nowhere")
+    path = rewritten(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="can't read"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda a: a["model"]["encoder"].update(channels=[10**6] * 3), "misshapen: encoder.stages.0.conv.weight"),
+        (lambda a: a["model"]["encoder"].update(channels=[10**12] * 3), "its encoder can't be built"),
+        (lambda a: a["model"]["encoder"].update(channels=[4] * 2000), "an argument channels that can't be right"),
+        (lambda a: a["model"]["encoder"].update(channels="ab"), "an argument channels that can't be right"),
+        (lambda a: a["model"]["encoder"].update(channels=[]), "needs at least one stage"),
+        (lambda a: a["model"]["encoder"].update(channels=[1.5]), "its encoder can't be built"),
+        (lambda a: a["model"]["encoder"].update(color=1), "its encoder can't be built: .*color"),
+        (lambda a: a["model"]["encoder"].update({"class": "Autoencoder"}), "not one of ae's"),
+        (lambda a: a["model"].update(encoder=None), "does not describe its encoder"),
+        (lambda a: a["model"].update(encoder="ConvEncoder"), "its encoder is not described as it should be"),
+        (lambda a: a["model"].update(heads=[]), "its heads are not described as they should be"),
+        (lambda a: a["model"]["heads"].update({"a.b": a["model"]["heads"]["digit"]}), "its heads can't be built"),
+        (lambda a: a["model"].pop("decoder"), "unexpected: decoder.stages.0.deconv.bias, decoder"),
+    ],
+)
+def test_a_description_that_cannot_be_right_is_refused(tmp_path: Path, change: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        load(rewritten(tmp_path, change))
+
+
+def test_tensors_of_another_dtype_are_refused(tmp_path: Path) -> None:
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["encoder.mean"] = tensors["encoder.mean"].half()
+
+    with pytest.raises(InputError, match=r"encoder.mean is \[3, 1, 1\] float16, must be \[3, 1, 1\] float32"):
+        load(rewritten(tmp_path, tensors=halve))
+
+
+@pytest.mark.parametrize("count", [100, slow(2000)])
+def test_mutated_files_load_or_are_refused(tmp_path: Path, count: int) -> None:
+    """Bytes changed, cut out, doubled and put in, most of them in the header: a model or one clear line, no more."""
+    whole = rewritten(tmp_path).read_bytes()
+    header = 8 + struct.unpack("<Q", whole[:8])[0]
+    path, rng = tmp_path / "mutated.safetensors", random.Random(0)
+    complaints = []
+    for _ in range(count):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            at = rng.randrange(header if rng.random() < 0.9 else len(content))
+            match rng.randrange(4):
+                case 0:
+                    content[at] = rng.randrange(256)
+                case 1:
+                    del content[at : at + rng.choice([1, 2, 100])]
+                case 2:
+                    content[at:at] = content[at : at + rng.choice([1, 5, 50])]
+                case 3:
+                    content[at:at] = rng.choice([b"0", b"9", b"-", b'"', b"[", b"}", b"null", b"1e99", b"\\u0000"])
+        path.write_bytes(content)
+        try:
+            assert isinstance(load(path), Autoencoder)
+        except InputError as error:
+            complaints.append(str(error))
+    assert len(complaints) > count / 2
+    assert not any("\n" in complaint for complaint in complaints)
+
+
+def test_images_that_the_model_was_not_trained_on_are_named(tmp_path: Path, unhooked: None) -> None:
+    save_weights(tmp_path / "model.safetensors", joint(), image=(3, 28, 28))
+    model = load(tmp_path / "model.safetensors")
+    model(torch.rand(2, 3, 28, 28))
+    expected = (
+        r"trained on images \[b 3 28 28\], got \[2, 3, 32, 32\]: features must be \[b 6 7 7\], got \[2, 6, 8, 8\]"
+    )
+    with pytest.raises(InputError, match=expected):
+        model(torch.rand(2, 3, 32, 32))
+    with pytest.raises(InputError, match=r"trained on images \[b 3 28 28\], got \[2, 1, 28, 28\]"):
+        model.encode(torch.rand(2, 1, 28, 28))
+    with pytest.raises(InputError, match=r"images must lie in \[0, 1\], got 0 to 255"):
+        model(torch.linspace(0, 255, 2352).reshape(1, 3, 28, 28))
