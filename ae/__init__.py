@@ -2,7 +2,7 @@
 
 from ae.bottlenecks import Code, Dense, Identity
 from ae.checks import unchecked_range
-from ae.data import Augment, Batch, Batches, Data, Images, Splits
+from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.decoders import DeconvDecoder
 from ae.encoders import ConvEncoder, Stage
 from ae.errors import DivergedError, InputError
@@ -31,6 +31,7 @@ __all__ = [
     "Dense",
     "DivergedError",
     "Identity",
+    "ImageSet",
     "Images",
     "InputError",
     "Joint",
@@ -41,6 +42,7 @@ __all__ = [
     "RunConfig",
     "Splits",
     "Stage",
+    "Streamed",
     "evaluate",
     "fit",
     "load",

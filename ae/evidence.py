@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ae.data import Images
+from ae.data import ImageSet
 from ae.files import write_whole
 from ae.metrics import Examined
 from ae.model import Autoencoder
@@ -79,7 +79,7 @@ def _read_picture(path: Path) -> "Image":
         return picture.copy()
 
 
-def gather(model: Autoencoder, images: Images, examined: Examined) -> Evidence:
+def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence:
     """The evidence on `images`, of which `examined` holds the metrics of each.
 
     pictures  `reconstructions`, some of each class; `code`, its two principal components
@@ -102,7 +102,7 @@ def gather(model: Autoencoder, images: Images, examined: Examined) -> Evidence:
     return Evidence(pictures, tables)
 
 
-def _table(model: Autoencoder, images: Images, examined: Examined, index: Int64[Tensor, " m"]) -> Table:
+def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int64[Tensor, " m"]) -> Table:
     """A row for each of these images: picture, label, prediction and errors, as far as they apply."""
     metrics = [name for name in ("mse", "cross_entropy") if name in examined.values]
     classifies = examined.predictions is not None
@@ -123,7 +123,7 @@ def _confusion(labels: Int64[Tensor, " n"], predictions: Int64[Tensor, " n"], cl
     return Table(("Actual", "Predicted", "nPredictions"), rows)
 
 
-def _of_each_class(images: Images) -> Int64[Tensor, " n"]:
+def _of_each_class(images: ImageSet) -> Int64[Tensor, " n"]:
     """An order of the images: the first of each class, then the second of each, and so on."""
     rank = torch.zeros_like(images.labels)
     for label in images.labels.unique():

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ae.checks import unchecked_range
-from ae.data import Batch, Images
+from ae.data import Batch, ImageSet
 from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
 from ae.objectives import Loss, only_head
@@ -69,7 +69,7 @@ class Examined:
 
 def evaluate(
     model: Autoencoder,
-    images: Images,
+    images: ImageSet,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
     step: int = 0,
     batch_size: int = 256,
@@ -86,7 +86,7 @@ def evaluate(
 @torch.no_grad()
 def examine(
     model: Autoencoder,
-    images: Images,
+    images: ImageSet,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
     step: int = 0,
     batch_size: int = 256,

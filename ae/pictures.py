@@ -2,14 +2,15 @@
 
 import colorsys
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ae.checks import unchecked_range
-from ae.data import Batch, Images
+from ae.data import Batch, ImageSet
 from ae.metrics import evaluating
 from ae.model import Autoencoder, Output
 from ae.objectives import only_head
@@ -33,7 +34,7 @@ def metric_line(metrics: dict[str, float]) -> str:
 
 
 @torch.no_grad()
-def reconstruction_picture(model: Autoencoder, images: Images, count: int = 14, title: str = "") -> "Image":
+def reconstruction_picture(model: Autoencoder, images: ImageSet, count: int = 14, title: str = "") -> "Image":
     """The first `count` images above their reconstructions and the error, red where too bright and blue where too dark.
 
     Under each stand its mean squared error and, where the model has a head, the predicted class, red where it is wrong.
@@ -72,7 +73,7 @@ def reconstruction_picture(model: Autoencoder, images: Images, count: int = 14, 
     return canvas
 
 
-def pair_pictures(model: Autoencoder, images: Images) -> list["Image"]:
+def pair_pictures(model: Autoencoder, images: ImageSet) -> list["Image"]:
     """A picture for each image: itself, with its reconstruction at its right where the model has a decoder."""
     batch, output = _look(model, images)
     shown = [batch.images.cpu()]
@@ -82,32 +83,39 @@ def pair_pictures(model: Autoencoder, images: Images) -> list["Image"]:
 
 
 @torch.no_grad()
-def code_picture(model: Autoencoder, images: Images, count: int = 1000) -> "Image":
+def code_picture(model: Autoencoder, images: ImageSet, count: int = 1000) -> "Image":
     """The codes of the first `count` images along their two principal components, a dot each, coloured by label."""
-    from PIL import Image, ImageDraw, ImageFont
-
     some = images.select(slice(count))
     device = next(model.parameters()).device
     with evaluating(model), unchecked_range():
         codes = [model.encode(batch.images).mean.flatten(1) for batch in some.to(device).in_order(256)]
     places, explained = principal_components(torch.cat(codes).float().cpu())
+    title = f"codes of {len(some):,} test images: {', '.join(f'{part:.0%}' for part in explained)} of the variance"
+    return scatter_picture(places, some.labels, images.classes, title)
+
+
+def scatter_picture(
+    places: Float[Tensor, "n 2"], labels: Int64[Tensor, " n"], classes: Sequence[str], title: str
+) -> "Image":
+    """A dot at each place, coloured by its label."""
+    from PIL import Image, ImageDraw, ImageFont
+
     side, legend, margin, radius, fine = 560, 130, 40, 3, 3  # drawn three times as fine, then scaled down
     low, high = places.amin(0), places.amax(0)
     at = margin + (places - low) / (high - low).clamp(min=1e-12) * (side - 2 * margin)
     canvas = Image.new("RGB", (fine * (side + legend), fine * (side + _TOP)), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    colours = [_colour(c, len(images.classes)) for c in range(len(images.classes))]
+    colours = [_colour(c, len(classes)) for c in range(len(classes))]
 
     def dot(x: int | float, y: int | float, label: int) -> None:
         box = [fine * v for v in (x - radius, y - radius, x + radius, y + radius)]
         draw.ellipse(box, _UNLABELLED if label < 0 else colours[label])
 
-    for (x, y), label in zip(at.tolist(), some.labels.tolist(), strict=True):
+    for (x, y), label in zip(at.tolist(), labels.tolist(), strict=True):
         dot(x, _TOP + side - y, label)
     font = ImageFont.load_default(15 * fine)
-    title = f"codes of {len(some):,} test images: {', '.join(f'{part:.0%}' for part in explained)} of the variance"
     draw.text((fine * 10, fine * 10), title, _INK, font)
-    for label, name in enumerate(images.classes[:20]):
+    for label, name in enumerate(classes[:20]):
         y = _TOP + margin + 22 * label
         dot(side + 10, y, label)
         draw.text((fine * (side + 22), fine * y), name[:14], _INK, font, anchor="lm")
@@ -137,7 +145,7 @@ def principal_components(
 
 
 @torch.no_grad()
-def _look(model: Autoencoder, images: Images) -> tuple[Batch, Output]:
+def _look(model: Autoencoder, images: ImageSet) -> tuple[Batch, Output]:
     """All images as one batch, and what the model makes of them."""
     batch = images.to(next(model.parameters()).device).batch(slice(None))
     with evaluating(model), unchecked_range():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ae.data import Images, Splits
+from ae.data import ImageSet, Splits
 from ae.evidence import Evidence, gather
 from ae.metrics import examine, with_prefix
 from ae.model import Autoencoder
@@ -40,7 +40,7 @@ def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run
 
 
 @torch.no_grad()
-def code_size(model: Autoencoder, images: Images) -> int:
+def code_size(model: Autoencoder, images: ImageSet) -> int:
     """How many numbers the code of one image has: what a reconstruction error must be read with."""
     device = next(model.parameters()).device
     return model.encode(images.select(slice(1)).to(device).batch(slice(None)).images).mean[0].numel()

@@ -14,6 +14,7 @@ from ae.pictures import (
     principal_components,
     reconstruction_picture,
 )
+from tests.held import held
 
 
 class Brighter(nn.Module):
@@ -35,7 +36,7 @@ def test_shows_originals_reconstructions_and_signed_errors(digits: Splits) -> No
     original, reconstruction, error = (
         picture[top + row * tile :, left:][: 28 * scale : scale, : 28 * scale : scale] for row in range(3)
     )
-    digit = digits.train.pixels[0, 0].numpy()
+    digit = held(digits.train).pixels[0, 0].numpy()
     assert (original == digit[..., None]).all()
     dark = digit < 128
     assert (abs(reconstruction[dark].astype(int) - digit[dark, None] - 64) <= 1).all()
@@ -74,7 +75,7 @@ def test_principal_components_of_few_points_or_dimensions(shape: tuple[int, int]
 
 
 def test_the_code_has_a_dot_of_its_labels_colour_for_each_image(digits: Splits) -> None:
-    images = Images(digits.train.pixels[:2], torch.tensor([0, -1]), ("a", "b"))
+    images = Images(held(digits.train).pixels[:2], torch.tensor([0, -1]), ("a", "b"))
     picture = np.asarray(code_picture(model(), images))
     colours = {tuple(colour) for colour in picture[40:600, :560].reshape(-1, 3).tolist()}
     assert (166, 25, 25) in colours  # class a
@@ -87,7 +88,7 @@ def test_pairs_are_the_image_and_its_reconstruction_side_by_side(digits: Splits)
     assert len(pairs) == 3
     pair = np.asarray(pairs[1])
     assert pair.shape == (28, 56, 3)
-    assert (pair[:, :28, 0] == digits.train.pixels[1, 0].numpy()).all()
+    assert (pair[:, :28, 0] == held(digits.train).pixels[1, 0].numpy()).all()
     alone = Autoencoder(nn.Identity())
     alone.register_parameter("unused", nn.Parameter(torch.zeros(1)))
     assert pair_pictures(alone, digits.train.select(slice(1)))[0].size == (28, 28)

@@ -1,7 +1,9 @@
 """A data set held whole on the device, and its batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, tee
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -64,6 +66,10 @@ class Images:
         """The images of this index."""
         return Images(self.pixels[index], self.labels[index], self.classes)
 
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "Images":
+        """The same images with other labels."""
+        return Images(self.pixels, labels, self.classes)
+
     def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
         """The batch of this index, scaled to [0, 1]."""
         return Batch(self.pixels[index].float() / 255, self.labels[index])
@@ -72,6 +78,39 @@ class Images:
         """Every image once, in order."""
         for start in range(0, len(self), batch_size):
             yield self.batch(slice(start, start + batch_size))
+
+    def stream(self, indices: Iterable[Int64[Tensor, " _"]]) -> Iterator[Batch]:
+        """The batches of these indices, in their order."""
+        for index in indices:
+            yield self.batch(index.to(self.labels.device, non_blocking=True))
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """What training, evaluation and pictures ask of a data set: `Images`, held whole, or `Streamed`, read in use."""
+
+    @property
+    def labels(self) -> Int64[Tensor, " n"]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> "ImageSet": ...
+
+    def select(self, index: Int64[Tensor, " m"] | slice) -> "ImageSet": ...
+
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "ImageSet": ...
+
+    def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch: ...
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]: ...
+
+    def stream(self, indices: Iterable[Int64[Tensor, " _"]]) -> Iterator[Batch]: ...
 
 
 class Batches:
@@ -84,7 +123,7 @@ class Batches:
 
     def __init__(
         self,
-        data: Images,
+        data: ImageSet,
         batch_size: int,
         seed: int,
         augment: Augment | None = None,
@@ -116,18 +155,22 @@ class Batches:
 
     def starting_at(self, step: int) -> Iterator[Batch]:
         """Batch number `step` of the training, counted from 0, and all that follow, epoch after epoch, without end."""
+        places, again = tee(self._places(step))
+        batches = self.data.stream(index for _, _, index in again)
+        for (epoch, i, _), batch in zip(places, batches, strict=False):  # both without end
+            yield Batch(self.augment(batch.images, generator("augment", self.seed, epoch, i)), batch.labels)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches."""
+        return islice(self.starting_at(epoch * len(self)), len(self))
+
+    def _places(self, step: int) -> Iterator[tuple[int, int, Int64[Tensor, " b"]]]:
+        """Of batch number `step` and all that follow: epoch, place in it, and which images."""
         epoch, skip = divmod(step, len(self))
         while True:
-            yield from self.epoch(epoch, skip)
+            for i, index in enumerate(self.order(epoch)[skip:], start=skip):
+                yield epoch, i, index
             epoch, skip = epoch + 1, 0
-
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The epoch's batches but for the first `skip`."""
-        order = self.order(epoch)
-        on_device = torch.cat(order).to(self.data.labels.device).split([len(index) for index in order])
-        for i, index in enumerate(on_device[skip:], start=skip):
-            batch = self.data.batch(index)
-            yield Batch(self.augment(batch.images, generator("augment", self.seed, epoch, i)), batch.labels)
 
     def order(self, epoch: int) -> list[Int64[Tensor, " b"]]:
         """Which images each of the epoch's batches holds."""

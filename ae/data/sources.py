@@ -1,23 +1,29 @@
 """Where the named data sets come from. Each gives its training images, and a function that reads its test images."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from ae.data.files import SUFFIXES, images_in, open_files
 from ae.data.idx import read_idx
-from ae.data.images import Images
+from ae.data.images import Images, ImageSet
+from ae.data.streamed import Streamed
 from ae.errors import InputError
 
+Kind = TypeVar("Kind", bound=ImageSet, covariant=True)
 
-class Source(NamedTuple):
+
+@dataclass(frozen=True)
+class Source(Generic[Kind]):
     """A data set: its training images, and its test images, read when asked for."""
 
-    train: Images
-    test: Callable[[], Images]
+    train: Kind
+    test: Callable[[], Kind]
 
 
 _DIGITS = tuple("0123456789")
@@ -31,7 +37,7 @@ _MNIST_SHA256 = {
 }
 
 
-def mnist(folder: Path = _MNIST) -> Source:
+def mnist(folder: Path = _MNIST) -> Source[Images]:
     """LeCun, Cortes & Burges: 60,000 and 10,000 handwritten digits [1 28 28], from the archives in `folder`."""
 
     def read(part: str) -> Images:
@@ -44,7 +50,7 @@ def mnist(folder: Path = _MNIST) -> Source:
     return Source(read("train"), lambda: read("t10k"))
 
 
-def from_torchvision(name: str, root: Path) -> Source:
+def from_torchvision(name: str, root: Path) -> Source[Images]:
     """One of torchvision's data sets by the name it has here, found in `root` or downloaded there."""
     from torchvision import datasets
 
@@ -84,25 +90,25 @@ def from_torchvision(name: str, root: Path) -> Source:
     return Source(read(train=True), lambda: read(train=False))
 
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 _HELD_OUT_FOR_TEST = 0.1
 
 
-def folder(root: Path, size: int | None = None) -> Source:
+def folder(root: Path, size: int | None = None, workers: int | None = None) -> Source[ImageSet]:
     """A folder with a folder of images for each class; or with two such folders, `train` and `test`.
 
     Without a `test` folder, a tenth of the images is held out for the test, the same ones at every reading. Images are
     grey where all are, else RGB. With `size`, the shorter side is resized to it and the middle is cropped square;
-    without, all must be of one size. Raises InputError for a folder without images, and names a file that is no image.
+    without, all must be of one size. With `workers`, images are not held in memory but read when they are used, by so
+    many processes. Raises InputError for a folder without images, and names a file that is no image.
     """
     if not root.is_dir():
         raise InputError(f"no folder {root}: --data.root takes a folder with a folder of images for each class")
     parts = [root / "train", root / "test"] if all((root / part).is_dir() for part in ("train", "test")) else [root]
-    classes = tuple(sorted(path.name for path in parts[0].iterdir() if _is_class(path)))
+    classes = tuple(sorted(path.name for path in parts[0].iterdir() if path.is_dir() and images_in(path)))
     if not classes:
-        wanted = f"{parts[0]}/CLASS/*.png (or {', '.join(sorted(_SUFFIXES - {'.png'}))})"
+        wanted = f"{parts[0]}/CLASS/*.png (or {', '.join(sorted(SUFFIXES - {'.png'}))})"
         raise InputError(f"no images in {parts[0]}: expected {wanted}")
-    files = [[(path, label) for label, c in enumerate(classes) for path in _images_in(part / c)] for part in parts]
+    files = [[(path, label) for label, c in enumerate(classes) for path in images_in(part / c)] for part in parts]
     if len(parts) == 2:
         train_files, test_files = files
     else:
@@ -110,45 +116,17 @@ def folder(root: Path, size: int | None = None) -> Source:
         held_out = int(len(order) * _HELD_OUT_FOR_TEST)
         test_files = [files[0][i] for i in sorted(order[:held_out])]
         train_files = [files[0][i] for i in sorted(order[held_out:])]
-    train = _read_files(train_files, classes, size, mode=None)
-    mode = "L" if train.shape[0] == 1 else "RGB"
-    side = size or train.shape[1:]
-    return Source(train, lambda: _read_files(test_files, classes, side, mode))
 
+    def read(chosen: list[tuple[Path, int]], mode: str | None, shape: tuple[int, int] | None) -> ImageSet:
+        if not chosen:
+            raise InputError("no images for the test: add a folder `test`, or give ten images or more")
+        paths, labels = zip(*chosen, strict=True)
+        found = open_files(paths, labels, size, mode, shape)
+        if workers is not None:
+            channels = 1 if found.mode == "L" else 3
+            return Streamed(found, torch.tensor(labels), classes, (channels, *found.shape), workers)
+        return Images(torch.stack([found[i][0] for i in range(len(found))]), torch.tensor(labels), classes)
 
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and bool(_images_in(path))
-
-
-def _images_in(path: Path) -> list[Path]:
-    return sorted(file for file in path.glob("*") if file.suffix.lower() in _SUFFIXES)
-
-
-def _read_files(
-    files: list[tuple[Path, int]], classes: tuple[str, ...], size: int | tuple[int, int] | None, mode: str | None
-) -> Images:
-    """The images in `files`, all in one mode (None: as the files need) and size (None: all must have the same)."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    if not files:
-        raise InputError("no images for the test: add a folder `test`, or give ten images or more")
-    images = []
-    for path, _ in files:
-        try:
-            with Image.open(path) as file:
-                if file.mode.startswith(("I", "F")):
-                    raise InputError(f"{path} has pixels of more than 8 bits (mode {file.mode}): convert it first")
-                image = file.convert("L" if file.mode in ("1", "L", "LA") else "RGB")
-        except OSError as error:
-            raise InputError(f"{path} is no image: {error}") from error
-        images.append(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if isinstance(size, int) else image)
-    mode = mode or ("L" if all(image.mode == "L" for image in images) else "RGB")
-    expected = size if isinstance(size, tuple) else images[0].size[::-1]
-    for (path, _), image in zip(files, images, strict=True):
-        if image.size[::-1] != expected:
-            found = "x".join(map(str, image.size[::-1]))
-            raise InputError(f"{path} is {found}, others {'x'.join(map(str, expected))}: give a size with --data.size")
-    stacked = torch.from_numpy(np.stack([np.asarray(image.convert(mode)) for image in images]))
-    pixels = rearrange(stacked, "n h w -> n 1 h w" if mode == "L" else "n h w c -> n c h w").contiguous()
-    return Images(pixels, torch.tensor([label for _, label in files]), classes)
+    train = read(train_files, None, None)
+    channels, *shape = train.shape
+    return Source(train, lambda: read(test_files, "L" if channels == 1 else "RGB", (shape[0], shape[1])))

@@ -10,7 +10,7 @@ import torch
 from ae.checks import check_positive
 from ae.data import sources
 from ae.data.augment import Augment
-from ae.data.images import Batches, Images
+from ae.data.images import Batches, ImageSet
 from ae.errors import InputError
 from ae.seeding import generator
 
@@ -21,9 +21,9 @@ Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "
 class Splits:
     """What `fit` trains and validates on, and a function that reads the test images, to be called once, at the end."""
 
-    train: Images
-    validation: Images | None = None
-    test: Callable[[], Images] | None = None
+    train: ImageSet
+    validation: ImageSet | None = None
+    test: Callable[[], ImageSet] | None = None
     augment: Augment = Augment()
     labelled_per_batch: int | None = None
 
@@ -54,6 +54,8 @@ class Data:
     name: Name = "mnist"  # mnist comes with the package; folder: a folder of images for each class
     root: Path | None = None  # where the data set is, or is downloaded to (else the folder data); not used by mnist
     size: int | None = None  # folder: resize and crop every image to this many pixels square
+    stream: bool = False  # folder: read images while training, for data that do not fit in memory
+    workers: int = 2  # processes that read ahead, where images are streamed
     validation: int = 5000  # training images held out to validate on, the same for every seed; 0: none
     limit: int | None = None  # train on so many images at most
     labels: int | None = None  # keep so many labels, as many of each class; the other images are unlabelled
@@ -63,6 +65,10 @@ class Data:
 
     def __post_init__(self) -> None:
         check_positive(size=self.size, limit=self.limit, labels=self.labels, labelled_per_batch=self.labelled_per_batch)
+        if self.workers < 0:
+            raise InputError(f"workers must be 0 or more, got {self.workers}")
+        if self.stream and self.name != "folder":
+            raise InputError(f"only a folder can be streamed, not {self.name}")
         if self.validation < 0:
             raise InputError(f"validation must be 0 or more, got {self.validation}")
 
@@ -76,7 +82,7 @@ class Data:
             train = keep_labels(train, self.labels, self.seed)
         return Splits(train, validation, source.test, self.augment, self.labelled_per_batch)
 
-    def _source(self) -> sources.Source:
+    def _source(self) -> sources.Source[ImageSet]:
         match self.name:
             case "mnist":
                 return sources.mnist()
@@ -85,12 +91,12 @@ class Data:
                     raise InputError(
                         "data set folder needs --data.root: a folder with a folder of images for each class"
                     )
-                return sources.folder(self.root, self.size)
+                return sources.folder(self.root, self.size, self.workers if self.stream else None)
             case name:
                 return sources.from_torchvision(name, self.root or Path("data"))
 
 
-def hold_out(data: Images, count: int) -> tuple[Images, Images | None]:
+def hold_out(data: ImageSet, count: int) -> tuple[ImageSet, ImageSet | None]:
     """The data in a fixed random order without its last `count` images, and these; the same split at every call."""
     if count >= len(data):
         raise InputError(f"validation must be less than the {len(data)} training images, got {count}")
@@ -99,7 +105,7 @@ def hold_out(data: Images, count: int) -> tuple[Images, Images | None]:
     return data.select(order[:keep]), data.select(order[keep:]) if count else None
 
 
-def keep_labels(data: Images, count: int, seed: int) -> Images:
+def keep_labels(data: ImageSet, count: int, seed: int) -> ImageSet:
     """The same images with `count` labels, as many of each class as can be, chosen by `seed`; the others become -1."""
     classes = len(data.classes)
     if count < classes:
@@ -112,4 +118,4 @@ def keep_labels(data: Images, count: int, seed: int) -> Images:
             raise InputError(f"labels={count} needs {wanted} of class {data.classes[c]}, which has {len(members)}")
         order = torch.randperm(len(members), generator=generator("labels", seed, c))
         labels[members[order[:wanted]]] = c
-    return Images(data.pixels, labels, data.classes)
+    return data.relabelled(labels)

@@ -15,6 +15,7 @@ from torchvision import datasets
 from ae import InputError
 from ae.data import sources
 from ae.seeding import generator
+from tests.held import held
 
 PIXELS = torch.randint(0, 256, (6, 28, 28), dtype=torch.uint8, generator=generator("pixels"))
 LABELS = torch.tensor([3, 1, 4, 1, 5, 9])
@@ -134,10 +135,10 @@ def test_a_folder_has_a_class_for_each_folder(tmp_path: Path) -> None:
     assert train.classes == ("ant", "zebra")
     assert (len(train), len(test)) == (36, 4)
     assert train.shape == (1, 5, 6)
-    values = torch.cat([train.pixels, test.pixels])[:, 0, 0, 0]
+    values = torch.cat([held(train).pixels, held(test).pixels])[:, 0, 0, 0]
     assert sorted(values.tolist()) == [*range(20), *range(100, 120)]
     assert torch.equal(torch.cat([train.labels, test.labels]), (values < 100).long())
-    assert torch.equal(sources.folder(tmp_path).test().pixels, test.pixels)
+    assert torch.equal(held(sources.folder(tmp_path).test()).pixels, held(test).pixels)
 
 
 def test_a_folder_may_bring_its_own_test_images(tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ def test_a_folder_may_bring_its_own_test_images(tmp_path: Path) -> None:
         for i in range(count):
             save(tmp_path / part / "a" / f"{i}.png", colour=10 * count + i)
     source = sources.folder(tmp_path)
-    assert source.train.pixels[:, 0, 0, 0].tolist() == [30, 31, 32]
-    assert source.test().pixels[:, 0, 0, 0].tolist() == [20, 21]
+    assert held(source.train).pixels[:, 0, 0, 0].tolist() == [30, 31, 32]
+    assert held(source.test()).pixels[:, 0, 0, 0].tolist() == [20, 21]
 
 
 def test_one_colour_image_makes_all_rgb_in_the_test_too(tmp_path: Path) -> None:
@@ -154,8 +155,8 @@ def test_one_colour_image_makes_all_rgb_in_the_test_too(tmp_path: Path) -> None:
     save(tmp_path / "train" / "a" / "1.png", "L", colour=9)
     save(tmp_path / "test" / "a" / "0.png", "L", colour=8)
     source = sources.folder(tmp_path)
-    assert source.train.pixels[:, :, 0, 0].tolist() == [[1, 2, 3], [9, 9, 9]]
-    assert source.test().pixels[:, :, 0, 0].tolist() == [[8, 8, 8]]
+    assert held(source.train).pixels[:, :, 0, 0].tolist() == [[1, 2, 3], [9, 9, 9]]
+    assert held(source.test()).pixels[:, :, 0, 0].tolist() == [[8, 8, 8]]
 
 
 def test_size_resizes_and_crops_the_middle(tmp_path: Path) -> None:
@@ -166,10 +167,10 @@ def test_size_resizes_and_crops_the_middle(tmp_path: Path) -> None:
     save(tmp_path / "train" / "a" / "small.png", size=(3, 3), colour=50)
     save(tmp_path / "test" / "a" / "tall.png", size=(3, 9), colour=60)
     source = sources.folder(tmp_path, size=4)
-    assert source.train.pixels.shape == (2, 1, 4, 4)
-    assert source.train.pixels[0].unique().tolist() == [50]
-    assert source.train.pixels[1, 0, :, 1:3].unique().tolist() == [200]
-    assert source.test().pixels.unique().tolist() == [60]
+    assert held(source.train).pixels.shape == (2, 1, 4, 4)
+    assert held(source.train).pixels[0].unique().tolist() == [50]
+    assert held(source.train).pixels[1, 0, :, 1:3].unique().tolist() == [200]
+    assert held(source.test()).pixels.unique().tolist() == [60]
 
 
 def test_a_folder_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

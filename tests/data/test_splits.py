@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ae import Data, Images, InputError, Splits
+from ae import Data, Images, ImageSet, InputError, Splits
 from ae.data.splits import hold_out, keep_labels
+from tests.held import held
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def numbered() -> Images:
     return Images(pixels, torch.tensor([0] * 60 + [1] * 30 + [2] * 10), ("a", "b", "c"))
 
 
-def numbers(images: Images) -> list[int]:
-    return images.pixels.flatten().tolist()
+def numbers(images: ImageSet) -> list[int]:
+    return held(images).pixels.flatten().tolist()
 
 
 def test_holds_out_a_random_part_that_is_always_the_same(numbered: Images) -> None:
@@ -40,7 +41,7 @@ def test_keeps_labels_balanced_over_classes(numbered: Images, count: int, of_eac
     kept = keep_labels(numbered, count, seed=0)
     assert [(kept.labels == c).sum().item() for c in range(3)] == of_each
     assert (kept.labels == -1).sum() == 100 - count
-    assert torch.equal(kept.pixels, numbered.pixels)
+    assert torch.equal(held(kept).pixels, numbered.pixels)
     has_label = kept.labels >= 0
     assert torch.equal(kept.labels[has_label], numbered.labels[has_label])
 
@@ -73,10 +74,10 @@ def test_mnist_is_split_as_asked(mnist: Splits) -> None:
     assert (len(mnist.train), len(mnist.validation)) == (55_000, 5_000)
     assert (mnist.shape, mnist.classes) == ((1, 28, 28), tuple("0123456789"))
     few = Data("mnist", limit=1000, labels=100, labelled_per_batch=8).load()
-    assert len(few.train) == 1000
-    assert torch.equal(few.train.pixels, mnist.train.pixels[:1000])  # cut after the validation images are held out
+    assert len(few.train) == 1000  # cut after the validation images are held out
+    assert torch.equal(held(few.train).pixels, held(mnist.train).pixels[:1000])
     assert few.validation is not None
-    assert torch.equal(few.validation.pixels, mnist.validation.pixels)
+    assert torch.equal(held(few.validation).pixels, held(mnist.validation).pixels)
     assert (few.train.labels >= 0).sum() == 100
     assert (few.validation.labels >= 0).all()
     (first, *_) = few.batches(32, seed=0).epoch(0)
