@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from ae.errors import DivergedError, InputError
 from ae.run import read_config
 
-__all__ = ["Positional", "cli", "flags", "parse", "to_args"]
+__all__ = ["Positional", "cli", "flags", "parse", "parse_part", "to_args"]
 Config = TypeVar("Config")
 
 
@@ -68,6 +68,11 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
     if unknown:
         raise InputError(_unknown(unknown[0], list(flags(config_type))))
     return config
+
+
+def parse_part(config_type: type[Config], config: dict[str, Any]) -> Config:
+    """A dataclass of what a `config.json`, or a part of one, holds."""
+    return parse(config_type, to_args(config_type, config))
 
 
 def to_args(config_type: type, config: dict[str, Any]) -> list[str]:
