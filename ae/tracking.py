@@ -79,6 +79,7 @@ class Tracker:
         self._threads: list[threading.Thread] = []
         self._watched: tuple[nn.Module, Watch] | None = None
         self._was_online = False
+        self._lacked_files = False  # of an earlier part, on the server
         self._last_step = -1
         self._is_ours = wandb.run is None
         if wandb.run is not None:
@@ -236,9 +237,13 @@ class Tracker:
         self._last_step = step
 
     def _has_logged(self, media: set[str], numbers: Mapping[str, Any]) -> bool:
-        """Whether these pictures, tables and numbers were logged before; the summary has the last of each key."""
+        """Whether these pictures, tables and numbers were logged and stored before; the summary has each one's last."""
         summary = self._run.summary
-        return media <= set(summary.keys()) and all(summary.get(key) == value for key, value in numbers.items())
+        return (
+            not (media and self._lacked_files)
+            and media <= set(summary.keys())
+            and all(summary.get(key) == value for key, value in numbers.items())
+        )
 
     def _histograms(self) -> dict[str, Any]:
         if self._watched is None:
@@ -274,7 +279,9 @@ class Tracker:
 
         def send() -> None:
             run = self._on_server()
-            for folder, file in self._missing_files(run, self._parts()[:-1]):
+            missing = self._missing_files(run, self._parts()[:-1])
+            self._lacked_files = bool(missing)
+            for folder, file in missing:
                 run.upload_file(str(file), root=str(folder))
 
         self._in_background(send)
@@ -293,9 +300,12 @@ class Tracker:
         return [(folder, file) for folder, file in files if file.relative_to(folder).as_posix() not in there]
 
     def _in_background(self, send: Callable[[], None]) -> None:
-        """Send what W&B first asks its server about: that can take as long as the server likes."""
+        """Send what W&B first asks its server about: that can take as long as the server likes. One after the other."""
+        before = self._threads[-1:]
 
         def work() -> None:
+            for thread in before:
+                thread.join()
             with self._harmless():
                 send()
 

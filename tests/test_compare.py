@@ -233,7 +233,7 @@ def test_the_table_says_what_each_run_is(tmp_path: Path, capsys: pytest.CaptureF
     metrics = ["test/accuracy", "test/mse", "val/mse", "val/accuracy"]
     assert header == ["runs", "latent", *metrics, "code_size"]
     assert rows == [
-        ["2", "–", "98.50% ± 0.71%*", "0.01 ± 0", "–", "–", "3,136 ± 0"],  # noqa: RUF001
+        ["2", "none", "98.50% ± 0.71%*", "0.01 ± 0", "–", "–", "3,136"],  # noqa: RUF001
         ["1", "16", "97.00%", "0.005*", "–", "–", "16"],  # noqa: RUF001
         ["1 stopped at step 7", "8", "–", "–", "0.01429*", "87.50%*", "–"],  # noqa: RUF001
     ]

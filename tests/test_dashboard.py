@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from ae import InputError
+from ae import InputError, Joint, RunConfig, Splits
 from experiments import dashboard
+from tests.tracked import history, job
 from tests.wandb_server import WandbServer
 
 
@@ -32,19 +34,14 @@ def test_the_specification_has_every_panel(tmp_path: Path, capsys: pytest.Captur
     assert curves[:3] == [["train/loss", "val/loss"], ["train/mse", "val/mse"], ["train/accuracy", "val/accuracy"]]
 
 
-def test_the_keys_are_those_that_runs_log(tmp_path: Path) -> None:
+def test_the_keys_are_those_that_runs_log(digits: Splits, tmp_path: Path) -> None:
     """Every key in the workspace is in the summary or the history of a run of the main job."""
-    from experiments import joint
-    from tests.test_experiments import short
-
-    joint.main(short(joint.Config(), tmp_path / "run"))
-    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    logged = {key for row in history for key in row}
+    job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    logged = {key for row in history(tmp_path / "run") for key in row}
     assert {key for keys in dashboard.CURVES.values() for key in keys} <= logged
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert {key for x, y, _ in dashboard.TRADE_OFFS for key in (x, y)} <= summary.keys()
-    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
-    assert set(dashboard.WEIGHTS) <= config["objective"].keys()
+    assert set(dashboard.WEIGHTS) <= {field.name for field in fields(Joint)}
 
 
 def test_is_saved_and_loaded_again(server: WandbServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ae import Data, RunConfig
+from ae.cli import cli
 from experiments import classify, joint, reconstruct, tracking_cost
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +100,13 @@ def test_the_rows_that_it_compares() -> None:
 
 
 def test_from_the_command_line_with_resume(tmp_path: Path) -> None:
-    small = "--data.limit 128 --data.validation 64 --recipe.epochs 2 --model.channels 4 8".split()
+    for i in range(160):
+        picture = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), i).save(picture)
+    small = (
+        "--data.name folder --data.root pictures --data.validation 16 --recipe.epochs 2 --model.channels 4 8".split()
+    )
     first = run("experiments.joint", *small, "--run.dir", "here", "--run.wandb", "offline", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     for line in ("test/accuracy", "run  here", "look here/reconstructions.png", "wandb leet", "wandb sync"):
@@ -110,23 +117,38 @@ def test_from_the_command_line_with_resume(tmp_path: Path) -> None:
     assert (tmp_path / "here/model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "complaint"),
-    [
-        ("--data.nam mnist", 2, "error: unknown option --data.nam; the nearest is --data.name"),
-        ("--data.limit 100", 2, "error: a batch of 128 is larger than the data: 100 training images"),
-        ("--model.latent 0", 2, "error: latent must be positive, got 0"),
-        ("--recipe.device cuda:9 --data.limit 256", 2, "error: no device cuda:9"),
-        ("--data.labels 9", 2, "error: labels must be at least the number of classes, 10, got 9"),
-        ("--recipe.lr 1e30 --data.limit 256 --recipe.momentum 0", 1, "became NaN or infinite at step"),
-    ],
-)
-def test_bad_input_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
+BAD = "--data.nam mnist", 2, "error: unknown option --data.nam; the nearest is --data.name"
+DIVERGED = "--recipe.lr 1e30 --data.limit 256 --recipe.momentum 0", 1, "became NaN or infinite at step"
+
+
+@pytest.mark.parametrize(("args", "code", "complaint"), [BAD, DIVERGED])
+def test_a_process_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
     result = run("experiments.joint", *args.split(), "--run.dir=here", "--run.wandb=disabled", cwd=tmp_path)
     assert result.returncode == code
     assert complaint in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert (tmp_path / "here").exists() == (code == 1)  # with bad input nothing has been written
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        ("--data.limit 100", "error: a batch of 128 is larger than the data: 100 training images"),
+        ("--model.latent 0", "error: latent must be positive, got 0"),
+        ("--recipe.device cuda:9 --data.limit 256", "error: no device cuda:9"),
+        ("--data.labels 9", "error: labels must be at least the number of classes, 10, got 9"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: str, complaint: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["joint", *args.split(), "--run.dir=here", "--run.wandb=disabled"])
+    with pytest.raises(SystemExit) as ended:
+        cli(joint.main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(complaint)
+    assert not Path("here").exists()
 
 
 def test_importing_ae_is_light() -> None:

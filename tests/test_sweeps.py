@@ -185,16 +185,15 @@ def test_a_diverged_or_refused_trial_fails_and_the_others_go_on(tmp_path: Path) 
 
 def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    values = [2.0, 2.5, 3.0, 9.0]
-    parameters = {"hill.x": {"values": values}, "seconds": {"value": 0.5}}
+    parameters = {"hill.x": {"values": [2.0, 9.0]}, "seconds": {"value": 0.4}}
     sweep = hill(folder, parameters=parameters, early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2})
     Study(sweep, folder).work(["--run.wandb=disabled"])
     found = trials(folder)
     assert found[0].state.name == "COMPLETE"
-    assert found[3].state.name == "PRUNED"
-    assert len(read_history(folder / "trial-0003")) < 5
-    assert not is_running(folder / "trial-0003")
-    assert [run.state for run in read_runs([str(folder)])][::3] == ["finished", "stopped"]
+    assert found[1].state.name == "PRUNED"
+    assert len(read_history(folder / "trial-0001")) < 5
+    assert not is_running(folder / "trial-0001")
+    assert [run.state for run in read_runs([str(folder)])] == ["finished", "stopped"]
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,17 +255,17 @@ def every_run_is_whole(folder: Path, points: Iterable[Any]) -> None:
 def test_a_killed_study_goes_on_with_no_trial_lost_or_doubled(tmp_path: Path, orphaned: bool) -> None:
     """The worker is killed, with its trial or without."""
     folder = tmp_path / "s"
-    path = write(tmp_path / "s.yaml", parameters={**HILL["parameters"], "seconds": {"value": 0.4}})  # type: ignore[dict-item]
+    path = write(tmp_path / "s.yaml", parameters={"hill.x": {"values": [0.0, 3.0]}, "seconds": {"value": 0.3}})
     worker = start(path, folder)
-    wait_for(lambda: len(read_history(folder / "trial-0001")) >= 2)
+    wait_for(lambda: len(read_history(folder / "trial-0000")) >= 2)
     worker.kill()
     worker.wait()
     if not orphaned:
-        listed = subprocess.run(["pgrep", "-f", f"run.dir={folder}/trial-0001"], capture_output=True, text=True)
+        listed = subprocess.run(["pgrep", "-f", f"run.dir={folder}/trial-0000"], capture_output=True, text=True)
         os.kill(int(listed.stdout), signal.SIGKILL)
-        wait_for(lambda: not is_running(folder / "trial-0001"))
-    assert start(path, folder).wait(timeout=90) == 0
-    every_run_is_whole(folder, [0, 1, 3])
+        wait_for(lambda: not is_running(folder / "trial-0000"))
+    Study(read_sweep(path), folder).work(["--run.wandb=disabled"])
+    every_run_is_whole(folder, [0, 3])
 
 
 @pytest.mark.slow
@@ -297,6 +296,7 @@ def test_sigterm_stops_the_worker_and_its_trial(tmp_path: Path) -> None:
 # W&B's own
 
 
+@pytest.mark.slow
 def test_wandbs_agent_runs_a_sweep(server: WandbServer, tmp_path: Path) -> None:
     """With nested values, lists and a boolean, through W&B's own programs."""
     hill_parameters = {"x": {"values": [1.0, 3.0]}, "sizes": {"value": [4, 5]}, "is_steep": {"value": True}}

@@ -127,7 +127,7 @@ def test_a_server_that_fails_at_the_end_loses_nothing(
         "500": lambda: server.break_down(Fault(status=500, seconds=20)),
     }
     began = time.monotonic()
-    log_some(tmp_path / "run", patience=3.0, after=happens[fault])
+    log_some(tmp_path / "run", patience=1.5, after=happens[fault])
     assert time.monotonic() - began < 25
     line = last_line(capsys)
     assert "not all has reached the server" in line

@@ -195,13 +195,13 @@ def shown(value: Any) -> str:
     """A configuration's value as a person reads it."""
     match value:
         case None:
-            return "–"  # noqa: RUF001
+            return "none"
         case bool():
             return "yes" if value else "no"
         case float():
             return f"{value:g}"
         case list():
-            return " ".join(map(shown, value)) or "–"  # noqa: RUF001
+            return " ".join(map(shown, value)) or "none"
         case str():
             return value
     return json.dumps(value)

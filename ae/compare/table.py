@@ -36,18 +36,22 @@ def number(group: Group, metric: str) -> str:
     mean, std = group.mean(metric), group.std(metric)
     if mean is None:
         return "–"  # noqa: RUF001
-    if std is None:
+    if std is None or (std == 0 and "/" not in metric):  # a size that is the same in all
         return form(metric, mean)
-    return f"{form(metric, mean)} ± {form(metric, std)}"
+    return f"{form(metric, mean)} ± {f'{std:.2%}' if _is_share(metric) else f'{std:.2g}'}"
 
 
 def form(metric: str, value: int | float) -> str:
     """A metric's value as a person reads it."""
-    if "accuracy" in metric.split("/"):
+    if _is_share(metric):
         return f"{value:.2%}"
     if value == round(value) and abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+def _is_share(metric: str) -> bool:
+    return "accuracy" in metric.split("/")
 
 
 def describe_states(runs: list[Record]) -> str:
