@@ -79,7 +79,7 @@ class Tracker:
         self._threads: list[threading.Thread] = []
         self._watched: tuple[nn.Module, Watch] | None = None
         self._was_online = False
-        self._lacked_files = False  # of an earlier part, on the server
+        self._lacks_test = False  # whether the server has not all that an earlier part showed of the test
         self._last_step = -1
         self._is_ours = wandb.run is None
         if wandb.run is not None:
@@ -240,7 +240,7 @@ class Tracker:
         """Whether these pictures, tables and numbers were logged and stored before; the summary has each one's last."""
         summary = self._run.summary
         return (
-            not (media and self._lacked_files)
+            not self._lacks_test
             and media <= set(summary.keys())
             and all(summary.get(key) == value for key, value in numbers.items())
         )
@@ -280,7 +280,7 @@ class Tracker:
         def send() -> None:
             run = self._on_server()
             missing = self._missing_files(run, self._parts()[:-1])
-            self._lacked_files = bool(missing)
+            self._lacks_test = any("test" in file.relative_to(folder).parts for folder, file in missing)
             for folder, file in missing:
                 run.upload_file(str(file), root=str(folder))
 

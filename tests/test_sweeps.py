@@ -232,7 +232,12 @@ def test_what_is_drawn_is_a_function_of_the_trials_before(tmp_path: Path, method
 def start(path: Path, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "experiments.sweep", str(path), f"--dir={folder}", "--wandb=disabled"]
     with open(path.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
+        )
 
 
 def wait_for(what: Any) -> None:

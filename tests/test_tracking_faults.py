@@ -261,7 +261,8 @@ def test_no_fault_of_the_server_loses_a_row_of_the_main_job(
         )
     assert [row["step"] for row in rows] == list(range(1, 401))
     assert numbers(server.run.rows) == rows
-    assert sum("test/code" in row for row in server.run.rows) == 1
+    times_shown = sum("test/code" in row for row in server.run.rows)
+    assert times_shown == (2 if fault == "refuses to the end" else 1)  # then the tables of the first had not arrived
     assert (server.run.state, server.run.exit_code) == ("finished", 0)
 
 
