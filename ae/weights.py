@@ -59,7 +59,7 @@ class About:
 
 
 def save_weights(
-    path: Path,
+    path: str | Path,
     model: nn.Module,
     image: Sequence[int] | None = None,
     classes: Sequence[str] = (),
@@ -74,7 +74,7 @@ def save_weights(
     about = About(
         describe(model), None if image is None else tuple(image), tuple(classes), dict(metrics or {}), versions
     )
-    write_whole(path, save(tensors, {"ae": json.dumps(asdict(about), sort_keys=True)}))
+    write_whole(Path(path), save(tensors, {"ae": json.dumps(asdict(about), sort_keys=True)}))
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _describe_value(value: Any) -> Any:
     return value
 
 
-def read_about(path: Path) -> About:
+def read_about(path: str | Path) -> About:
     """What a file of weights says of itself; raises InputError where it is broken, or says nothing that can be read."""
     _check_header(path)
     try:
@@ -124,7 +124,7 @@ def read_about(path: Path) -> About:
     )
 
 
-def load_weights(path: Path, module: nn.Module, part: str | None = None, strict: bool = True) -> None:
+def load_weights(path: str | Path, module: nn.Module, part: str | None = None, strict: bool = True) -> None:
     """Read a file's weights into a module: all of them, or those of one `part` of the model, as in `encoder`.
 
     With `strict`, the module must have the same tensors; without, those that both have are read. Raises InputError
@@ -253,7 +253,7 @@ def _download(name: str, folder: Path) -> Path:
         raise InputError(f"can't load wandb:{name}: {_one_line(error)}") from error
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: str | Path) -> dict[str, Tensor]:
     _check_header(path)
     try:
         return load_file(path)
@@ -261,10 +261,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"can't read {path}: {_one_line(error)}") from error
 
 
-def _check_header(path: Path) -> None:
+def _check_header(path: str | Path) -> None:
     """Raise InputError unless the file begins as safetensors does, with a header that it can hold."""
     try:
-        size = path.stat().st_size
+        size = Path(path).stat().st_size
         with open(path, "rb") as file:
             start = file.read(8)
     except FileNotFoundError as error:

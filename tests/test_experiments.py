@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from ae import Data, RunConfig
+from ae import Data, RunConfig, Splits
 from ae.cli import cli
-from experiments import classify, joint, reconstruct, tracking_cost
+from experiments import classify, joint, reconstruct, segment, streaming, tracking_cost
+from tests.held import held
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = [joint, classify, reconstruct]
@@ -156,3 +158,30 @@ def test_importing_ae_is_light() -> None:
     script = f"import ae, sys; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_trained_encoder_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    joint.main(short(joint.Config(), tmp_path / "run"))
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for fine_tune in (False, True):
+        segment.main(segment.Config(tmp_path / "run", fine_tune, steps=2, batch_size=4))
+    assert capsys.readouterr().out.count("mean IoU 0.") == 2
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+
+
+def test_iou_is_the_mean_over_classes() -> None:
+    classes, predicted = torch.tensor([[[0, 0], [1, 2]]]), torch.tensor([[[0, 1], [1, 1]]])
+    assert segment.mean_iou(predicted, classes) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+
+def test_pictures_to_segment_are_a_function_of_their_key(mnist: Splits) -> None:
+    images, classes = segment.pictures(held(mnist.train), 3, key=1)
+    again, _ = segment.pictures(held(mnist.train), 3, key=1)
+    assert torch.equal(images, again)
+    assert images.shape == (3, 1, 56, 56)
+    assert ((classes != segment.BACKGROUND) == (images[:, 0] > 0.5)).all()
+
+
+def test_what_streaming_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    streaming.main(streaming.Config(rounds=1, images=256, original=30, workers=1))
+    assert "training, read" in capsys.readouterr().out

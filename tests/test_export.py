@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError
+from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
+from experiments import reuse
 from tests.test_experiments import ROOT
+from tests.tracked import job
 
 
 def joint(latent: int | None = None, norm: bool = False) -> Autoencoder:
@@ -123,6 +125,7 @@ def test_encoder_and_decoder_are_swapped_between_models() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unhooked")
 def test_compiled_equals_eager_at_any_batch_and_size() -> None:
     model = Autoencoder(ConvEncoder(), DeconvDecoder()).eval()
     compiled = torch.compile(model, dynamic=True)
@@ -151,3 +154,11 @@ def test_it_is_a_backbone_for_torchvisions_pyramid() -> None:
     features = dict(enumerate(encoder.features(torch.rand(2, 1, 28, 28))))
     shapes = [tuple(level.shape) for level in pyramid(features).values()]
     assert shapes == [(2, 12, 14, 14), (2, 12, 7, 7)]
+
+
+def test_how_fast_an_encoder_is_elsewhere(
+    digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], unhooked: None
+) -> None:
+    job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
+    reuse.main(reuse.Config(tmp_path / "run", rounds=2, batch_size=8))
+    assert "onnxruntime" in capsys.readouterr().out

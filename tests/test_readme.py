@@ -3,12 +3,16 @@
 import importlib
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ae.cli import parse
+from experiments import joint
+from tests.test_experiments import short
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,9 +22,30 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs that the README speaks of, of the main job and trained for an instant."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("mine", "other"):
+        joint.main(short(joint.Config(), folder / "runs" / name))
+    return folder
+
+
 @pytest.mark.parametrize("snippet", blocks("python"))
-def test_snippets_run(snippet: str) -> None:
-    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+def test_snippets_run(snippet: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+    monkeypatch.setitem(sys.modules, "readme", types.ModuleType("readme"))  # where dataclasses look for their types
+    exec(compile(snippet, "README.md", "exec"), sys.modules["readme"].__dict__)
+
+
+def test_the_experiment_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for block in blocks("python") if "def main(" in block]
+    monkeypatch.setitem(sys.modules, "readme", types.ModuleType("readme"))
+    names = sys.modules["readme"].__dict__
+    exec(compile(snippet, "README.md", "exec"), names)
+    small = "--data.limit 256 --data.validation 64 --recipe.steps 2 --run.wandb disabled --run.dir run"
+    names["main"](parse(names["Config"], small.split()))
+    assert (tmp_path / "run/summary.json").exists()
 
 
 def test_the_first_snippet_gives_the_shapes_that_it_says() -> None:

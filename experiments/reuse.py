@@ -1,0 +1,84 @@
+"""How fast a trained encoder is elsewhere: loaded, run by PyTorch, by onnxruntime.   python -m experiments.reuse RUN
+
+PyTorch and onnxruntime take turns, on the same images and as many threads. Needs the extra `export`.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.export import Dim
+
+from ae import Autoencoder, InputError, load, unchecked_range
+from ae.checks import check_positive
+from ae.cli import Positional, cli
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which run, and how much to measure."""
+
+    run: Positional[Path]  # a run's folder, or a file of weights
+    rounds: int = 20  # in each, both take their turn
+    batch_size: int = 256  # images at a time
+
+    def __post_init__(self) -> None:
+        check_positive(rounds=self.rounds, batch_size=self.batch_size)
+
+
+def main(config: Config) -> None:
+    """Measure, and print medians."""
+    loading = [timed(lambda: load(config.run)) for _ in range(config.rounds)]
+    model = load(config.run)
+    if model.image_shape is None:
+        raise InputError(f"{config.run} does not say what images it takes: it was written in format 1")
+    images = torch.rand(config.batch_size, *model.image_shape)
+    session, name = open_session(model, images)
+    expected = encoded(model, images)
+    (given,) = session.run(None, {name: images.numpy()})
+    difference = (torch.from_numpy(given) - expected).abs().max().item()
+    eager, onnx = [], []
+    for _ in range(config.rounds):
+        eager.append(timed(lambda: encoded(model, images)))
+        onnx.append(timed(lambda: session.run(None, {name: images.numpy()})))
+    ratios = [one / other for one, other in zip(eager, onnx, strict=True)]
+    print(f"{config.batch_size} images at a time, {torch.get_num_threads()} threads, medians of {config.rounds} rounds")
+    print(f"load         {1000 * median(loading):8.1f} ms")
+    print(f"PyTorch      {config.batch_size / median(eager):8,.0f} images/s")
+    print(f"onnxruntime  {config.batch_size / median(onnx):8,.0f} images/s, {median(ratios):.2f} times PyTorch's")
+    print(f"largest difference of a feature {difference:.1e}")
+
+
+def encoded(model: Autoencoder, images: torch.Tensor) -> torch.Tensor:
+    """The encoder's features."""
+    with torch.no_grad(), unchecked_range():
+        return model.encoder(images)
+
+
+def open_session(model: Autoencoder, images: torch.Tensor) -> tuple[Any, str]:
+    """The encoder in onnxruntime, for any number of images, and the name of its input."""
+    import onnxruntime
+
+    program = torch.export.export(model.encoder, (images[:2],), dynamic_shapes=({0: Dim("batch")},))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        torch.onnx.export(program, f=Path(folder, "encoder.onnx"), dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(Path(folder, "encoder.onnx"), options)
+    return session, session.get_inputs()[0].name
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    cli(main)

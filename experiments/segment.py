@@ -1,0 +1,121 @@
+"""A trained encoder as the backbone of another task: which pixel belongs to which digit?
+
+python -m experiments.segment RUN
+
+Three digits are placed in a picture of 56x56 pixels. A small pyramid on the encoder's stages says of each pixel what
+it is: the background, or a 0 to 9. Trained with the encoder frozen, or with --fine-tune together with it; without RUN,
+from nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from ae import ConvEncoder, Data, Images, InputError, load
+from ae.checks import check_positive
+from ae.cli import Positional, cli
+from ae.seeding import derive, generator
+
+SIDE, DIGITS, BACKGROUND = 56, 3, 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which encoder, and how long to train."""
+
+    run: Positional[Path | None] = None  # a run's folder or a file of weights (default: an untrained encoder)
+    fine_tune: bool = False  # train the encoder too
+    steps: int = 500  # of training
+    batch_size: int = 32  # pictures a step
+    lr: float = 0.003  # learning rate of AdamW
+    seed: int = 0  # of the pyramid's weights and the pictures
+
+    def __post_init__(self) -> None:
+        check_positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr)
+
+
+class Segmenter(nn.Module):
+    """A pyramid on an encoder's stages: from the last one up to the image, adding what each stage has seen.
+
+    It asks of the encoder what any backbone says of itself: `feature_info`, channels and stride of each stage, and
+    `features(images)`.
+    """
+
+    def __init__(self, encoder: ConvEncoder, classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.lateral = nn.ModuleList(nn.Conv2d(stage.channels, width, 1) for stage in encoder.feature_info)
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in encoder.feature_info)
+        self.pixels = nn.Conv2d(width + encoder.in_channels, classes, 3, padding=1)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes h w"]:
+        """Images [b c h w] in [0, 1] -> each pixel's logits."""
+        x: Tensor | None = None
+        stages = zip(self.encoder.features(images), self.lateral, self.smooth, strict=True)
+        for features, lateral, smooth in reversed(list(stages)):
+            seen = lateral(features)
+            x = seen if x is None else seen + F.interpolate(x, size=seen.shape[-2:])
+            x = smooth(x).relu()
+        assert x is not None
+        return self.pixels(torch.cat([F.interpolate(x, size=images.shape[-2:]), images], dim=1))
+
+
+def pictures(digits: Images, count: int, key: int) -> tuple[Float[Tensor, "b 1 h w"], Int64[Tensor, "b h w"]]:
+    """Pictures with three digits each, and each pixel's class; which and where is a function of `key`."""
+    random = generator("pictures", key)
+    chosen = torch.randint(len(digits), (count, DIGITS), generator=random)
+    corners = torch.randint(SIDE - 28 + 1, (count, DIGITS, 2), generator=random)
+    images, classes = torch.zeros(count, 1, SIDE, SIDE), torch.full((count, SIDE, SIDE), BACKGROUND)
+    for i in range(count):
+        for index, (top, left) in zip(chosen[i], corners[i].tolist(), strict=True):
+            batch = digits.batch(index[None])
+            place = slice(top, top + 28), slice(left, left + 28)
+            images[i, 0][place] = torch.maximum(images[i, 0][place], batch.images[0, 0])
+            classes[i][place] = torch.where(batch.images[0, 0] > 0.5, batch.labels[0], classes[i][place])
+    return images, classes
+
+
+def mean_iou(predicted: Int64[Tensor, "b h w"], classes: Int64[Tensor, "b h w"]) -> float:
+    """Intersection over union, the mean over the classes."""
+    scores = []
+    for c in classes.unique():
+        both, either = (predicted == c) & (classes == c), (predicted == c) | (classes == c)
+        scores.append((both.sum() / either.sum()).item())
+    return sum(scores) / len(scores)
+
+
+def main(config: Config) -> None:
+    """Train the pyramid, and test it on pictures of test digits."""
+    data = Data("mnist").load()
+    assert isinstance(data.train, Images)
+    assert data.test is not None
+    torch.manual_seed(derive("segment", config.seed))
+    encoder = load(config.run).encoder if config.run else ConvEncoder()
+    if not isinstance(encoder, ConvEncoder) or encoder.in_channels != 1:
+        raise InputError(f"{config.run} has no ConvEncoder for grey images")
+    model = Segmenter(encoder, BACKGROUND + 1)
+    encoder.requires_grad_(config.fine_tune or config.run is None)
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], config.lr)
+    for step in range(config.steps):
+        images, classes = pictures(data.train, config.batch_size, derive("batch", config.seed, step))
+        loss = F.cross_entropy(model(images), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}/{config.steps}  cross-entropy {loss.item():.4f} nats a pixel", flush=True)
+    test = data.test()
+    assert isinstance(test, Images)
+    images, classes = pictures(test, 500, key=0)
+    model.eval()
+    with torch.no_grad():
+        predicted = torch.cat([model(part).argmax(1) for part in images.split(50)])
+    print(f"mean IoU {mean_iou(predicted, classes):.4f} on 500 pictures of test digits")
+
+
+if __name__ == "__main__":
+    cli(main)
