@@ -282,7 +282,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"no run in {folder}: it has no {_CONFIG}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"can't read {path}: {error}") from error
-    if not isinstance(content, dict) or not {"experiment", "id", "config"} <= content.keys():
+    has_all = isinstance(content, dict) and {"experiment", "id", "config"} <= content.keys()
+    if not has_all or not isinstance(content["config"], dict):
         raise InputError(f"{path} is no run's: it must have experiment, id and config")
     return content
 
@@ -291,13 +292,21 @@ def read_history(folder: Path) -> list[Row]:
     """The rows logged so far in a run's folder, but for one that a kill has cut off."""
     path = folder / _HISTORY
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not all(isinstance(row, dict) and "step" in row for row in rows):
+        raise ValueError("not every line is a row with a step")
+    return rows
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The final numbers in a run's folder; None where it has not come so far."""
+    """The final numbers in a run's folder; None where it has not come so far. Raises ValueError for what is none."""
     path = folder / _SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(summary, dict):
+        raise ValueError("it must be an object")
+    return summary
 
 
 def is_running(folder: Path) -> bool:

@@ -178,7 +178,7 @@ def load(
             raise InputError(f"can't load {path}: {error}") from error
         load_weights(file, model)
     model.image_shape = about.image
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()  # as it was trained; on CPUs four times as fast
 
 
 def _build(about: About, given: Mapping[str, nn.Module | None], heads: Mapping[str, nn.Module]) -> Autoencoder:

@@ -72,7 +72,9 @@ def test_says_of_each_run_how_far_it_has_come(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"test/mse": '])
-def test_goes_on_without_a_broken_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+def test_goes_on_without_a_broken_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, unhooked: None
+) -> None:
     make_run(tmp_path / "a", {"test/mse": 0.5})
     (tmp_path / "a/summary.json").write_text(content)
     (run,) = read_runs([str(tmp_path / "a")])
@@ -81,9 +83,12 @@ def test_goes_on_without_a_broken_summary(tmp_path: Path, capsys: pytest.Capture
     assert line.startswith(f"can't read {tmp_path}/a/summary.json, going on without it")
 
 
-def test_goes_on_without_a_broken_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", ["nonsense", "5", "{}"])
+def test_goes_on_without_a_broken_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, unhooked: None
+) -> None:
     make_run(tmp_path / "a", {"test/mse": 0.5})
-    (tmp_path / "a/history.jsonl").write_text('{"step": 1}\nnonsense\n')
+    (tmp_path / "a/history.jsonl").write_text(f'{{"step": 1}}\n{content}\n')
     (run,) = read_runs([str(tmp_path / "a")])
     assert (run.state, run.history, run.metrics["test/mse"]) == ("finished", [], 0.5)
     assert "history.jsonl" in capsys.readouterr().err

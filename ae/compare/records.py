@@ -55,13 +55,14 @@ def read_runs(sources: Sequence[str]) -> list[Record]:
     return list(records.values())
 
 
-def _find_folders(source: str) -> Iterator[Path]:
+def _find_folders(source: str) -> list[Path]:
+    """The runs' folders that a path or a glob leads to; raises InputError where there is none."""
     paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(source)))]
     folders = [folder for path in paths for folder in _folders_in(path)]
     if not folders:
         missing = "" if paths else ", which does not exist"
         raise InputError(f"no run in {source}{missing}: give a run's folder, one that holds such folders, or a glob")
-    return dict.fromkeys(folders).__iter__()
+    return list(dict.fromkeys(folders))
 
 
 def _folders_in(path: Path) -> Iterator[Path]:
