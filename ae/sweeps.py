@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -323,7 +324,10 @@ class Study:
         return f"trial {trial.number}  {what.get(state) or f'{self.sweep.metric} {value:.5g}'}  {said}"
 
     def _start(self, folder: Path, point: dict[str, Any], arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
-        """The trial's process, which goes on where an earlier one was killed. Its output is beside its folder."""
+        """The trial's process, which goes on where an earlier one was killed. Its output is beside its folder.
+
+        What W&B keeps of the trials is together in the study's folder, so that it can be looked at together.
+        """
         if (folder / "config.json").exists():
             where = [f"--run.resume={folder}"]
         else:
@@ -331,7 +335,12 @@ class Study:
         with open(folder.with_suffix(".log"), "ab") as log:
             command = [sys.executable, "-m", self.sweep.module, *where, *arguments]
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env={"WANDB_DIR": str(self.folder), **os.environ},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )  # Ctrl-C reaches it through this process alone
 
     def _watch(self, trial: "optuna.Trial", folder: Path, process: "subprocess.Popen[bytes] | None") -> bool:

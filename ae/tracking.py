@@ -164,8 +164,9 @@ class Tracker:
         return f"W&B  {url}"
 
     def _open(self, mode: Mode, folder: Path, options: dict[str, Any], may_fall_back: bool) -> "wandb.Run":
+        place = Path(os.environ.get("WANDB_DIR") or folder)
         options |= {
-            "dir": os.environ.get("WANDB_DIR") or folder,
+            "dir": place,
             "resume": "allow",
             "settings": self._wandb.Settings(
                 silent=True,
@@ -180,7 +181,7 @@ class Tracker:
             ),
         }
         wanted: Any = effective(mode)
-        errors, before = self._wandb.errors, set(_parts(folder, options["id"]))
+        errors, before = self._wandb.errors, set(_parts(options["id"], place))
         try:
             if wanted not in ("auto", "online"):
                 return self._wandb.init(mode=wanted, **options)
@@ -195,7 +196,7 @@ class Tracker:
             trouble = _one_line(error)
         if trouble:
             self._wandb.teardown()  # W&B's service process still holds the run's id
-            for part in set(_parts(folder, options["id"])) - before:
+            for part in set(_parts(options["id"], place)) - before:
                 shutil.rmtree(part)
         if not may_fall_back:
             raise InputError(f"W&B's server can't be reached: {trouble or 'not logged in'}")
@@ -209,12 +210,12 @@ class Tracker:
         Each time that a run is resumed W&B begins a new folder, and all is logged into it again. An offline one that
         waits to be uploaded is put aside for it.
         """
-        here = Path(self._run.dir).parent
-        earlier = [part for part in _parts(here.parent.parent, self._run.id) if part != here]
+        here = Path(self._run.dir).parent.resolve()
+        earlier = [part for part in self._parts() if part != here]
         self._was_online = any(not part.name.startswith("offline-") or not _waits(part) for part in earlier)
         for part in filter(_waits, earlier):
-            (here.parent / "superseded").mkdir(exist_ok=True)
-            part.rename(here.parent / "superseded" / part.name)
+            (part.parent / "superseded").mkdir(exist_ok=True)
+            part.rename(part.parent / "superseded" / part.name)
         return 0 if self._run.offline else self._run.starting_step
 
     def _save_code(self) -> None:
@@ -290,7 +291,9 @@ class Tracker:
         return self._wandb.Api(timeout=5).run(f"{self._run.entity}/{self._run.project}/{self._run.id}")
 
     def _parts(self) -> list[Path]:
-        return _parts(Path(self._run.dir).parent.parent.parent, self._run.id)
+        """Beside this one, in the folder of the run, and in that of the sweep that it may belong to."""
+        here = Path(self._run.dir).parent.parent.parent
+        return _parts(self._run.id, here, self._folder, self._folder.parent)
 
     @staticmethod
     def _missing_files(run: Any, parts: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -323,10 +326,11 @@ class Tracker:
             print(f"W&B  in trouble, the run goes on without: {self._trouble}", file=sys.stderr, flush=True)
 
 
-def _parts(folder: Path, run_id: str) -> list[Path]:
+def _parts(run_id: str, *folders: Path) -> list[Path]:
     """W&B's folders of this run, one for each time that it was begun or resumed, in that order."""
     form = re.compile(rf"(?:offline-)?run-(\d+_\d+)-{re.escape(run_id)}(?:-(\d+))?")  # a number within one second
-    named = [(form.fullmatch(part.name), part) for part in (folder / "wandb").glob("*")]
+    places = dict.fromkeys(folder.resolve() / "wandb" for folder in folders)
+    named = [(form.fullmatch(part.name), part) for place in places for part in place.glob("*")]
     return [part for _, _, part in sorted((name[1], int(name[2] or 0), part) for name, part in named if name)]
 
 

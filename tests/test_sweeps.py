@@ -339,7 +339,8 @@ def test_the_main_job_is_searched(tmp_path: Path) -> None:
     metric = {"name": "val/mse", "goal": "minimize"}
     changes = {"method": "bayes", "run_cap": 3, "metric": metric, "parameters": parameters}
     path = write(tmp_path / "s.yaml", program="experiments/joint.py", **changes)
-    experiment.main(experiment.Config(path, tmp_path / "s", wandb="disabled"))
+    experiment.main(experiment.Config(path, tmp_path / "s", wandb="offline"))
+    assert len(list((tmp_path / "s/wandb").glob("offline-run-*"))) == 3  # as `wandb leet` shows them side by side
     summaries = [json.loads(file.read_text()) for file in sorted((tmp_path / "s").glob("*/summary.json"))]
     assert [trial.value for trial in trials(tmp_path / "s")] == [summary["val/mse"] for summary in summaries]
     assert len(summaries) == 3
