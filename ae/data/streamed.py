@@ -1,5 +1,6 @@
 """A data set that does not fit in memory: read item by item, in worker processes, when a batch asks for it."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -88,6 +89,7 @@ class Streamed:
             batch_size=None,
             sampler=lists,
             num_workers=self.workers,
+            worker_init_fn=_step_back,
         )
         device = self.labels.device
         for found in loader:
@@ -96,6 +98,12 @@ class Streamed:
             places, pixels = found
             pixels = pixels.to(device, non_blocking=True)
             yield Batch(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels, self.labels[places])
+
+
+def _step_back(worker: int) -> None:
+    """Readers leave the cores to the training where they are too few: its threads wait for each other at every step."""
+    if hasattr(os, "nice"):  # Windows has none
+        os.nice(5)
 
 
 @dataclass(frozen=True)
