@@ -40,11 +40,11 @@ def test_snippets_run(snippet: str, runs: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_experiment_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = [block for block in blocks("python") if "def main(" in block]
-    monkeypatch.setitem(sys.modules, "readme", types.ModuleType("readme"))
-    names = sys.modules["readme"].__dict__
-    exec(compile(snippet, "README.md", "exec"), names)
+    (tmp_path / "denoise.py").write_text(snippet)
+    monkeypatch.syspath_prepend(tmp_path)
+    experiment = importlib.import_module("denoise")
     small = "--data.limit 256 --data.validation 64 --recipe.steps 2 --run.wandb disabled --run.dir run"
-    names["main"](parse(names["Config"], small.split()))
+    experiment.main(parse(experiment.Config, small.split()))
     assert (tmp_path / "run/summary.json").exists()
 
 
