@@ -32,10 +32,11 @@ class Config:
     steps: int = 500  # of training
     batch_size: int = 32  # pictures a step
     lr: float = 0.003  # learning rate of AdamW
+    tested: int = 500  # pictures of test digits that it is tested on
     seed: int = 0  # of the pyramid's weights and the pictures
 
     def __post_init__(self) -> None:
-        check_positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr)
+        check_positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr, tested=self.tested)
 
 
 class Segmenter(nn.Module):
@@ -110,11 +111,11 @@ def main(config: Config) -> None:
             print(f"step {step + 1}/{config.steps}  cross-entropy {loss.item():.4f} nats a pixel", flush=True)
     test = data.test()
     assert isinstance(test, Images)
-    images, classes = pictures(test, 500, key=0)
+    images, classes = pictures(test, config.tested, key=0)
     model.eval()
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(1) for part in images.split(50)])
-    print(f"mean IoU {mean_iou(predicted, classes):.4f} on 500 pictures of test digits")
+    print(f"mean IoU {mean_iou(predicted, classes):.4f} on {config.tested} pictures of test digits")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ae.encoding import encode
 from experiments import encode as experiment
 from experiments import joint, probe
 from tests.test_experiments import short
-from tests.tracked import job
+from tests.tracked import job, main_job
 
 
 def model() -> Autoencoder:
@@ -90,11 +90,11 @@ def test_runs_are_probed_from_the_command_line(
     digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (0, 1):
-        config = short(joint.Config(), tmp_path / f"run{seed}")
-        joint.main(replace(config, model=joint.Model((4, 8), latent=8), recipe=replace(config.recipe, seed=seed)))
+        main_job(digits, tmp_path / f"run{seed}", joint.Model((4, 8), latent=8), seed)
     runs = (tmp_path / "run0", tmp_path / "run1")
     where = RunConfig(dir=tmp_path / "probed", wandb="disabled")
-    probe.main(probe.Config(runs, labels=(20,), repeats=2, map=50, run=where))
+    few = Data("mnist", limit=256, validation=64)
+    probe.main(probe.Config(runs, few, labels=(20,), repeats=2, map=50, run=where))
     summary = json.loads((tmp_path / "probed/summary.json").read_text())
     assert {"probe/linear/accuracy", "probe/linear/accuracy/std", "probe/linear/accuracy/20", "probe/kmeans/nmi"} <= (
         summary.keys()

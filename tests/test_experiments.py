@@ -160,15 +160,6 @@ def test_importing_ae_is_light() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_a_trained_encoder_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    joint.main(short(joint.Config(), tmp_path / "run"))
-    before = (tmp_path / "run/model.safetensors").read_bytes()
-    for fine_tune in (False, True):
-        segment.main(segment.Config(tmp_path / "run", fine_tune, steps=2, batch_size=4))
-    assert capsys.readouterr().out.count("mean IoU 0.") == 2
-    assert (tmp_path / "run/model.safetensors").read_bytes() == before
-
-
 def test_iou_is_the_mean_over_classes() -> None:
     classes, predicted = torch.tensor([[[0, 0], [1, 2]]]), torch.tensor([[[0, 1], [1, 1]]])
     assert segment.mean_iou(predicted, classes) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
@@ -182,6 +173,7 @@ def test_pictures_to_segment_are_a_function_of_their_key(mnist: Splits) -> None:
     assert ((classes != segment.BACKGROUND) == (images[:, 0] > 0.5)).all()
 
 
+@pytest.mark.slow
 def test_what_streaming_costs(capsys: pytest.CaptureFixture[str]) -> None:
     streaming.main(streaming.Config(rounds=1, images=256, original=30, workers=1))
     assert "training, read" in capsys.readouterr().out

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
-from experiments import reuse
+from experiments import reuse, segment
 from tests.test_experiments import ROOT
-from tests.tracked import job
+from tests.tracked import job, main_job
 
 
 def joint(latent: int | None = None, norm: bool = False) -> Autoencoder:
@@ -162,3 +162,12 @@ def test_how_fast_an_encoder_is_elsewhere(
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
     reuse.main(reuse.Config(tmp_path / "run", rounds=2, batch_size=8))
     assert "onnxruntime" in capsys.readouterr().out
+
+
+def test_a_trained_encoder_segments(digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main_job(digits, tmp_path / "run")
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for fine_tune in (False, True):
+        segment.main(segment.Config(tmp_path / "run", fine_tune, steps=2, batch_size=4, tested=8))
+    assert capsys.readouterr().out.count("mean IoU 0.") == 2
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before

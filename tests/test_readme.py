@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from ae import Splits
 from ae.cli import parse
-from experiments import joint
-from tests.test_experiments import short
+from tests.tracked import main_job
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,11 +23,11 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the runs that the README speaks of, of the main job and trained for an instant."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("mine", "other"):
-        joint.main(short(joint.Config(), folder / "runs" / name))
+        main_job(digits, folder / "runs" / name)
     return folder
 
 

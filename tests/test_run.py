@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+import wandb
 from PIL import Image
 from torch import nn
 
@@ -141,18 +142,24 @@ def test_bad_input_at_the_start_leaves_the_folder_as_it_was(tmp_path: Path) -> N
     assert [file.name for file in (tmp_path / "notes").iterdir()] == ["mine.txt"]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_resumed_run_is_as_it_was_until_its_state_is_accepted(tmp_path: Path) -> None:
     with Run("joint", RunConfig(dir=tmp_path / "run", wandb="offline"), {"size": 1}) as run:
         run.log({"train/loss": 1.0}, 1, 0.0)
         run.save_state({"step": 1})
-    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    wandb.teardown()  # its process ends, and writes no more
+    before = contents(run.folder)
     with (
         contextlib.suppress(InputError),
         Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"size": 2}) as run,
     ):
         run.load_state()
         raise InputError("the state does not fit")
-    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+    assert contents(run.folder) == before
     with Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"size": 2}) as run:
         run.rewind(1)
     assert read_config(tmp_path / "run")["config"] == {"size": 2}

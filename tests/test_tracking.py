@@ -28,7 +28,7 @@ from ae import (
 from ae.run import read_config
 from experiments.joint import Config, main
 from tests.test_experiments import ROOT, short
-from tests.tracked import history, job, last_line, numbers, run_command, table, without_times
+from tests.tracked import history, job, last_line, numbers, run_command, slow, table, without_times
 from tests.wandb_log import Log, read_log
 from tests.wandb_server import Fault, WandbServer
 
@@ -257,7 +257,7 @@ def test_an_interrupted_run_has_its_best_weights_and_metrics_in_wandb(
     assert server.run.summary["best/val/mse"] == validated == json.loads(best.metadata or "")["best/val/mse"]
 
 
-@pytest.mark.parametrize("target", ["", "/wandb"])
+@pytest.mark.parametrize("target", ["", slow("/wandb")])
 def test_a_run_resumed_offline_uploads_as_one(
     server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:
@@ -270,6 +270,7 @@ def test_a_run_resumed_offline_uploads_as_one(
     assert server.run.state == "finished"
 
 
+@pytest.mark.slow
 def test_a_run_uploaded_before_it_is_resumed_offline_goes_on(
     server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +291,7 @@ def test_a_run_begun_offline_is_whole_when_it_is_resumed_online(
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_died_is_whole_when_it_is_resumed_offline_and_uploaded(
     server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

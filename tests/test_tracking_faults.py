@@ -136,6 +136,7 @@ def test_a_server_that_fails_at_the_end_loses_nothing(
     all_arrives(server, tmp_path / "run", line)
 
 
+@pytest.mark.slow
 def test_500s_that_pass_are_waited_for(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_some(tmp_path / "run", patience=15.0, before=lambda: server.break_down(Fault(status=500, seconds=2)))
     assert last_line(capsys) == f"W&B  {server.url}/tester/ae/runs/{server.run.name}"

@@ -25,6 +25,7 @@ from ae import (
     report,
 )
 from ae.training import Objective
+from experiments import joint
 from tests.test_experiments import ROOT
 from tests.wandb_server import WandbServer
 
@@ -43,6 +44,15 @@ def job(data: Splits, where: RunConfig, objective: Objective | None = None) -> N
     recipe = Recipe(steps=4, batch_size=128, evaluate_every=2, log_every=1)
     with Run("joint", where, {"recipe": recipe, "model": {"channels": (4, 8)}}) as run:
         report(model, data, fit(model, objective or Joint(), data, recipe, run), run)
+
+
+def main_job(data: Splits, folder: Path, model: joint.Model | None = None, seed: int = 0) -> None:
+    """The main job's model as it is, trained for an instant and tested on a few real digits."""
+    torch.manual_seed(seed)
+    recipe = Recipe(steps=2, seed=seed)
+    built = joint.build(model or joint.Model(), data)
+    with Run("joint", RunConfig(dir=folder, wandb="disabled"), joint.Config(recipe=recipe)) as run:
+        report(built, data, fit(built, Joint(), data, recipe, run), run)
 
 
 def history(folder: Path) -> list[Row]:
