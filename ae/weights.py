@@ -7,7 +7,6 @@ constructor's arguments) and, from format 2 on, `image` [c h w], `classes`, `met
 import inspect
 import json
 import platform
-import re
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from ae.errors import InputError
 from ae.files import write_whole
 from ae.heads import Classifier
 from ae.model import Autoencoder
+from ae.tracking_server import download_weights
 
 FORMAT = 2
 _KNOWN: dict[str, type[nn.Module]] = {
@@ -229,7 +229,7 @@ def _make(said: Any, name: str) -> nn.Module:
 def _find(path: str | Path, folder: Path) -> Path:
     """The file of weights; one from W&B is downloaded to `folder`."""
     if isinstance(path, str) and path.startswith("wandb:"):
-        return _download(path.removeprefix("wandb:"), folder)
+        return download_weights(path.removeprefix("wandb:"), folder)
     path = Path(path)
     if not path.is_dir():
         return path
@@ -238,19 +238,6 @@ def _find(path: str | Path, folder: Path) -> Path:
     best = path / "best.safetensors"
     hint = f"its training did not end; the best weights so far are in {best}" if best.exists() else "it is no run"
     raise InputError(f"no model.safetensors in {path}: {hint}")
-
-
-def _download(name: str, folder: Path) -> Path:
-    """The weights in an artifact of W&B; only this one file of it is written."""
-    import wandb
-
-    if not re.fullmatch(r"[^/:]+/[^/:]+/[^/:]+:[^/:]+", name):
-        raise InputError(f"wandb:{name} names no artifact: it must be wandb:entity/project/artifact:alias")
-    try:
-        entry = wandb.Api(timeout=20).artifact(name, type="model").get_entry("model.safetensors")
-        return Path(entry.download(root=str(folder)))
-    except Exception as error:  # whatever the server's answers lead the client to
-        raise InputError(f"can't load wandb:{name}: {_one_line(error)}") from error
 
 
 def _read_tensors(path: str | Path) -> dict[str, Tensor]:

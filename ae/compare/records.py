@@ -4,7 +4,6 @@ import glob
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from ae.errors import InputError
 from ae.run import Row, best_of, is_running, read_config, read_history, read_summary
+from ae.tracking_server import find_runs, read_file, read_rows
 
 State = Literal["finished", "running", "stopped"]
 
@@ -48,7 +48,7 @@ def read_runs(sources: Sequence[str]) -> list[Record]:
     records: dict[str, Record] = {}
     for source in sources:
         if source.startswith("wandb:"):
-            found = _from_wandb(source.removeprefix("wandb:"))
+            found = [_from_server(run) for run in find_runs(source.removeprefix("wandb:"))]
         else:
             found = [read_run(folder) for folder in _find_folders(source)]
         records |= {record.where: record for record in found}
@@ -108,31 +108,11 @@ def _picture(folder: Path) -> bytes | None:
     return paths[0].read_bytes() if paths else None
 
 
-def _from_wandb(path: str) -> list[Record]:
-    import wandb
-
-    entity, _, rest = path.partition("/")
-    project, _, group = rest.partition("/")
-    if not entity or not project:
-        raise InputError(
-            f"wandb:{path} names no project: it must be wandb:entity/project or wandb:entity/project/group"
-        )
-    try:
-        api = wandb.Api(timeout=20)
-        found = list(api.runs(f"{entity}/{project}", filters={"group": group} if group else {}, lazy=False))
-        records = [_from_server(run) for run in found]
-    except Exception as error:  # whatever the server's answers lead the client to
-        raise InputError(f"can't read wandb:{path}: {' '.join(str(error).split())}") from error
-    if not records:
-        raise InputError(f"no run in wandb:{path}")
-    return records
-
-
 def _from_server(run: Any) -> Record:
     """Of its history, at most 500 rows, evenly spaced: more are not seen in a curve."""
-    rows = run.history(samples=500, pandas=False)
-    history = [_logged(row) for row in rows if "step" in row]
+    history = [_logged(row) for row in read_rows(run, 500) if "step" in row]
     summary = dict(run.summary)
+    picture = summary.get("test/reconstructions") or summary.get("reconstructions")
     return Record(
         name=run.name,
         where="/".join(run.path),
@@ -140,20 +120,13 @@ def _from_server(run: Any) -> Record:
         config={"experiment": run.job_type, **flatten(run.config)},
         metrics=_numbers(summary),
         history=history,
-        picture=_download(run, summary.get("test/reconstructions") or summary.get("reconstructions")),
+        picture=read_file(run, picture["path"]) if picture else None,
     )
 
 
 def _logged(row: dict[str, Any]) -> Row:
     """What a history of ours holds of W&B's row: not its own columns, nor media, nor what the test added."""
     return {key: value for key, value in row.items() if _is_number(value) and not key.startswith(("_", "test/"))}
-
-
-def _download(run: Any, shown: Any) -> bytes | None:
-    if not shown:
-        return None
-    with tempfile.TemporaryDirectory() as folder, run.file(shown["path"]).download(root=folder, replace=True) as file:
-        return Path(file.name).read_bytes()
 
 
 def _so_far(history: list[Row]) -> dict[str, int | float]:
