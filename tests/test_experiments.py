@@ -61,7 +61,7 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
             assert picture.width > 600
 
 
-@pytest.mark.parametrize(("channels", "latent"), [((4,), None), ((4, 6, 8), 16)])
+@pytest.mark.parametrize(("channels", "latent"), [pytest.param((4,), None, marks=pytest.mark.slow), ((4, 6, 8), 16)])
 def test_depth_and_latent_vectors(channels: tuple[int, ...], latent: int | None, tmp_path: Path) -> None:
     config = short(joint.Config(), tmp_path / "run")
     config = replace(config, model=joint.Model(channels=channels, latent=latent, norm=True))

@@ -172,6 +172,7 @@ def test_a_grid_is_gone_through_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert states(folder) == {"COMPLETE": 3}
 
 
+@pytest.mark.slow
 def test_a_diverged_or_refused_trial_fails_and_the_others_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     said: list[str] = []

@@ -117,7 +117,8 @@ def test_pictures_that_the_server_refused_are_missed_and_sent_again(
     assert server.store.artifact("ae", f"model-{server.run.name}", "best") is not None
 
 
-@pytest.mark.parametrize("fault", ["dead", slow("hanging"), slow("500")])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["dead", "hanging", "500"])
 def test_a_server_that_fails_at_the_end_loses_nothing(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
