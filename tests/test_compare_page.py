@@ -73,7 +73,7 @@ def test_a_page_of_a_hundred_runs_is_below_ten_megabytes(tmp_path: Path) -> None
         run.history.extend(history)
     write_page(compare(runs), tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 10e6
-    assert len(data_of((tmp_path / "page.html").read_text())["runs"][0]["curves"]["val/metric1"][0]) == 150  # type: ignore
+    assert len(data_of((tmp_path / "page.html").read_text())["runs"][0]["curves"]["val/metric1"][0]) == 150  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
