@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -72,6 +73,10 @@ class Autoencoder(nn.Module):
         height, width = size
         if pixels.shape[-2] < height or pixels.shape[-1] < width:
             raise InputError(f"the decoder gives {list(pixels.shape[-2:])} pixels, fewer than the image's {list(size)}")
+        if (
+            torch.compiler.is_exporting()
+        ):  # a slice would fix whether there is anything to crop; padding by less does not
+            return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
         return pixels[..., :height, :width]
 
     def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:

@@ -2,7 +2,8 @@
 
 A linear probe, nearest neighbours and k-means read the codes of each run, with all labels and with few of them; the
 encoders stay as they are. Several runs, of one configuration with other seeds, are taken together: mean ± deviation.
-The data are what the first run was trained on, or others: --data.name fashion-mnist.
+The data are what the first run was trained on, or others: --data.name fashion-mnist. The result is a run of its own
+that stands beside the first in W&B: in its project and group, unless others are given.
 """
 
 from dataclasses import dataclass, replace
@@ -46,7 +47,7 @@ def main(config: Config) -> None:
     if splits.validation is None or splits.test is None:
         raise InputError("a probe needs validation and test images: --data.validation 5000")
     test = splits.test()
-    with Run("probe", config.run, config) as run:
+    with Run("probe", beside(config.run, config.runs[0]), config) as run:
         found: dict[str, list[float]] = {}
         for model in models:
             measured = probe(model, splits.train, splits.validation, test, config.labels, config.repeats)
@@ -63,6 +64,12 @@ def main(config: Config) -> None:
         print(f"{name.removeprefix('probe/'):22} {fmean(values):.4f}{deviation}  ({len(values)})")
     print(f"run  {run.folder}")
     print(f"look {run.folder / 'code.png'}")
+
+
+def beside(where: RunConfig, folder: Path) -> RunConfig:
+    """`where`, with project, entity and group of the run in `folder` in the place of those not given."""
+    theirs = read_config(folder)["config"].get("run", {})
+    return replace(where, **{key: getattr(where, key) or theirs.get(key) for key in ("project", "entity", "group")})
 
 
 if __name__ == "__main__":

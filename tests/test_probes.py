@@ -1,11 +1,15 @@
 """Probes, against data of which the answer is known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from ae import Autoencoder, Classifier, ConvEncoder, Dense, InputError, Splits
+from ae import Autoencoder, Classifier, ConvEncoder, Dense, InputError, Run, RunConfig, Splits
 from ae.probes import Codes, clusters, codes_of, linear_probe, nearest_neighbours, neighbour_map, probe
 from ae.seeding import generator
+from experiments import joint
+from experiments.probe import beside
 
 
 def blobs(count: int, spread: float, key: str) -> Codes:
@@ -80,3 +84,10 @@ def test_every_probe_of_a_model(digits: Splits) -> None:
         "kmeans/ari": 2,
     }
     assert found["linear/accuracy"][0] > max(0.3, *found["linear/accuracy/20"])  # untrained features, on real digits
+
+
+def test_a_probe_stands_beside_what_it_probes(tmp_path: Path) -> None:
+    where = RunConfig(dir=tmp_path / "run", wandb="disabled", project="codes", group="seeds")
+    with Run("joint", where, joint.Config(run=where)) as run:
+        run.log({"train/loss": 1.0}, step=1, epoch=0.1)
+    assert beside(RunConfig(project="mine"), tmp_path / "run") == RunConfig(project="mine", group="seeds")
