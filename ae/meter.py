@@ -1,17 +1,21 @@
 """What a training loop measures at every step, kept on the device until it is read."""
 
+import math
 import time
+from collections import defaultdict
 
 import torch
 from torch import Tensor
 
 from ae.objectives import Loss
 
+_PENDING = 1000  # steps, at most, whose values wait on the device
+
 
 class Meter:
     """Means of losses and gradient norm since the last restart, images/s, and the first step that was not finite.
 
-    `add` never makes the device wait; `read` does.
+    `add` computes nothing and never makes the device wait; `read` does both.
     """
 
     def __init__(self) -> None:
@@ -20,31 +24,44 @@ class Meter:
 
     def restart(self) -> None:
         """Begin new means, and a new clock."""
-        self._names: list[str] = []
+        self._pending: list[tuple[int, str, Tensor, Tensor | int]] = []  # step, name, a mean, over how many images
+        self._steps = 0
+        self._totals: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, float] = defaultdict(float)
         self._images = 0
         self._since = time.perf_counter()
 
-    def add(self, step: int, loss: Loss, gradient_norm: Tensor, images: int) -> None:
-        """Take in one step's values."""
-        named = {**loss.terms, "loss": loss.total.detach(), "gradient_norm": gradient_norm}
-        values = torch.stack([value.float() for value in named.values()])
-        counts = torch.full_like(values, images)
-        for i, name in enumerate(named):
-            if name in loss.counts:
-                counts[i] = loss.counts[name]
-        if not self._names:
-            self._names = list(named)
-            self._sums, self._counts = torch.zeros_like(values), torch.zeros_like(values)
-            self._bad_steps = torch.full_like(values, -1, dtype=torch.int64)
-        self._sums += values * counts
-        self._counts += counts
-        self._bad_steps.masked_fill_(~values.isfinite() & (self._bad_steps < 0), step)
+    def add(self, step: int, loss: Loss, images: int, gradient_norm: Tensor | None = None) -> None:
+        """Take in one step's values; the gradient's norm where it was measured."""
+        values = {**loss.terms, "loss": loss.total.detach()}
+        if gradient_norm is not None:
+            values["gradient_norm"] = gradient_norm
+        self._pending += [(step, name, value, loss.counts.get(name, images)) for name, value in values.items()]
         self._images += images
+        self._steps += 1
+        if self._steps % _PENDING == 0:
+            self._fold()
 
     def read(self) -> dict[str, float]:
         """The means, those of terms that no example had left out, and `images_per_second`."""
         seconds = time.perf_counter() - self._since
-        bad = [(step, name) for name, step in zip(self._names, self._bad_steps.tolist(), strict=True) if step >= 0]
-        self.first_bad = min(bad, key=lambda at: at[0], default=None)
-        totals = zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True)
-        return {name: total / n for name, total, n in totals if n} | {"images_per_second": self._images / seconds}
+        self._fold()
+        means = {name: self._totals[name] / count for name, count in self._counts.items() if count}
+        return means | {"images_per_second": self._images / seconds}
+
+    def _fold(self) -> None:
+        """Add what is pending to the totals."""
+        values = _read([value for _, _, value, _ in self._pending])
+        counts = iter(_read([count for *_, count in self._pending if isinstance(count, Tensor)]))
+        for (step, name, _, count), value in zip(self._pending, values, strict=True):
+            n = next(counts) if isinstance(count, Tensor) else count
+            self._totals[name] += value * n
+            self._counts[name] += n
+            if self.first_bad is None and not math.isfinite(value):
+                self.first_bad = step, name
+        self._pending.clear()
+
+
+def _read(scalars: list[Tensor]) -> list[float]:
+    """Scalars as numbers, in one transfer."""
+    return torch.stack([scalar.float() for scalar in scalars]).tolist() if scalars else []

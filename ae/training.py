@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ae.checks import check_positive, unchecked_range
 from ae.data import Batch, Splits
@@ -20,7 +20,7 @@ from ae.objectives import Loss
 from ae.pictures import reconstruction_picture
 from ae.progress import Progress
 from ae.run import Run
-from ae.seeding import derive
+from ae.seeding import reseed
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
 
@@ -79,11 +79,10 @@ class Recipe:
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser; its learning rate is set at each step."""
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(
-            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
+            return torch.optim.AdamW(parameters, **options)
+        return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **options)
 
     def find_device(self) -> torch.device:
         """The device to train on."""
@@ -154,7 +153,12 @@ def fit(
     with Progress(total_steps, at.step) as progress, unchecked_range():
         meter = Meter()
         for batch in islice(batches.starting_at(at.step), total_steps - at.step):
-            torch.manual_seed(derive("noise", recipe.seed, at.step))
+            epoch = (at.step + 1) / len(batches)
+            evaluates = (at.step + 1) % evaluate_every == 0 or at.step + 1 == total_steps
+            saves = evaluates or epoch.is_integer()
+            logs = saves or (at.step + 1) % recipe.log_every == 0
+
+            reseed(device, "noise", recipe.seed, at.step)
             lr = recipe.learning_rate(at.step, total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -162,20 +166,14 @@ def fit(
                 loss = forward(batch, at.step)
             optimizer.zero_grad()
             loss.total.backward()
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            gradient_norm = nn.utils.get_total_norm(gradients)
-            if recipe.clip is not None:
-                nn.utils.clip_grads_with_norm_(parameters, recipe.clip, gradient_norm)
+            gradient_norm = _clip(parameters, recipe.clip) if logs or recipe.clip is not None else None
             optimizer.step()
-            meter.add(at.step, loss, gradient_norm, len(batch))
+            meter.add(at.step, loss, len(batch), gradient_norm)
             at.step += 1
             at.images += len(batch)
             progress.step()
 
-            epoch = at.step / len(batches)
-            evaluates = at.step % evaluate_every == 0 or at.step == total_steps
-            saves = evaluates or epoch.is_integer()
-            if not saves and at.step % recipe.log_every != 0:
+            if not logs:
                 continue
             measured = meter.read()
             if meter.first_bad is not None:
@@ -212,6 +210,14 @@ def fit(
         "seconds": at.seconds,
         "images_per_second": at.images / (at.seconds - at.validation_seconds),
     }
+
+
+def _clip(parameters: list[nn.Parameter], largest: float | None) -> Tensor:
+    """Scale the gradients down to a norm of `largest`, if it is given; returns the norm that they had."""
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if largest is not None:
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm
 
 
 def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Config:
 
     run: Positional[Path | None] = None  # a run's folder or a file of weights (default: an untrained encoder)
     fine_tune: bool = False  # train the encoder too
-    steps: int = 500  # of training
+    steps: int = 1000  # of training
     batch_size: int = 32  # pictures a step
     lr: float = 0.003  # learning rate of AdamW
     tested: int = 500  # pictures of test digits that it is tested on

@@ -22,9 +22,14 @@ class Augment:
         if not (self.shift >= 0 and self.rotate >= 0):
             raise InputError(f"shift and rotate must be 0 or more, got {self.shift} and {self.rotate}")
 
+    @property
+    def moves(self) -> bool:
+        """Whether it does anything."""
+        return self.shift > 0 or self.rotate > 0
+
     def __call__(self, images: Float[Tensor, "b c h w"], generator: Generator) -> Float[Tensor, "b c h w"]:
         """Images [b c h w] -> the same moved, uniformly within the limits; what comes in from outside is 0."""
-        if len(images) == 0 or (self.shift == 0 and self.rotate == 0):
+        if len(images) == 0 or not self.moves:
             return images
         turn = (torch.rand(len(images), generator=generator) * 2 - 1) * math.radians(self.rotate)
         shift = torch.randint(-self.shift, self.shift + 1, (2, len(images)), generator=generator).float()

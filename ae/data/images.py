@@ -158,7 +158,10 @@ class Batches:
         places, again = tee(self._places(step))
         batches = self.data.stream(index for _, _, index in again)
         for (epoch, i, _), batch in zip(places, batches, strict=False):  # both without end
-            yield Batch(self.augment(batch.images, generator("augment", self.seed, epoch, i)), batch.labels)
+            if self.augment.moves:
+                moved = self.augment(batch.images, generator("augment", self.seed, epoch, i))
+                batch = Batch(moved, batch.labels)
+            yield batch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches."""

@@ -28,7 +28,7 @@ class Source(Generic[Kind]):
 
 _DIGITS = tuple("0123456789")
 
-_MNIST = Path(__file__).parent / "mnist"
+MNIST = Path(__file__).parent / "mnist"
 _MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "0b367032e93c5d0cea0925647cfdb18614af8ee15f83e6f2fc2ad904a6835971",
     "train-labels-idx1-ubyte.gz": "1787548bbe0bff1ec2ecdc0ef292b02df999e2d1a6002d27500982c652b17203",
@@ -37,7 +37,7 @@ _MNIST_SHA256 = {
 }
 
 
-def mnist(folder: Path = _MNIST) -> Source[Images]:
+def mnist(folder: Path = MNIST) -> Source[Images]:
     """LeCun, Cortes & Burges: 60,000 and 10,000 handwritten digits [1 28 28], from the archives in `folder`."""
 
     def read(part: str) -> Images:

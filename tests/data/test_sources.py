@@ -36,7 +36,7 @@ def test_mnist_is_the_whole_of_it() -> None:
 @pytest.mark.parametrize("name", sorted(sources._MNIST_SHA256))
 def test_a_damaged_archive_of_mnist_is_named(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "mnist"
-    shutil.copytree(sources._MNIST, folder)
+    shutil.copytree(sources.MNIST, folder)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     found = hashlib.sha256(whole[: len(whole) // 2]).hexdigest()
