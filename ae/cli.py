@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +16,20 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
-from ae.errors import DivergedError, InputError
+from ae.errors import DivergedError, InputError, StorageError
 from ae.run import read_config
+from ae.signals import is_urgent
 
 __all__ = ["Positional", "cli", "flags", "parse", "parse_part", "to_args"]
 Config = TypeVar("Config")
+_FORKED = ("project", "entity", "group", "tags")  # what a fork has of where the other run is kept
 
 
 def cli(main: Callable[[Config], None]) -> None:
     """Run `main`, which takes one dataclass, with the configuration that the command line gives.
 
-    Bad input ends with one line and exit code 2, a diverged training with one line and exit code 1, Ctrl-C with one
-    line and exit code 130; with SIGTERM a shell shows 143.
+    Bad input ends with one line and exit code 2, a diverged training or a full disk with one line and exit code 1,
+    Ctrl-C with one line and exit code 130; with SIGTERM a shell shows 143.
     """
     (config_type,) = [hint for name, hint in get_type_hints(main).items() if name != "return"]
     description = inspect.getdoc(inspect.getmodule(main)) or ""
@@ -34,14 +37,18 @@ def cli(main: Callable[[Config], None]) -> None:
         main(parse(config_type, sys.argv[1:], description))
     except InputError as error:
         _stop(str(error), 2)
-    except DivergedError as error:
+    except (DivergedError, StorageError) as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
+    except SystemExit as stop:
+        if is_urgent() and isinstance(stop.code, int):
+            _leave(stop.code)
+        raise
 
 
 def parse(config_type: type[Config], args: Sequence[str], description: str = "") -> Config:
-    """The configuration that `args` say; `--run.resume RUN` begins with the configuration of that run.
+    """The configuration that `args` say; `--run.resume RUN` and `--run.fork RUN` begin with that of that run.
 
     Values may also be written as W&B's agents do: `--recipe.nesterov=True`, `--model.channels=[32, 64]`, and
     `--model={'latent': 16}` for several at once.
@@ -49,8 +56,13 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
     import tyro
 
     args = [word for arg in args for word in _as_we_write(arg, config_type)]
-    resumed = _value_of("--run.resume", args)
-    before = [] if resumed is None else to_args(config_type, read_config(Path(resumed))["config"])
+    before: list[str] = []
+    if (resumed := _value_of("--run.resume", args)) is not None:
+        before = to_args(config_type, read_config(Path(resumed))["config"])
+    elif (forked := _value_of("--run.fork", args)) is not None:
+        config = read_config(Path(forked))["config"]
+        run = {key: value for key, value in config.get("run", {}).items() if key in _FORKED}
+        before = to_args(config_type, {**config, "run": run})
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -165,4 +177,13 @@ def _one_line(complaint: str) -> str:
 
 def _stop(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
+    if is_urgent():
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without what is done at its end, such as waiting for W&B."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

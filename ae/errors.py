@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """A value that became NaN or infinite; names the step, the value and the learning rate. Exit code 1."""
+
+
+class StorageError(RuntimeError):
+    """A run's folder that can't be written to any more: the disk is full, or the folder gone. Exit code 1."""

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -18,5 +19,16 @@ def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file, or which files a folder has, survive a power cut; where a system can do that."""
+    with suppress(OSError):  # Windows opens no folder
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,25 @@ class Meter:
         self._fold()
         means = {name: self._totals[name] / count for name, count in self._counts.items() if count}
         return means | {"images_per_second": self._images / seconds}
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on from here."""
+        self._fold()
+        seconds = time.perf_counter() - self._since
+        return {
+            "totals": dict(self._totals),
+            "counts": dict(self._counts),
+            "images": self._images,
+            "seconds": seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.restart()
+        self._totals.update(state["totals"])
+        self._counts.update(state["counts"])
+        self._images = state["images"]
+        self._since -= state["seconds"]
 
     def _fold(self) -> None:
         """Add what is pending to the totals."""

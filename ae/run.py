@@ -4,8 +4,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from torch import nn
 
-from ae.checkpoint import load_state, save_state
+from ae.changes import changes
+from ae.checkpoint import discard_broken, load_state, save_state
 from ae.checks import check_positive
-from ae.errors import InputError
+from ae.errors import InputError, StorageError
 from ae.evidence import Evidence
-from ae.files import write_whole
+from ae.files import sync, write_whole
 from ae.metrics import higher_is_better
 from ae.pictures import png
-from ae.signals import terminable, uninterrupted
+from ae.signals import Ending, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
-from ae.weights import read_about, save_weights
+from ae.weights import load_weights, read_about, save_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,9 @@ class RunConfig:
 
     dir: Path | None = None  # the run's folder (default: runs/EXPERIMENT-TIME-ID)
     resume: Path | None = None  # continue the run in this folder, with its configuration; other flags override
+    fork: Path | None = None  # start a new run from the weights of the one in this folder, with its configuration
+    save_every: int | None = None  # steps between saved states, beside those at each validation
+    save_minutes: float = 5.0  # and minutes
     wandb: Mode = "auto"  # auto: online when logged in, else offline
     project: str | None = None  # project in W&B (default: ae)
     entity: str | None = None  # user or team in W&B that the project belongs to
@@ -51,7 +55,13 @@ class RunConfig:
     patience: float = 12.0  # seconds to wait for W&B's server when a run begins, and twice that when it ends
 
     def __post_init__(self) -> None:
-        check_positive(patience=self.patience)
+        check_positive(patience=self.patience, save_every=self.save_every, save_minutes=self.save_minutes)
+        if self.resume is not None and self.fork is not None:
+            raise InputError("resume and fork exclude each other: continue a run, or start a new one from its weights")
+
+    def may_change(self, name: str) -> bool:
+        """A run that is continued may be kept and tracked in another way."""
+        return True
 
 
 class Run:
@@ -75,10 +85,19 @@ class Run:
         self._at: tuple[int, float] | None = None  # step and epoch of the last row
         self._has_begun = self._has_logged = self._is_summarised = False
         self._tracker: Tracker | None = None
-        self._signals = ExitStack()
+        self._changes: list[dict[str, Any]] = []
+        self._saved_at = time.monotonic()
+        self._ending = Ending()
         if where.resume is not None:
-            self.folder, self.id = where.resume, read_config(where.resume)["id"]
+            before = read_config(where.resume)
+            self.folder, self.id = where.resume, before["id"]
+            self._changes = before.get("changes", [])
+            changed = changes(before["config"], config, self._config)
             self._lock = _lock(self.folder)
+            if changed:
+                self._changes.append(changed)
+                listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+                print(f"continued with {listed}", file=sys.stderr, flush=True)
             return
         self.id = new_run_id()
         self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
@@ -101,7 +120,10 @@ class Run:
         except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
             print(f"W&B  this run is not tracked: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         content = {"experiment": self._experiment, "id": self.id, "config": self._config}
-        write_whole(self.folder / _CONFIG, _json_bytes(content))
+        if self._changes:
+            content["changes"] = self._changes
+        with self._writing():
+            write_whole(self.folder / _CONFIG, _json_bytes(content))
         self._has_begun = True
 
     def _make_tracker(self) -> Tracker | None:
@@ -134,7 +156,7 @@ class Run:
         self._has_logged = True
         self._at = step, epoch
         logged: Row = {"step": step, "epoch": epoch, **row}
-        with uninterrupted():  # what is in the history is in W&B too
+        with uninterrupted(), self._writing():  # what is in the history is in W&B too
             for name, picture in (pictures or {}).items():
                 path = self.folder / "pictures" / f"{name}-{step:08d}.png"
                 path.parent.mkdir(exist_ok=True)
@@ -149,18 +171,56 @@ class Run:
         if self._tracker and self._where.watch:
             self._tracker.watch(model, self._where.watch)
 
+    def wants_state(self, step: int) -> bool:
+        """Whether the training state is to be saved after `step` steps, by `save_every` and `save_minutes`."""
+        every, minutes = self._where.save_every, (time.monotonic() - self._saved_at) / 60
+        return (every is not None and step % every == 0) or minutes >= self._where.save_minutes or self.is_asked_to_end
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state; the one before it is kept too."""
         self._begin()
-        save_state(self.folder / _STATE, state)
+        with uninterrupted(), self._writing():
+            sync(self.folder / _HISTORY)  # a power cut must not take rows that a resumed run will not make again
+            save_state(self.folder / _STATE, state)
+        self._saved_at = time.monotonic()
+        self._ending.take_effect()
+
+    def deferring_signals(self) -> AbstractContextManager[None]:
+        """Inside, Ctrl-C and SIGTERM wait until the next `save_state`, which `wants_state` then asks for."""
+        return self._ending.deferred()
+
+    @property
+    def is_asked_to_end(self) -> bool:
+        """Whether Ctrl-C or SIGTERM waits for the next `save_state`."""
+        return self._ending.is_asked
 
     def load_state(self) -> dict[str, Any] | None:
         """The training state to continue from; None for a new run."""
         return load_state(self.folder / _STATE)
 
+    def load_fork(self, model: nn.Module) -> None:
+        """The weights of the run that this one is a fork of, if it is one: its final ones, or those it has come to."""
+        folder = self._where.fork
+        if folder is None:
+            return
+        if (folder / "model.safetensors").exists():
+            load_weights(folder / "model.safetensors", model)
+            return
+        state = load_state(folder / _STATE)
+        if state is None:
+            raise InputError(f"can't fork {folder}: it holds no weights yet")
+        weights = {key.removeprefix("model."): value for key, value in state["trained"].items() if "model." in key}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(
+                f"the weights of {folder} do not fit this model: {' '.join(str(error).split())}"
+            ) from error
+
     def rewind(self, step: int) -> None:
         """Go back to `step`: what the history holds after it is made again. W&B gets what it lacks of the rest."""
         self._begin()
+        discard_broken(self.folder / _STATE)
         path = self.folder / _HISTORY
         rows = [row for row in self.history() if row["step"] <= step]
         if path.exists():
@@ -183,7 +243,8 @@ class Run:
     ) -> None:
         """Write the model's weights as `NAME.safetensors`, and what is to be known of them."""
         self._begin()
-        save_weights(self.folder / f"{name}.safetensors", model, image, classes, metrics)
+        with self._writing():
+            save_weights(self.folder / f"{name}.safetensors", model, image, classes, metrics)
 
     def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
         """Write the final numbers, with the best validation's, as `summary.json`, and the final pictures; W&B gets all.
@@ -194,8 +255,9 @@ class Run:
         evidence = evidence or Evidence()
         step, epoch = self._at or (0, 0.0)
         summary = {"step": step, "epoch": epoch, **summary, **best_of(self.history())}
-        write_whole(self.folder / _SUMMARY, _json_bytes(summary))
-        evidence.save(self.folder)
+        with self._writing():
+            write_whole(self.folder / _SUMMARY, _json_bytes(summary))
+            evidence.save(self.folder)
         self._track_end(summary, evidence)
 
     def upload(self) -> bool:
@@ -224,19 +286,30 @@ class Run:
         self._lock.release()
 
     def __enter__(self) -> "Run":
-        self._signals.enter_context(terminable())
+        self._ending.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._signals:
+        try:
             if isinstance(error, InputError) and not self._has_logged and self._where.resume is None:
                 if self._tracker:
                     self._tracker.finish(2)
                 self._undo()
             else:
                 self.finish(_exit_code(error))
+        finally:
+            self._ending.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside, a folder that can't be written to ends the run with one clear line."""
+        try:
+            yield
+        except OSError as error:
+            hint = f"; what it holds is whole: continue with --run.resume {self.folder}" if self.folder.exists() else ""
+            raise StorageError(f"can't write in {self.folder}: {error.strerror or error}{hint}") from error
 
     def _track(self, row: Row) -> None:
         if self._tracker:

@@ -1,8 +1,10 @@
 """Training: what can be chosen, and the one loop."""
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -45,6 +47,7 @@ class Recipe:
     evaluate_every: int | None = None  # steps between validations (default: an epoch's)
     log_every: int = 50  # steps between logged values
     device: str = "auto"  # auto: cuda, mps or cpu, the first there is
+    deterministic: bool = False  # only algorithms that give the same bits each time; on a CPU all do
 
     def __post_init__(self) -> None:
         check_positive(
@@ -62,6 +65,12 @@ class Recipe:
             raise InputError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if self.nesterov and not self.momentum:
             raise InputError("nesterov needs a momentum above 0")
+
+    def may_change(self, name: str) -> bool:
+        """Whether a run may be continued with another value: what decides where it leads may not."""
+        if name in ("epochs", "steps"):
+            return self.schedule == "constant"
+        return name in ("evaluate_every", "log_every", "device", "compile", "deterministic")
 
     def learning_rate(self, step: int, total_steps: int) -> float:
         """The learning rate of a step counted from 0; a function of position, so that resuming needs no state.
@@ -143,20 +152,19 @@ def fit(
     trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = recipe.make_optimizer(parameters)
-    at = _restore(run, trained, optimizer, total_steps)
+    meter = Meter()
+    at = _restore(run, trained, optimizer, meter, total_steps)
     if run:
         run.watch(model)
     forward = torch.compile(trained) if recipe.compile else trained
     started = time.perf_counter() - at.seconds
     trained.train()
 
-    with Progress(total_steps, at.step) as progress, unchecked_range():
-        meter = Meter()
+    with Progress(total_steps, at.step) as progress, unchecked_range(), _safely(run, recipe):
         for batch in islice(batches.starting_at(at.step), total_steps - at.step):
             epoch = (at.step + 1) / len(batches)
             evaluates = (at.step + 1) % evaluate_every == 0 or at.step + 1 == total_steps
-            saves = evaluates or epoch.is_integer()
-            logs = saves or (at.step + 1) % recipe.log_every == 0
+            logs = evaluates or epoch.is_integer() or (at.step + 1) % recipe.log_every == 0
 
             reseed(device, "noise", recipe.seed, at.step)
             lr = recipe.learning_rate(at.step, total_steps)
@@ -173,7 +181,8 @@ def fit(
             at.images += len(batch)
             progress.step()
 
-            if not logs:
+            saves = run is not None and (evaluates or run.wants_state(at.step))
+            if not (logs or saves):
                 continue
             measured = meter.read()
             if meter.first_bad is not None:
@@ -181,26 +190,27 @@ def fit(
                 raise _diverged(name, step, recipe.learning_rate(step, total_steps), run)
             if saves and not _is_finite(trained):
                 raise _diverged("a weight", at.step - 1, lr, run)
-            measured |= {"learning_rate": lr, "weight_norm": nn.utils.get_total_norm(parameters).item()}
-            progress.show("train", measured, epoch)
-            row = with_prefix("train", measured)
-            if evaluates and data.validation is not None:
-                before = time.perf_counter()
-                at.validation = evaluate(model, data.validation, objective, at.step)
-                at.validation_seconds += time.perf_counter() - before
-                progress.show("val", at.validation, epoch)
-                row |= with_prefix("val", at.validation)
-            if run:
-                shows = evaluates and model.decoder is not None
-                pictures = {"reconstructions": reconstruction_picture(model, preview)} if shows else {}
-                run.log(row, at.step, epoch, pictures)
-                if evaluates and at.validation.get("loss", math.inf) < at.best:
-                    at.best = at.validation["loss"]
-                    run.save_weights("best", model, data.shape, data.classes, with_prefix("val", at.validation))
-                if saves:
-                    at.seconds = time.perf_counter() - started
-                    run.save_state(_state(at, trained, optimizer))
-            meter.restart()
+            if logs:
+                measured |= {"learning_rate": lr, "weight_norm": nn.utils.get_total_norm(parameters).item()}
+                progress.show("train", measured, epoch)
+                row = with_prefix("train", measured)
+                if evaluates and data.validation is not None:
+                    before = time.perf_counter()
+                    at.validation = evaluate(model, data.validation, objective, at.step)
+                    at.validation_seconds += time.perf_counter() - before
+                    progress.show("val", at.validation, epoch)
+                    row |= with_prefix("val", at.validation)
+                if run:
+                    shows = evaluates and model.decoder is not None
+                    pictures = {"reconstructions": reconstruction_picture(model, preview)} if shows else {}
+                    run.log(row, at.step, epoch, pictures)
+                    if evaluates and at.validation.get("loss", math.inf) < at.best:
+                        at.best = at.validation["loss"]
+                        run.save_weights("best", model, data.shape, data.classes, with_prefix("val", at.validation))
+                meter.restart()
+            if run and saves:
+                at.seconds = time.perf_counter() - started
+                run.save_state(_state(at, trained, optimizer, meter))
 
     if run:
         run.save_weights("model", model, data.shape, data.classes, with_prefix("val", at.validation))
@@ -220,21 +230,44 @@ def _clip(parameters: list[nn.Parameter], largest: float | None) -> Tensor:
     return norm
 
 
-def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {"position": asdict(at), "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}
+@contextmanager
+def _safely(run: Run | None, recipe: Recipe) -> Iterator[None]:
+    """Inside, signals wait for the state to be saved, and only such algorithms run as the recipe allows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA asks for it
+        torch.use_deterministic_algorithms(True)
+    try:
+        with nullcontext() if run is None else run.deferring_signals():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
-def _restore(run: Run | None, trained: Step, optimizer: torch.optim.Optimizer, total_steps: int) -> Position:
+def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer, meter: Meter) -> dict[str, Any]:
+    return {
+        "position": asdict(at),
+        "trained": trained.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "meter": meter.state(),
+    }
+
+
+def _restore(
+    run: Run | None, trained: Step, optimizer: torch.optim.Optimizer, meter: Meter, total_steps: int
+) -> Position:
     """Continue from the run's state, or write its first one."""
     if run is None:
         return Position()
     state = run.load_state()
     if state is None:
-        run.save_state(_state(Position(), trained, optimizer))
+        run.load_fork(trained.model)
+        run.save_state(_state(Position(), trained, optimizer, meter))
         return Position()
     try:
         trained.load_state_dict(state["trained"])
         _restore_optimizer(optimizer, state["optimizer"])
+        meter.restore(state["meter"])
         at = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

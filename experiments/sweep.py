@@ -10,7 +10,7 @@ from pathlib import Path
 from ae.checks import check_positive
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table
-from ae.signals import terminable
+from ae.signals import Ending
 from ae.sweeps import Study, read_sweep
 from ae.tracking import Mode
 
@@ -35,7 +35,7 @@ def main(config: Config) -> None:
         sweep = replace(sweep, runs=config.runs)
     folder = config.dir or Path("runs") / sweep.name
     study = Study(sweep, folder)
-    with terminable():
+    with Ending():
         study.work([f"--run.wandb={config.wandb}"])
     print(table(compare(read_runs([str(folder)]), sort=sweep.metric)))
 

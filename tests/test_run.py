@@ -10,7 +10,7 @@ import wandb
 from PIL import Image
 from torch import nn
 
-from ae import InputError, Run, RunConfig
+from ae import InputError, Recipe, Run, RunConfig
 from ae.evidence import Evidence
 from ae.run import is_running, read_config, to_json
 
@@ -148,21 +148,23 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_a_resumed_run_is_as_it_was_until_its_state_is_accepted(tmp_path: Path) -> None:
-    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="offline"), {"size": 1}) as run:
+    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="offline"), {"recipe": Recipe(log_every=1)}) as run:
         run.log({"train/loss": 1.0}, 1, 0.0)
         run.save_state({"step": 1})
     wandb.teardown()  # its process ends, and writes no more
     before = contents(run.folder)
     with (
         contextlib.suppress(InputError),
-        Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"size": 2}) as run,
+        Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"recipe": Recipe(log_every=2)}) as run,
     ):
         run.load_state()
         raise InputError("the state does not fit")
     assert contents(run.folder) == before
-    with Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"size": 2}) as run:
+    with Run("joint", RunConfig(resume=run.folder, wandb="offline"), {"recipe": Recipe(log_every=2)}) as run:
         run.rewind(1)
-    assert read_config(tmp_path / "run")["config"] == {"size": 2}
+    content = read_config(tmp_path / "run")
+    assert content["config"]["recipe"]["log_every"] == 2
+    assert content["changes"] == [{"recipe.log_every": [1, 2]}]
 
 
 def test_sigterm_leaves_by_an_exception_and_finishes_the_run(

@@ -72,7 +72,9 @@ class Images:
 
     def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
         """The batch of this index, scaled to [0, 1]."""
-        return Batch(self.pixels[index].float() / 255, self.labels[index])
+        if isinstance(index, slice):
+            return Batch(self.pixels[index] / 255, self.labels[index])
+        return Batch(self.pixels.index_select(0, index) / 255, self.labels.index_select(0, index))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every image once, in order."""

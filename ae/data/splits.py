@@ -72,6 +72,10 @@ class Data:
         if self.validation < 0:
             raise InputError(f"validation must be 0 or more, got {self.validation}")
 
+    def may_change(self, name: str) -> bool:
+        """A run may be continued where the data are somewhere else, or are read by other processes."""
+        return name in ("root", "workers")
+
     def load(self) -> Splits:
         """Read the data set and split it; raises InputError where it can't be read or split as asked."""
         source = self._source()
