@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
+from ae.distributed import launched
 from ae.errors import DivergedError, InputError, StorageError
 from ae.run import read_config
 from ae.signals import is_urgent
@@ -34,7 +35,8 @@ def cli(main: Callable[[Config], None]) -> None:
     (config_type,) = [hint for name, hint in get_type_hints(main).items() if name != "return"]
     description = inspect.getdoc(inspect.getmodule(main)) or ""
     try:
-        main(parse(config_type, sys.argv[1:], description))
+        with launched():
+            main(parse(config_type, sys.argv[1:], description))
     except InputError as error:
         _stop(str(error), 2)
     except (DivergedError, StorageError) as error:

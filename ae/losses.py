@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from ae import distributed
+
 
 def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
-    """The mean of `values` where `mask` is true; 0, with a gradient of 0, where it never is."""
+    """The mean of `values` where `mask` is true; 0, with a gradient of 0, where it never is.
+
+    In training in several processes, over the whole batch: the mean of what the processes get is that mean.
+    """
     if mask is None:
-        return values.mean()
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+        return values.mean() if distributed.world() == 1 else values.sum() / distributed.mean_count(len(values))
+    count = torch.as_tensor(distributed.mean_count(mask.sum()))
+    return torch.where(mask, values, 0).sum() / count.clamp(min=1 / distributed.world())
 
 
 def squared_error(

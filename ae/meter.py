@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ae import distributed
 from ae.objectives import Loss
 
 _PENDING = 1000  # steps, at most, whose values wait on the device
@@ -25,7 +26,7 @@ class Meter:
 
     def restart(self) -> None:
         """Begin new means, and a new clock."""
-        self._pending: list[tuple[int, str, Tensor, Tensor | int]] = []  # step, name, a mean, over how many images
+        self._pending: list[tuple[int, str, Tensor, Tensor | float]] = []  # step, name, a mean, over how many images
         self._steps = 0
         self._totals: dict[str, float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)
@@ -33,11 +34,12 @@ class Meter:
         self._since = time.perf_counter()
 
     def add(self, step: int, loss: Loss, images: int, gradient_norm: Tensor | None = None) -> None:
-        """Take in one step's values; the gradient's norm where it was measured."""
+        """Take in one step's values on so many images, of all processes; the gradient's norm where it was measured."""
+        share = images / distributed.world()
         values = {**loss.terms, "loss": loss.total.detach()}
         if gradient_norm is not None:
             values["gradient_norm"] = gradient_norm
-        self._pending += [(step, name, value, loss.counts.get(name, images)) for name, value in values.items()]
+        self._pending += [(step, name, value, loss.counts.get(name, share)) for name, value in values.items()]
         self._images += images
         self._steps += 1
         if self._steps % _PENDING == 0:
@@ -45,27 +47,25 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """The means, those of terms that no example had left out, and `images_per_second`."""
-        seconds = time.perf_counter() - self._since
-        self._fold()
-        means = {name: self._totals[name] / count for name, count in self._counts.items() if count}
-        return means | {"images_per_second": self._images / seconds}
+        state = self.state()
+        means = {name: state["totals"][name] / count for name, count in state["counts"].items() if count}
+        return means | {"images_per_second": state["images"] / state["seconds"]}
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here."""
-        self._fold()
+        """What `restore` needs to go on from here; of all processes together."""
         seconds = time.perf_counter() - self._since
-        return {
-            "totals": dict(self._totals),
-            "counts": dict(self._counts),
-            "images": self._images,
-            "seconds": seconds,
-        }
+        self._fold()
+        totals, counts = (_added(distributed.gathered(own)) for own in (self._totals, self._counts))
+        bad = [step_and_name for step_and_name in distributed.gathered(self.first_bad) if step_and_name is not None]
+        self.first_bad = min(bad, default=None)
+        return {"totals": totals, "counts": counts, "images": self._images, "seconds": seconds}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.restart()
-        self._totals.update(state["totals"])
-        self._counts.update(state["counts"])
+        if distributed.is_main():
+            self._totals.update(state["totals"])
+            self._counts.update(state["counts"])
         self._images = state["images"]
         self._since -= state["seconds"]
 
@@ -85,3 +85,7 @@ class Meter:
 def _read(scalars: list[Tensor]) -> list[float]:
     """Scalars as numbers, in one transfer."""
     return torch.stack([scalar.float() for scalar in scalars]).tolist() if scalars else []
+
+
+def _added(parts: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from ae import distributed
 from ae.checks import unchecked_range
 from ae.data import Batch, ImageSet
 from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
 from ae.objectives import Loss, only_head
-from ae.seeding import derive
+from ae.seeding import reseed
 
 _SSIM_WINDOW = 11
 
@@ -95,9 +96,10 @@ def examine(
     device = next(model.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
     predictions = []
+    batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[distributed.rank() :: distributed.world()]
     with evaluating(model), unchecked_range(), torch.random.fork_rng():
-        torch.manual_seed(derive("evaluate"))
-        for batch in images.to(device).in_order(batch_size):
+        for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
+            reseed(device, "evaluate", i)
             output = model(batch.images)
             for name, value in _per_example(output, batch).items():
                 values[name].append(value)
@@ -105,12 +107,25 @@ def examine(
                 predictions.append(only_head(output.logits).argmax(1))
             if objective is not None:
                 values["loss"].append(objective(model, batch, step).total.expand(len(batch)))
+    found = {name: torch.cat(parts).cpu().double() for name, parts in values.items()}
+    if predictions:
+        found["predictions"] = torch.cat(predictions).cpu()
+    found = _in_order(found, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
     return Examined(
-        values={name: torch.cat(parts).cpu().double() for name, parts in values.items()},
-        predictions=torch.cat(predictions).cpu() if predictions else None,
+        predictions=found.pop("predictions", None),
+        values=found,
         labels=images.labels.cpu(),
         classes=images.classes,
     )
+
+
+def _in_order(found: dict[str, Tensor], places: Int64[Tensor, " m"]) -> dict[str, Tensor]:
+    """What each process has found of the images at its places -> of all images, in order."""
+    if distributed.world() == 1:
+        return found
+    parts = [part for part in distributed.gathered((places, found)) if len(part[0])]
+    order = torch.cat([places for places, _ in parts]).argsort()
+    return {name: torch.cat([values[name] for _, values in parts])[order] for name in parts[0][1]}
 
 
 def _per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:

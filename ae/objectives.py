@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ae import losses
+from ae import distributed, losses
 from ae.data import Batch
 from ae.errors import InputError
 from ae.losses import masked_mean
@@ -83,7 +84,9 @@ class Joint:
             value = masked_mean(losses.cross_entropy(logits, batch.labels), labelled)
             total, terms["cross_entropy"] = total + self.classification * value, value.detach()
             terms["accuracy"] = masked_mean((logits.argmax(1) == batch.labels).float(), labelled)
-            counts = dict.fromkeys(("cross_entropy", "accuracy"), labelled.sum())
+            counts = dict.fromkeys(
+                ("cross_entropy", "accuracy"), torch.as_tensor(distributed.mean_count(labelled.sum()))
+            )
         return Loss(total, terms, counts)
 
     def _reconstruction(self, pixels: Tensor, target: Tensor, mask: Tensor | None) -> Float[Tensor, " b"]:

@@ -1,9 +1,12 @@
 """What a person sees while a model trains: a bar in a terminal, plain lines elsewhere; both on stderr."""
 
 import sys
+from contextlib import suppress
 from types import TracebackType
 
 from tqdm import tqdm
+
+from ae.distributed import is_main
 
 _SHOWN = ("loss", "mse", "bernoulli", "gaussian", "accuracy", "images_per_second")
 
@@ -12,7 +15,8 @@ class Progress:
     """A progress bar over `total` steps, begun at `initial`; a line for each `show` where there is no terminal."""
 
     def __init__(self, total: int, initial: int = 0) -> None:
-        self._bar = tqdm(total=total, initial=initial, disable=not sys.stderr.isatty(), dynamic_ncols=True, unit="step")
+        hidden = not (sys.stderr.isatty() and is_main())
+        self._bar = tqdm(total=total, initial=initial, disable=hidden, dynamic_ncols=True, unit="step")
         self._step, self._total = initial, total
 
     def __enter__(self) -> "Progress":
@@ -30,9 +34,13 @@ class Progress:
 
     def show(self, split: str, metrics: dict[str, float], epoch: float) -> None:
         """Show the metrics that a person follows."""
+        if not is_main():
+            return
         text = "  ".join(_format(name, metrics[name]) for name in _SHOWN if name in metrics)
         if self._bar.disable:
-            print(f"step {self._step}/{self._total}  epoch {epoch:.2f}  {split:5}  {text}", file=sys.stderr, flush=True)
+            line = f"step {self._step}/{self._total}  epoch {epoch:.2f}  {split:5}  {text}"
+            with suppress(OSError):  # a log on a full disk, or read by nobody any more, ends no training
+                print(line, file=sys.stderr, flush=True)
         elif split == "train":
             self._bar.set_postfix_str(text, refresh=False)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ae.data import ImageSet, Splits
+from ae.distributed import is_main
 from ae.evidence import Evidence, gather
 from ae.metrics import examine, with_prefix
 from ae.model import Autoencoder
@@ -31,8 +32,11 @@ def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run
         images = data.test()
         examined = examine(model, images)
         summary |= with_prefix("test", examined.means())
-        evidence = gather(model, images, examined)
+        if is_main():
+            evidence = gather(model, images, examined)
     run.summarise(summary, evidence)
+    if not is_main():
+        return
     print(table(summary))
     print(f"run  {run.folder}")
     if "reconstructions" in evidence.pictures:

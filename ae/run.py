@@ -17,6 +17,7 @@ from torch import nn
 from ae.changes import changes
 from ae.checkpoint import discard_broken, load_state, save_state
 from ae.checks import check_positive
+from ae.distributed import from_main, is_main, on_main
 from ae.errors import InputError, StorageError
 from ae.evidence import Evidence
 from ae.files import sync, write_whole
@@ -88,6 +89,9 @@ class Run:
         self._changes: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()
         self._ending = Ending()
+        if not is_main():
+            self.folder, self.id = where.resume or where.dir or Path("runs"), ""
+            return
         if where.resume is not None:
             before = read_config(where.resume)
             self.folder, self.id = where.resume, before["id"]
@@ -109,6 +113,7 @@ class Run:
             self._undo()
             raise
 
+    @on_main
     def _begin(self) -> None:
         """Open the run in W&B and write its configuration, once."""
         if self._has_begun:
@@ -119,7 +124,7 @@ class Run:
             raise
         except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
             print(f"W&B  this run is not tracked: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        content = {"experiment": self._experiment, "id": self.id, "config": self._config}
+        content: dict[str, Any] = {"experiment": self._experiment, "id": self.id, "config": self._config}
         if self._changes:
             content["changes"] = self._changes
         with self._writing():
@@ -148,6 +153,7 @@ class Run:
             notes=where.notes,
         )
 
+    @on_main
     def log(
         self, row: Mapping[str, float | int], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
     ) -> None:
@@ -165,6 +171,7 @@ class Run:
                 history.write(json.dumps(logged) + "\n")
             self._track(logged)
 
+    @on_main
     def watch(self, model: nn.Module) -> None:
         """Show histograms of gradients or parameters in W&B with every row, if the configuration asks for it."""
         self._begin()
@@ -177,13 +184,17 @@ class Run:
         return (every is not None and step % every == 0) or minutes >= self._where.save_minutes or self.is_asked_to_end
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write the training state; the one before it is kept too."""
+        """Write the training state; the one before it is kept too. A signal that waits for that takes effect."""
         self._begin()
+        self._write_state(state)
+        self._saved_at = time.monotonic()
+        self._ending.take_effect()
+
+    @on_main
+    def _write_state(self, state: dict[str, Any]) -> None:
         with uninterrupted(), self._writing():
             sync(self.folder / _HISTORY)  # a power cut must not take rows that a resumed run will not make again
             save_state(self.folder / _STATE, state)
-        self._saved_at = time.monotonic()
-        self._ending.take_effect()
 
     def deferring_signals(self) -> AbstractContextManager[None]:
         """Inside, Ctrl-C and SIGTERM wait until the next `save_state`, which `wants_state` then asks for."""
@@ -196,8 +207,9 @@ class Run:
 
     def load_state(self) -> dict[str, Any] | None:
         """The training state to continue from; None for a new run."""
-        return load_state(self.folder / _STATE)
+        return from_main(lambda: load_state(self.folder / _STATE))
 
+    @on_main
     def load_fork(self, model: nn.Module) -> None:
         """The weights of the run that this one is a fork of, if it is one: its final ones, or those it has come to."""
         folder = self._where.fork
@@ -217,6 +229,7 @@ class Run:
                 f"the weights of {folder} do not fit this model: {' '.join(str(error).split())}"
             ) from error
 
+    @on_main
     def rewind(self, step: int) -> None:
         """Go back to `step`: what the history holds after it is made again. W&B gets what it lacks of the rest."""
         self._begin()
@@ -233,6 +246,7 @@ class Run:
         """The rows logged so far."""
         return read_history(self.folder)
 
+    @on_main
     def save_weights(
         self,
         name: Literal["model", "best"],
@@ -246,6 +260,7 @@ class Run:
         with self._writing():
             save_weights(self.folder / f"{name}.safetensors", model, image, classes, metrics)
 
+    @on_main
     def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
         """Write the final numbers, with the best validation's, as `summary.json`, and the final pictures; W&B gets all.
 
@@ -273,6 +288,7 @@ class Run:
             self._track_end(summary, Evidence.load(self.folder))
         return summary is not None
 
+    @on_main
     def finish(self, exit_code: int = 0) -> None:
         """End the run in W&B, and print where it is and, if it is not all there, the command that uploads it.
 
@@ -293,7 +309,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, InputError) and not self._has_logged and self._where.resume is None:
+            if isinstance(error, InputError) and is_main() and not self._has_logged and self._where.resume is None:
                 if self._tracker:
                     self._tracker.finish(2)
                 self._undo()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ae import distributed
 from ae.checks import check_positive, unchecked_range
 from ae.data import Batch, Splits
 from ae.errors import DivergedError, InputError
@@ -156,7 +157,9 @@ def fit(
     at = _restore(run, trained, optimizer, meter, total_steps)
     if run:
         run.watch(model)
-    forward = torch.compile(trained) if recipe.compile else trained
+    forward = distributed.wrapped(trained)
+    if recipe.compile:
+        forward.compile()
     started = time.perf_counter() - at.seconds
     trained.train()
 
@@ -166,22 +169,24 @@ def fit(
             evaluates = (at.step + 1) % evaluate_every == 0 or at.step + 1 == total_steps
             logs = evaluates or epoch.is_integer() or (at.step + 1) % recipe.log_every == 0
 
-            reseed(device, "noise", recipe.seed, at.step)
+            images = batches.size(at.step)
+            reseed(device, *distributed.own("noise", recipe.seed, at.step))
             lr = recipe.learning_rate(at.step, total_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+            with autocast, distributed.one_batch(images):
                 loss = forward(batch, at.step)
             optimizer.zero_grad()
             loss.total.backward()
             gradient_norm = _clip(parameters, recipe.clip) if logs or recipe.clip is not None else None
             optimizer.step()
-            meter.add(at.step, loss, len(batch), gradient_norm)
+            meter.add(at.step, loss, images, gradient_norm)
             at.step += 1
-            at.images += len(batch)
+            at.images += images
             progress.step()
 
-            saves = run is not None and (evaluates or run.wants_state(at.step))
+            saves = run is not None and (evaluates or distributed.agree(run.wants_state(at.step), at.step))
             if not (logs or saves):
                 continue
             measured = meter.read()
@@ -201,7 +206,7 @@ def fit(
                     progress.show("val", at.validation, epoch)
                     row |= with_prefix("val", at.validation)
                 if run:
-                    shows = evaluates and model.decoder is not None
+                    shows = evaluates and model.decoder is not None and distributed.is_main()
                     pictures = {"reconstructions": reconstruction_picture(model, preview)} if shows else {}
                     run.log(row, at.step, epoch, pictures)
                     if evaluates and at.validation.get("loss", math.inf) < at.best:

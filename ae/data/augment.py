@@ -27,13 +27,19 @@ class Augment:
         """Whether it does anything."""
         return self.shift > 0 or self.rotate > 0
 
+    def draw(self, count: int, generator: Generator) -> Float[Tensor, "3 count"]:
+        """For each of `count` images an angle (radians) and how far down and right (pixels), uniform in the limits."""
+        turn = (torch.rand(count, generator=generator) * 2 - 1) * math.radians(self.rotate)
+        shift = torch.randint(-self.shift, self.shift + 1, (2, count), generator=generator).float()
+        return torch.stack([turn, *shift])
+
+    def apply(self, images: Float[Tensor, "b c h w"], drawn: Float[Tensor, "3 b"]) -> Float[Tensor, "b c h w"]:
+        """Images [b c h w] -> the same moved as was drawn for each; what comes in from outside is 0."""
+        return move(images, *drawn.to(images.device)) if self.moves and len(images) else images
+
     def __call__(self, images: Float[Tensor, "b c h w"], generator: Generator) -> Float[Tensor, "b c h w"]:
-        """Images [b c h w] -> the same moved, uniformly within the limits; what comes in from outside is 0."""
-        if len(images) == 0 or not self.moves:
-            return images
-        turn = (torch.rand(len(images), generator=generator) * 2 - 1) * math.radians(self.rotate)
-        shift = torch.randint(-self.shift, self.shift + 1, (2, len(images)), generator=generator).float()
-        return move(images, *torch.stack([turn, *shift]).to(images.device))
+        """Images [b c h w] -> the same moved at random, uniformly in the limits."""
+        return self.apply(images, self.draw(len(images), generator))
 
 
 def move(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ae import distributed
 from ae.data.augment import Augment
 from ae.errors import InputError
 from ae.seeding import generator
@@ -155,14 +156,22 @@ class Batches:
         """Batches in an epoch."""
         return -(-len(self._others) // self._from_others)
 
+    def size(self, step: int) -> int:
+        """How many images batch number `step` has."""
+        seen = step % len(self) * self._from_others
+        return self._from_labelled + min(self._from_others, len(self._others) - seen)
+
     def starting_at(self, step: int) -> Iterator[Batch]:
-        """Batch number `step` of the training, counted from 0, and all that follow, epoch after epoch, without end."""
+        """Batch number `step` of the training, counted from 0, and all that follow, epoch after epoch, without end.
+
+        In several processes, each one's part of them.
+        """
         places, again = tee(self._places(step))
-        batches = self.data.stream(index for _, _, index in again)
-        for (epoch, i, _), batch in zip(places, batches, strict=False):  # both without end
+        batches = self.data.stream(distributed.part(index) for _, _, index in again)
+        for (epoch, i, index), batch in zip(places, batches, strict=False):  # both without end
             if self.augment.moves:
-                moved = self.augment(batch.images, generator("augment", self.seed, epoch, i))
-                batch = Batch(moved, batch.labels)
+                drawn = self.augment.draw(len(index), generator("augment", self.seed, epoch, i))
+                batch = Batch(self.augment.apply(batch.images, distributed.part(drawn, dim=1)), batch.labels)
             yield batch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:

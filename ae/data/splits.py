@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from ae.checks import check_positive
 from ae.data import sources
 from ae.data.augment import Augment
 from ae.data.images import Batches, ImageSet
+from ae.distributed import once_a_machine
 from ae.errors import InputError
 from ae.seeding import generator
 
@@ -77,14 +79,25 @@ class Data:
         return name in ("root", "workers")
 
     def load(self) -> Splits:
-        """Read the data set and split it; raises InputError where it can't be read or split as asked."""
-        source = self._source()
-        train, validation = hold_out(source.train, self.validation)
-        if self.limit is not None:
-            train = train.select(slice(self.limit))
-        if self.labels is not None:
-            train = keep_labels(train, self.labels, self.seed)
-        return Splits(train, validation, source.test, self.augment, self.labelled_per_batch)
+        """Read the data set and split it; raises InputError where it can't be read or split as asked.
+
+        Of several processes on a machine one does this, for all of them.
+        """
+        tests: list[Callable[[], ImageSet]] = []
+
+        def read() -> tuple[ImageSet, ImageSet | None]:
+            source = self._source()
+            tests.append(source.test)
+            train, validation = hold_out(source.train, self.validation)
+            if self.limit is not None:
+                train = train.select(slice(self.limit))
+            if self.labels is not None:
+                train = keep_labels(train, self.labels, self.seed)
+            return train, validation
+
+        train, validation = once_a_machine(read)
+        read_test = partial(once_a_machine, lambda: tests[0]())
+        return Splits(train, validation, read_test, self.augment, self.labelled_per_batch)
 
     def _source(self) -> sources.Source[ImageSet]:
         match self.name:

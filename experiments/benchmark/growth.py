@@ -1,7 +1,6 @@
 """What `fit` costs as the data grow, the batch grows, and the images grow."""
 
 import multiprocessing
-import resource
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from ae import Data, Images, Splits, fit
 from experiments import joint
 from experiments.benchmark.contenders import JOINT, RECIPE
+from experiments.benchmark.start import peak_megabytes
 
 
 class Cost(NamedTuple):
@@ -42,7 +42,7 @@ def train(images: int, batch_size: int, side: int, steps: int) -> Cost:
     model = joint.build(joint.Model(), data)
     results = fit(model, JOINT, data, replace(RECIPE, steps=steps, batch_size=batch_size, log_every=steps))
     held = data.train.pixels.nbytes + data.train.labels.nbytes  # type: ignore[attr-defined]
-    return Cost(results["images_per_second"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 - held / 1e6)
+    return Cost(results["images_per_second"], peak_megabytes("self") - held / 1e6)
 
 
 def apart(images: int = 6400, batch_size: int = 64, side: int = 28, steps: int = 100) -> Cost:

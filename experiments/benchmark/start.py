@@ -1,6 +1,5 @@
 """How long until the main job's first step is done, from the start of the process, and how much memory it takes."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,9 +25,22 @@ def measure(*flags: str) -> Start:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not (run / "history.jsonl").exists() and process.poll() is None:
             time.sleep(0.01)
-        seconds = time.perf_counter() - began
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds, megabytes = time.perf_counter() - began, 0.0
+        while process.poll() is None:
+            megabytes = peak_megabytes(process.pid) or megabytes
+            time.sleep(0.02)
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-        return Start(seconds, usage.ru_maxrss / 1000)
+        return Start(seconds, megabytes)
+
+
+def peak_megabytes(process: int | str) -> float:
+    """The most memory that a process has held so far; 0 where the system does not say, or the process has ended.
+
+    Linux's own figure for the program that runs: what `resource` tells begins at that of the program that started it.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000

@@ -1,0 +1,162 @@
+"""Several processes train as one does; started by torchrun, on the CPU."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from ae.cli import parse
+from experiments import joint
+from tests.test_experiments import ROOT
+from tests.tracked import history, slow
+
+SMALL = "--data.validation 100 --model.channels 4 8 --model.hidden 16 --run.wandb disabled".split()
+
+
+def torchrun(*arguments: object, processes: int = 2, **options: Any) -> "subprocess.Popen[str]":
+    flags = ["--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, options.pop("flags", flags)), "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **options}
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process: "subprocess.Popen[str]", code: int = 0, seconds: float = 120) -> tuple[str, str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == code, err[-3000:]
+    return out, err
+
+
+def train(folder: Path, *flags: str, processes: int = 1) -> None:
+    """The main job with a narrow model: in several processes, or in this one."""
+    arguments = [*SMALL, "--run.dir", str(folder), *flags]
+    if processes == 1:
+        joint.main(parse(joint.Config, arguments))
+    else:
+        ended(torchrun("experiments.joint", *arguments, processes=processes))
+
+
+def check_same(one: Path, many: Path, atol: float = 2e-4) -> None:
+    """Weights and all logged values but times, within the tolerance of float32 sums in another order."""
+    expected, found = load_file(one / "model.safetensors"), load_file(many / "model.safetensors")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert (tensor - found[name]).abs().max() <= atol, name
+    rows = list(zip(history(one), history(many), strict=True))
+    assert rows
+    for before, after in rows:
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            if not key.endswith("images_per_second"):
+                assert after[key] == pytest.approx(value, rel=2e-3, abs=1e-3), key
+
+
+def test_inside_of_a_group() -> None:
+    out, _ = ended(torchrun("tests.in_processes"))
+    assert "all checks passed" in out
+
+
+@pytest.mark.slow
+def test_inside_of_a_group_of_three() -> None:
+    out, _ = ended(torchrun("tests.in_processes", processes=3))
+    assert "all checks passed" in out
+
+
+FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.log-every 2 --recipe.lr 0.02"
+
+
+@pytest.mark.parametrize(
+    ("processes", "flags"),
+    [
+        (2, f"{FEW_LABELS} --model.norm --recipe.epochs 2"),  # batches of 50, 50, 30
+        slow(3, f"{FEW_LABELS} --model.norm --recipe.steps 100"),
+        slow(2, "--data.limit 3000 --recipe.batch-size 64 --recipe.steps 100 --recipe.lr 0.02"),
+        slow(3, "--data.limit 101 --recipe.batch-size 50 --recipe.steps 30 --recipe.lr 0.02"),  # 50, 50, 1
+        slow(2, f"{FEW_LABELS} --data.labelled-per-batch 3 --recipe.clip 0.5 --recipe.steps 20"),
+        slow(2, f"{FEW_LABELS} --recipe.optimizer adamw --recipe.lr 0.001 --model.latent 6 --recipe.steps 20"),
+    ],
+)
+def test_several_processes_train_as_one(tmp_path: Path, processes: int, flags: str) -> None:
+    train(tmp_path / "one", *flags.split())
+    train(tmp_path / "many", *flags.split(), processes=processes)
+    check_same(tmp_path / "one", tmp_path / "many")
+
+
+LONG = "--data.limit 2000 --recipe.batch-size 40 --recipe.epochs 40 --recipe.log-every 10 --recipe.lr 0.01"
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_terminated_job_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    run, flags = tmp_path / "many", [*SMALL, *LONG.split()]
+    process = torchrun("experiments.joint", *flags, "--run.dir", run)
+    wait_for(lambda: (run / "history.jsonl").exists() and len(history(run)) > 20)
+    process.terminate()
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert not (run / "summary.json").exists()
+    ended(torchrun("experiments.joint", "--run.resume", run, processes=3))
+    train(tmp_path / "one", *LONG.split())
+    check_same(tmp_path / "one", run, atol=2e-2)
+
+
+@pytest.mark.slow
+def test_a_dead_process_takes_the_job_down(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = torchrun("experiments.joint", *SMALL, *LONG.split(), "--run.dir", run)
+    wait_for(lambda: (run / "history.jsonl").exists() and len(history(run)) > 5)
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode != 0
+    assert re.search(r"Signal 9 \(SIGKILL\)", err)
+    ended(torchrun("experiments.joint", "--run.resume", run))
+    assert (run / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_ends_all_of_them_with_its_line(tmp_path: Path) -> None:
+    process = torchrun("experiments.joint", *SMALL, "--run.resume", tmp_path / "none")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "error: no run in" in err
+
+
+@pytest.mark.slow
+def test_two_machines_meet_on_the_loopback(tmp_path: Path) -> None:
+    flags = f"{FEW_LABELS} --recipe.epochs 2".split()
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29511"]
+    arguments = ["experiments.joint", *SMALL, *flags, "--run.dir", str(tmp_path / "many")]
+    agents = [torchrun(*arguments, flags=[*meeting, "--rdzv-id=test"]) for _ in range(2)]
+    for agent in agents:
+        ended(agent)
+    train(tmp_path / "one", *flags)
+    check_same(tmp_path / "one", tmp_path / "many")
