@@ -1,6 +1,6 @@
 """Autoencoder research on PyTorch: encoder -> bottleneck -> decoder, heads that read the code, and one loop."""
 
-from ae.bottlenecks import Code, Dense, Identity
+from ae.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
 from ae.checks import unchecked_range
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.decoders import DeconvDecoder
@@ -18,6 +18,7 @@ from ae.weights import About, load, load_weights, read_about, save_weights
 __version__ = "0.1.0"
 
 __all__ = [
+    "FSQ",
     "About",
     "Augment",
     "Autoencoder",
@@ -30,6 +31,7 @@ __all__ = [
     "DeconvDecoder",
     "Dense",
     "DivergedError",
+    "Gaussian",
     "Identity",
     "ImageSet",
     "Images",
@@ -40,9 +42,12 @@ __all__ = [
     "Recipe",
     "Run",
     "RunConfig",
+    "Sphere",
     "Splits",
     "Stage",
     "Streamed",
+    "TopK",
+    "VectorQuantized",
     "evaluate",
     "fit",
     "load",

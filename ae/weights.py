@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ae.bottlenecks import Dense, Identity
+from ae import bottlenecks
 from ae.decoders import DeconvDecoder
 from ae.encoders import ConvEncoder
 from ae.errors import InputError
@@ -30,8 +30,11 @@ from ae.model import Autoencoder
 from ae.tracking_server import download_weights
 
 FORMAT = 2
+_BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
 _KNOWN: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (ConvEncoder, DeconvDecoder, Identity, Dense, Classifier)
+    kind.__name__: kind
+    for kind in (ConvEncoder, DeconvDecoder, Classifier, *_BOTTLENECKS)
+    if issubclass(kind, nn.Module)  # Code is none
 }
 _LARGEST_HEADER = 2**20  # bytes
 _LONGEST_LIST = 1024  # of a constructor's arguments

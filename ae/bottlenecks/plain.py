@@ -1,0 +1,84 @@
+"""Bottlenecks that are functions: nothing is drawn, and nothing is rounded."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae.bottlenecks.code import Code
+from ae.checks import check_positive, check_shape
+from ae.errors import InputError
+
+
+class Identity(nn.Module):
+    """No bottleneck: the features are the code."""
+
+    def forward(self, features: Float[Tensor, "b *features"]) -> Code:
+        """Features [b ...] -> the same as a Code."""
+        return Code.deterministic(features)
+
+    def expand(self, z: Float[Tensor, "b *features"]) -> Float[Tensor, "b *features"]:
+        """z [b ...] -> the same."""
+        return z
+
+
+class Dense(nn.Module):
+    """A latent vector of `latent` numbers: a linear map from all features, and a linear map with a ReLU back.
+
+    The ReLU gives the decoder what an encoder's last stage gives it: features that are not negative.
+    Raises InputError for features of another shape than `in_shape`.
+    """
+
+    def __init__(self, in_shape: tuple[int, ...], latent: int) -> None:
+        super().__init__()
+        check_positive(in_shape=min(in_shape), latent=latent)
+        self.in_shape = tuple(in_shape)
+        self.latent = latent
+        self.reduce = nn.Linear(math.prod(in_shape), latent)
+        self.restore = nn.Linear(latent, math.prod(in_shape))
+
+    def forward(self, features: Float[Tensor, "b *features"]) -> Code:
+        """Features [b *in_shape] -> Code with z [b latent]."""
+        check_shape("features", features, self.in_shape)
+        return Code.deterministic(self.reduce(features.flatten(1)))
+
+    def expand(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b *features"]:
+        """z [b latent] -> features [b *in_shape]."""
+        check_shape("z", z, (self.latent,))
+        return self.restore(z).relu().unflatten(1, self.in_shape)
+
+
+class Sphere(Dense):
+    """A latent vector of length 1: as `Dense`, divided by its norm, so that codes differ in direction alone."""
+
+    def forward(self, features: Float[Tensor, "b *features"]) -> Code:
+        """Features [b *in_shape] -> Code with z [b latent] on the unit sphere."""
+        check_shape("features", features, self.in_shape)
+        return Code.deterministic(F.normalize(self.reduce(features.flatten(1)), dim=1))
+
+
+class TopK(Dense):
+    """A sparse latent vector: as `Dense`, of which the `k` numbers of largest magnitude are kept, the others 0.
+
+    Makhzani & Frey 2014 (k-sparse autoencoders), with magnitudes in the place of values. `stats`: the fraction of
+    latents that some image of the batch uses.
+    """
+
+    def __init__(self, in_shape: tuple[int, ...], latent: int, k: int) -> None:
+        super().__init__(in_shape, latent)
+        check_positive(k=k)
+        if k > latent:
+            raise InputError(f"k must be at most the {latent} latents, got {k}")
+        self.k = k
+
+    def forward(self, features: Float[Tensor, "b *features"]) -> Code:
+        """Features [b *in_shape] -> Code with z [b latent], `k` of each not 0."""
+        check_shape("features", features, self.in_shape)
+        dense = self.reduce(features.flatten(1))
+        kept = dense.abs().topk(self.k, dim=1).indices
+        z = torch.zeros_like(dense).scatter(1, kept, dense.gather(1, kept))
+        code = Code.deterministic(z)
+        code.stats["used"] = (z.detach() != 0).any(0).float().mean()
+        return code

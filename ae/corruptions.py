@@ -1,0 +1,72 @@
+"""Corruptions: clean images -> (corrupted images, mask of the pixels that the loss is taken on; None: all)."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ae.errors import InputError
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Adds noise to every pixel, and keeps the image in [0, 1] (Vincent et al. 2010, section 3.3)."""
+
+    std: float = 0.3  # standard deviation of the noise
+
+    def __post_init__(self) -> None:
+        if not self.std >= 0:
+            raise InputError(f"std must be 0 or more, got {self.std}")
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
+        """Images [b c h w] in [0, 1] -> the same with noise; the loss is on all pixels."""
+        return (images + self.std * torch.randn_like(images)).clamp(0, 1), None
+
+
+@dataclass(frozen=True)
+class SaltAndPepper:
+    """Sets a fraction of the pixels, of all channels together, to 0 or 1 (Vincent et al. 2010, section 3.3)."""
+
+    fraction: float = 0.2  # of the pixels
+
+    def __post_init__(self) -> None:
+        _check_fraction(self.fraction)
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
+        """Images [b c h w] in [0, 1] -> the same with some pixels set; the loss is on all pixels."""
+        drawn = torch.rand_like(images[:, :1])
+        return torch.where(drawn < self.fraction, (drawn < self.fraction / 2).to(images.dtype), images), None
+
+
+@dataclass(frozen=True)
+class PatchMask:
+    """Hides the same number of square patches, set to 0, in every image; the loss is on what is hidden.
+
+    As masked autoencoders do (He et al. 2022), but for the hidden patches' being shown as black to a convolution.
+    Patches at the right and lower edge are smaller where the image is no multiple of their size.
+    """
+
+    patch: int = 4  # pixels, of a side
+    fraction: float = 0.5  # of the patches, rounded
+
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise InputError(f"patch must be positive, got {self.patch}")
+        _check_fraction(self.fraction)
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b 1 h w"]]:
+        """Images [b c h w] -> the same with patches set to 0, and a mask [b 1 h w] that is true there."""
+        height, width = images.shape[-2:]
+        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        drawn = torch.rand(len(images), rows * columns, device=images.device)
+        hidden = drawn.argsort(1).argsort(1) < round(self.fraction * rows * columns)
+        grid = rearrange(hidden, "b (r c) -> b 1 r c", r=rows)
+        mask = repeat(grid, "b 1 r c -> b 1 (r p) (c q)", p=self.patch, q=self.patch)[..., :height, :width]
+        return images.masked_fill(mask, 0), mask
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 <= fraction <= 1:
+        raise InputError(f"fraction must be from 0 to 1, got {fraction}")
