@@ -61,6 +61,15 @@ def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"
     return F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
 
 
+def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, ""]:
+    """The rate of a batch, of which `nats` of each latent cost nothing: sum over latents of max(nats, mean rate).
+
+    Kingma et al. 2016, equation 15; a latent that carries less than that is not pushed to carry nothing.
+    """
+    means = torch.stack([masked_mean(of_one) for of_one in rates.unbind(1)])
+    return means.clamp(min=nats).sum()
+
+
 def _sum_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
     return (values if mask is None else torch.where(mask, values, 0)).flatten(1).sum(1)
 

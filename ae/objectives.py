@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from ae import distributed, losses
+from ae.bottlenecks import Code
 from ae.data import Batch
 from ae.errors import InputError
 from ae.losses import masked_mean
@@ -38,14 +40,17 @@ class Joint:
 
     The reconstruction term is `mse`, the squared error, mean over pixels and batch; or in nats per image, summed over
     pixels, mean over the batch: `bernoulli`, `gaussian`. The target is the clean image in [0, 1]. Classification is the
-    cross-entropy of the model's one head in nats, mean over the batch's labelled images. Training and evaluation reduce
-    alike. Raises InputError where the model lacks what a term needs.
+    cross-entropy of the model's one head in nats, mean over the batch's labelled images. What a bottleneck tells of
+    itself (`Code.stats`) is among the terms. Training and evaluation reduce alike. Raises InputError where the model
+    lacks what a term needs.
     """
 
     likelihood: Literal["mse", "bernoulli", "gaussian"] = "mse"  # mse per pixel; bernoulli, gaussian: nats per image
     corruption: Corruption | None = None
     reconstruction: float = 20.0  # weight of the reconstruction term
     rate: float = 0.0  # weight of the code's rate in nats (beta); needs a likelihood in nats
+    rate_warmup: int = 0  # steps in which the rate's weight grows from 0, linearly
+    free_bits: float = 0.0  # nats a latent that cost nothing; needs a bottleneck with a posterior
     penalty: float = 1.0  # weight of the bottleneck's own penalty
     classification: float = 1.0  # weight of the cross-entropy
     std: float = 1.0  # standard deviation of the gaussian likelihood
@@ -58,6 +63,9 @@ class Joint:
             raise InputError("nothing to learn: reconstruction and classification are both 0")
         if not self.std > 0:
             raise InputError(f"std must be positive, got {self.std}")
+        if self.rate_warmup < 0 or not self.free_bits >= 0:
+            given = f"{self.rate_warmup} and {self.free_bits}"
+            raise InputError(f"rate_warmup and free_bits must be 0 or more, got {given}")
         if self.rate > 0 and self.likelihood == "mse":
             raise InputError("a rate is in nats: with rate > 0 choose likelihood bernoulli or gaussian, not mse")
 
@@ -75,7 +83,8 @@ class Joint:
             total, terms[self.likelihood] = total + self.reconstruction * value, value.detach()
         if self.rate:
             value = masked_mean(code.rate)
-            total, terms["rate"] = total + self.rate * value, value.detach()
+            cost = self._rate_weight(step) * (self._free_rate(code) if self.free_bits else value)
+            total, terms["rate"] = total + cost, value.detach()
         if self.penalty:
             value = masked_mean(code.penalty)
             total, terms["penalty"] = total + self.penalty * value, value.detach()
@@ -87,7 +96,16 @@ class Joint:
             counts = dict.fromkeys(
                 ("cross_entropy", "accuracy"), torch.as_tensor(distributed.mean_count(labelled.sum()))
             )
-        return Loss(total, terms, counts)
+        return Loss(total, {**code.stats, **terms}, counts)
+
+    def _rate_weight(self, step: int) -> float:
+        return self.rate * min(1.0, (step + 1) / self.rate_warmup) if self.rate_warmup else self.rate
+
+    def _free_rate(self, code: Code) -> Float[Tensor, ""]:
+        if not isinstance(code.posterior, Normal):
+            raise InputError("free_bits needs a bottleneck with a Gaussian posterior")
+        prior = Normal(torch.zeros_like(code.mean), torch.ones_like(code.mean), validate_args=False)
+        return losses.free_bits(kl_divergence(code.posterior, prior), self.free_bits)
 
     def _reconstruction(self, pixels: Tensor, target: Tensor, mask: Tensor | None) -> Float[Tensor, " b"]:
         match self.likelihood:

@@ -3,8 +3,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, Joint, unchecked_range
+from ae import (
+    Autoencoder,
+    Batch,
+    Classifier,
+    ConvEncoder,
+    DeconvDecoder,
+    Dense,
+    Gaussian,
+    InputError,
+    Joint,
+    unchecked_range,
+)
+from ae.corruptions import PatchMask
 from ae.losses import bernoulli_nll, cross_entropy, gaussian_nll, squared_error
 
 
@@ -107,3 +120,58 @@ def test_says_what_the_model_lacks(batch: Batch) -> None:
     for heads, found in (({}, "none"), ({"a": head, "b": head}, "a, b")):
         with pytest.raises(InputError, match=f"exactly one head, got {found}"):
             Joint()(Autoencoder(encoder, DeconvDecoder(1, (6, 4)), heads=heads), batch, 0)
+
+
+def gaussian_model() -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5))
+
+
+def test_the_rate_is_the_elbos(batch: Batch) -> None:
+    """-ELBO = -log p(x|z) + KL(q(z|x) || p(z)), both in nats an image, from torch.distributions."""
+    model = gaussian_model()
+    torch.manual_seed(1)
+    loss = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)(model, batch, 0)
+    torch.manual_seed(1)
+    code = model.encode(batch.images)
+    pixels = model.pixels(code.z, batch.images.shape[-2:])
+    likelihood = Bernoulli(logits=pixels, validate_args=False).log_prob(batch.images).sum((1, 2, 3))
+    assert code.posterior is not None
+    divergence = kl_divergence(code.posterior, Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(loss.total, (divergence - likelihood).mean())
+    assert {"rate", "bernoulli", "active_units"} <= loss.terms.keys()
+
+
+def test_the_rates_weight_grows(batch: Batch) -> None:
+    model, batch = gaussian_model().double(), Batch(batch.images.double(), batch.labels)  # the terms differ in size
+    objective = Joint("bernoulli", reconstruction=1.0, rate=2.0, rate_warmup=10, classification=0.0)
+    costs = []
+    for step in (0, 4, 9, 50):
+        torch.manual_seed(1)
+        loss = objective(model, batch, step)
+        costs.append(((loss.total - loss.terms["bernoulli"]) / loss.terms["rate"]).item())
+    assert costs == pytest.approx([0.2, 1.0, 2.0, 2.0], rel=1e-4)
+
+
+def test_free_bits_cost_nothing_where_a_latent_carries_less(batch: Batch) -> None:
+    model = gaussian_model()
+    torch.manual_seed(1)
+    loss = Joint("bernoulli", reconstruction=1.0, rate=1.0, free_bits=0.02, classification=0.0)(model, batch, 0)
+    posterior = model.encode(batch.images).posterior
+    assert posterior is not None
+    rates = kl_divergence(posterior, Normal(0.0, 1.0)).mean(0).tolist()
+    assert min(rates) < 0.02 < max(rates)
+    assert (loss.total - loss.terms["bernoulli"]).item() == pytest.approx(sum(max(0.02, r) for r in rates), rel=1e-3)
+    with pytest.raises(InputError, match="free_bits needs a bottleneck with a Gaussian posterior"):
+        Joint("bernoulli", rate=1.0, free_bits=0.1, classification=0.0)(
+            Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4))), batch, 0
+        )
+
+
+def test_the_loss_of_masked_patches_is_on_what_is_hidden(model: Autoencoder, batch: Batch) -> None:
+    torch.manual_seed(1)
+    loss = Joint(corruption=PatchMask(2, 0.5), classification=0.0)(model, batch, 0)
+    torch.manual_seed(1)
+    shown, mask = PatchMask(2, 0.5)(batch.images)
+    errors = (model(shown).reconstruction - batch.images).square()
+    torch.testing.assert_close(loss.terms["mse"], errors[mask].mean())
