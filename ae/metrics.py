@@ -15,7 +15,7 @@ from ae.checks import unchecked_range
 from ae.data import Batch, ImageSet
 from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
-from ae.objectives import Loss, only_head
+from ae.objectives import Corruption, Loss, only_head
 from ae.seeding import reseed
 
 _SSIM_WINDOW = 11
@@ -117,6 +117,33 @@ def examine(
         labels=images.labels.cpu(),
         classes=images.classes,
     )
+
+
+@torch.no_grad()
+def restoration(
+    model: Autoencoder, images: ImageSet, corruption: Corruption, mean: Float[Tensor, "c h w"], batch_size: int = 256
+) -> dict[str, float]:
+    """How well a model restores corrupted images: mean squared errors a pixel, over those that the corruption scores.
+
+    `restored/mse` of what the model makes of them; to compare with, `corrupted/mse` of the images as they are given to
+    it, and `mean_image/mse` of `mean`, which knows nothing of the image. The corruption is the same at every call.
+    """
+    device = next(model.parameters()).device
+    errors: dict[str, list[Tensor]] = defaultdict(list)
+    with evaluating(model), unchecked_range(), torch.random.fork_rng():
+        for i, batch in enumerate(images.to(device).in_order(batch_size)):
+            reseed(device, "restoration", i)
+            corrupted, mask = corruption(batch.images)
+            restored = model(corrupted).reconstruction
+            for name, image in {"restored": restored, "corrupted": corrupted, "mean_image": mean.to(device)}.items():
+                errors[f"{name}/mse"].append(squared_error(image.expand_as(batch.images), batch.images, mask))
+    return {name: torch.cat(parts).double().mean().item() for name, parts in errors.items()}
+
+
+def mean_image(images: ImageSet, batch_size: int = 256) -> Float[Tensor, "c h w"]:
+    """The mean of all images."""
+    total = sum(batch.images.double().sum(0).cpu() for batch in images.in_order(batch_size))
+    return (torch.as_tensor(total) / len(images)).float()
 
 
 def _in_order(found: dict[str, Tensor], places: Int64[Tensor, " m"]) -> dict[str, Tensor]:

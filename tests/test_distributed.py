@@ -53,12 +53,12 @@ def train(folder: Path, *flags: str, processes: int = 1) -> None:
         ended(torchrun("experiments.joint", *arguments, processes=processes))
 
 
-def check_same(one: Path, many: Path, atol: float = 2e-4) -> None:
+def check_same(one: Path, many: Path) -> None:
     """Weights and all logged values but times, within the tolerance of float32 sums in another order."""
     expected, found = load_file(one / "model.safetensors"), load_file(many / "model.safetensors")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
-        assert (tensor - found[name]).abs().max() <= atol, name
+        assert (tensor - found[name]).abs().max() <= 2e-4, name
     rows = list(zip(history(one), history(many), strict=True))
     assert rows
     for before, after in rows:
@@ -79,14 +79,16 @@ def test_inside_of_a_group_of_three() -> None:
     assert "all checks passed" in out
 
 
-FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.log-every 2 --recipe.lr 0.02"
+# At higher rates, and with batch norm after some dozen steps, training is chaotic (equal pixels of the background are
+# told apart by rounding alone): one process with two threads in the place of one ends somewhere else, too.
+FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.log-every 2 --recipe.lr 0.002"
 
 
 @pytest.mark.parametrize(
     ("processes", "flags"),
     [
         (2, f"{FEW_LABELS} --model.norm --recipe.epochs 2"),  # batches of 50, 50, 30
-        slow(3, f"{FEW_LABELS} --model.norm --recipe.steps 100"),
+        slow(3, f"{FEW_LABELS} --recipe.steps 100"),
         slow(2, "--data.limit 3000 --recipe.batch-size 64 --recipe.steps 100 --recipe.lr 0.02"),
         slow(3, "--data.limit 101 --recipe.batch-size 50 --recipe.steps 30 --recipe.lr 0.02"),  # 50, 50, 1
         slow(2, f"{FEW_LABELS} --data.labelled-per-batch 3 --recipe.clip 0.5 --recipe.steps 20"),
@@ -99,7 +101,7 @@ def test_several_processes_train_as_one(tmp_path: Path, processes: int, flags: s
     check_same(tmp_path / "one", tmp_path / "many")
 
 
-LONG = "--data.limit 2000 --recipe.batch-size 40 --recipe.epochs 40 --recipe.log-every 10 --recipe.lr 0.01"
+LONG = "--data.limit 2000 --recipe.batch-size 40 --recipe.epochs 40 --recipe.log-every 10 --recipe.lr 0.0005"
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:
@@ -121,7 +123,7 @@ def test_a_terminated_job_goes_on_with_another_number_of_processes(tmp_path: Pat
     assert not (run / "summary.json").exists()
     ended(torchrun("experiments.joint", "--run.resume", run, processes=3))
     train(tmp_path / "one", *LONG.split())
-    check_same(tmp_path / "one", run, atol=2e-2)
+    check_same(tmp_path / "one", run)
 
 
 @pytest.mark.slow

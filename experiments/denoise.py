@@ -1,0 +1,49 @@
+"""A denoising autoencoder: from corrupted images back to the clean ones.   python -m experiments.denoise
+
+Noise on every pixel by default; --salt-and-pepper.fraction 0.3 sets some pixels to black or white, too.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
+from ae.cli import cli
+from ae.corruptions import GaussianNoise, SaltAndPepper
+from ae.metrics import mean_image, restoration, with_prefix
+from experiments.reconstruct import Model, build
+
+
+@dataclass(frozen=True)
+class Config:
+    """Denoising."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    noise: GaussianNoise = GaussianNoise(0.5)
+    salt_and_pepper: SaltAndPepper = SaltAndPepper(0.0)
+    objective: Joint = Joint(classification=0.0)
+    recipe: Recipe = Recipe(epochs=4, batch_size=128, lr=0.1)
+    run: RunConfig = RunConfig()
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run; how well it restores is measured on the validation images."""
+
+    def corruption(images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
+        return config.noise(config.salt_and_pepper(images)[0])
+
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("denoise", config.run, config) as run:
+        results = fit(model, replace(config.objective, corruption=corruption), data, config.recipe, run)
+        if data.validation is not None:
+            results |= with_prefix("val", restoration(model, data.validation, corruption, mean_image(data.train)))
+        report(model, data, results, run)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,39 @@
+"""A masked autoencoder: patches are hidden, and the loss is on what is hidden.   python -m experiments.masked"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
+from ae.cli import cli
+from ae.corruptions import PatchMask
+from ae.metrics import mean_image, restoration, with_prefix
+from experiments.reconstruct import Model, build
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hidden patches."""
+
+    data: Data = Data("mnist")
+    model: Model = Model(channels=(32, 64, 128), latent=128)  # what is hidden is told from what is far away
+    mask: PatchMask = PatchMask(patch=4, fraction=0.5)
+    objective: Joint = Joint(classification=0.0)
+    recipe: Recipe = Recipe(epochs=5, batch_size=128, optimizer="adamw", lr=0.003)
+    run: RunConfig = RunConfig()
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run; how well it fills in is measured on the validation images."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("masked", config.run, config) as run:
+        results = fit(model, replace(config.objective, corruption=config.mask), data, config.recipe, run)
+        if data.validation is not None:
+            results |= with_prefix("val", restoration(model, data.validation, config.mask, mean_image(data.train)))
+        report(model, data, results, run)
+
+
+if __name__ == "__main__":
+    cli(main)

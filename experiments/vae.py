@@ -1,0 +1,65 @@
+"""A variational autoencoder; beta by a flag, --objective.rate 4.   python -m experiments.vae
+
+Kingma & Welling 2014, Higgins et al. 2017. The loss is -ELBO in nats an image (for beta = 1); grey pixels count as
+probabilities.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ae import (
+    Autoencoder,
+    ConvEncoder,
+    Data,
+    DeconvDecoder,
+    Gaussian,
+    Joint,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    fit,
+    report,
+)
+from ae.cli import cli
+
+
+@dataclass(frozen=True)
+class Model:
+    """A convolutional encoder and its mirror image, with a Gaussian code between them."""
+
+    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    latent: int = 16  # size of the code
+
+
+@dataclass(frozen=True)
+class Config:
+    """A variational autoencoder."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    objective: Joint = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)
+    recipe: Recipe = Recipe(epochs=10, batch_size=128, optimizer="adamw", lr=0.002)
+    run: RunConfig = RunConfig()
+
+
+def build(model: Model, data: Splits) -> Autoencoder:
+    """The model for images as in `data`."""
+    channels, height, width = data.shape
+    encoder = ConvEncoder(channels, model.channels)
+    bottleneck = Gaussian(encoder.feature_shape(height, width), model.latent)
+    return Autoencoder(encoder, DeconvDecoder(channels, model.channels[::-1]), bottleneck)
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("vae", config.run, config) as run:
+        report(model, data, fit(model, config.objective, data, config.recipe, run), run)
+
+
+if __name__ == "__main__":
+    cli(main)
