@@ -184,6 +184,7 @@ def test_a_diverged_or_refused_trial_fails_and_the_others_go_on(tmp_path: Path) 
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_stopped_early(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     parameters = {"hill.x": {"values": [2.0, 9.0]}, "seconds": {"value": 0.4}}

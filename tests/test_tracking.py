@@ -239,7 +239,7 @@ def test_a_refused_resume_is_not_seen_by_wandb(server: WandbServer, digits: Spli
     other = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)))
     with (
         pytest.raises(InputError, match="does not fit this model"),
-        Run("joint", RunConfig(resume=tmp_path / "run"), {"model": "another"}) as run,
+        Run("joint", RunConfig(resume=tmp_path / "run")) as run,
     ):
         fit(other, Joint(classification=0.0), digits, Recipe(steps=6, batch_size=128), run)
     assert server.run.answer() == before

@@ -98,6 +98,7 @@ def test_one_403_on_the_file_stream_loses_nothing(
     all_arrives(server, tmp_path / "run", line)
 
 
+@pytest.mark.slow
 def test_pictures_that_the_server_refused_are_missed_and_sent_again(
     server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +151,7 @@ def start_job(folder: Path, *args: str) -> subprocess.Popen[bytes]:
     Ctrl-C reaches it even where the tests run in a shell's background, which has its processes ignore it.
     """
     small = "--data.limit 256 --data.validation 64 --model.channels 4 8"
-    flags = f"{small} --recipe.steps 2000 --recipe.log-every 1 --recipe.evaluate-every 20"
+    flags = f"{small} --recipe.steps 2000 --recipe.log-every 1 --recipe.evaluate-every 20 --recipe.schedule constant"
     with open(folder.with_suffix(".log"), "wb") as log:
         command = [sys.executable, "-m", "experiments.joint", *flags.split(), *args]
         return subprocess.Popen(
@@ -171,7 +172,8 @@ def wait_for_rows(server: WandbServer, count: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGTERM, False), slow(signal.SIGINT, True)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_a_signal_finishes_the_run_as_what_it_was(
     server: WandbServer, tmp_path: Path, number: int, to_group: bool
 ) -> None:
