@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ae import Data, RunConfig, Splits
+from ae import Data, RunConfig, Splits, load
 from ae.cli import cli
-from experiments import classify, joint, reconstruct, segment, streaming, tracking_cost
+from ae.data import sources
+from experiments import classify, denoise, joint, masked, reconstruct, segment, sparse, streaming, tracking_cost, vae
 from tests.held import held
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,14 @@ def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the test set, 300 digits."""
+    mnist = sources.mnist()
+    monkeypatch.setattr(sources, "mnist", lambda: replace(mnist, test=lambda: mnist.test().select(slice(300))))
+
+
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
@@ -59,6 +68,29 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
     if has_decoder:
         with Image.open(folder / "reconstructions.png") as picture:
             assert picture.width > 600
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize(
+    ("experiment", "code_size", "told"),
+    [
+        (denoise, 3136, {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}),
+        (masked, 128, {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}),
+        (sparse, 512, set()),
+        (vae, 16, set()),
+    ],
+)
+def test_experiments_with_other_codes_and_losses(
+    experiment: Any, code_size: int, told: set[str], tmp_path: Path
+) -> None:
+    experiment.main(short(experiment.Config(), tmp_path / "run"))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["code_size"] == code_size
+    assert told | {"test/mse", "val/loss"} <= set(summary)
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    expected = {denoise: "mse", masked: "mse", sparse: "used", vae: "active_units"}[experiment]
+    assert f"train/{expected}" in rows[0]
+    load(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("channels", "latent"), [pytest.param((4,), None, marks=pytest.mark.slow), ((4, 6, 8), 16)])

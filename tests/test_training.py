@@ -111,6 +111,41 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(digits: Split
     assert not same_weights(one, other)
 
 
+@pytest.mark.parametrize("more", ["model", "noise"])
+def test_drawing_more_in_one_place_moves_nothing_in_another(digits: Splits, more: str) -> None:
+    """The order of the images and their augmentation, and the noise that each step begins with."""
+    seen: dict[str, list[torch.Tensor]] = {"as it is": [], more: []}
+    data = Splits(digits.train, augment=Augment(shift=1))
+    for name, found in seen.items():
+
+        def look(
+            model: Autoencoder, batch: Batch, step: int, found: list[torch.Tensor] = found, name: str = name
+        ) -> Loss:
+            found += [batch.images, torch.rand(3)]
+            if name == "noise":
+                torch.rand(100)
+            return Joint()(model, batch, step)
+
+        model = joint()
+        if name == "model":
+            torch.rand(100)
+        fit(model, look, data, QUICK)
+    assert len(seen[more]) == 30
+    assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
+
+
+def test_only_algorithms_that_repeat_themselves_if_asked(digits: Splits) -> None:
+    def look(model: Autoencoder, batch: Batch, step: int) -> Loss:
+        assert torch.are_deterministic_algorithms_enabled()
+        return Joint()(model, batch, step)
+
+    plain, deterministic = joint(), joint()
+    fit(plain, Joint(), digits, QUICK)
+    fit(deterministic, look, digits, Recipe(**{**vars(QUICK), "deterministic": True}))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same_weights(plain, deterministic)
+
+
 class Interrupted:
     """An objective with noise in it, that is interrupted before its step number `at`."""
 

@@ -1,0 +1,45 @@
+"""Where the time of a bare step goes, by operation and shape.   python -m experiments.benchmark.profile"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from ae import unchecked_range
+from ae.checks import check_positive
+from ae.cli import cli
+from experiments.benchmark.contenders import JOINT, bare_step
+
+
+@dataclass(frozen=True)
+class Config:
+    """How much to look at."""
+
+    steps: int = 100  # that are profiled, after as many that are not
+    rows: int = 20  # the operations that take longest
+
+    def __post_init__(self) -> None:
+        check_positive(steps=self.steps, rows=self.rows)
+
+
+def main(config: Config) -> None:
+    """Print the time that each operation takes by itself, in ms a step. The profiler's own is in it."""
+    _, once = bare_step(JOINT)
+    with unchecked_range():
+        for _ in range(config.steps):
+            once()
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            for _ in range(config.steps):
+                once()
+    found: list[Any] = sorted(
+        profiler.key_averages(group_by_input_shape=True), key=lambda event: -event.self_cpu_time_total
+    )
+    total = sum(event.self_cpu_time_total for event in found)
+    for event in found[: config.rows]:
+        shapes = " ".join(str(shape) for shape in event.input_shapes if shape)
+        print(f"{event.self_cpu_time_total / config.steps / 1000:7.3f} ms  {event.key[:42]:42}  {shapes[:60]}")
+    print(f"{total / config.steps / 1000:7.3f} ms  in all")
+
+
+if __name__ == "__main__":
+    cli(main)
