@@ -9,7 +9,7 @@ from ae.errors import DivergedError, InputError
 from ae.heads import Classifier
 from ae.metrics import evaluate
 from ae.model import Autoencoder, Output
-from ae.objectives import Joint, Loss
+from ae.objectives import IWAE, MMD, BetaTC, Contractive, Joint, Loss
 from ae.report import report
 from ae.run import Run, RunConfig
 from ae.training import Recipe, fit
@@ -19,13 +19,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FSQ",
+    "IWAE",
+    "MMD",
     "About",
     "Augment",
     "Autoencoder",
     "Batch",
     "Batches",
+    "BetaTC",
     "Classifier",
     "Code",
+    "Contractive",
     "ConvEncoder",
     "Data",
     "DeconvDecoder",

@@ -1,4 +1,4 @@
-"""Objectives: what training minimises. `objective(model, batch, step) -> Loss`."""
+"""What one step minimises, and the objective that says most of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,12 +74,17 @@ class Joint:
         images, mask = batch.images, None
         if self.corruption is not None:
             images, mask = self.corruption(images)
-        code = model.encode(images)
+        return self.of(model, batch, model.encode(images), step, mask)
+
+    def of(
+        self, model: Autoencoder, batch: Batch, code: Code, step: int, mask: Bool[Tensor, "b #c h w"] | None = None
+    ) -> Loss:
+        """The loss where the code is known: what other objectives add their own term to."""
         total = code.penalty.new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         if self.reconstruction:
-            value = masked_mean(self._reconstruction(model.pixels(code.z, images.shape[-2:]), batch.images, mask))
+            value = masked_mean(self._reconstruction(model.pixels(code.z, batch.images.shape[-2:]), batch.images, mask))
             total, terms[self.likelihood] = total + self.reconstruction * value, value.detach()
         if self.rate:
             value = masked_mean(code.rate)

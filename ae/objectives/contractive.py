@@ -1,0 +1,45 @@
+"""The contractive autoencoder's objective."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ae.data import Batch
+from ae.losses import masked_mean
+from ae.model import Autoencoder
+from ae.objectives.joint import Joint, Loss
+
+
+@dataclass(frozen=True)
+class Contractive:
+    """Adds the squared Frobenius norm of the Jacobian of the code by the image, mean over the batch.
+
+    Rifai et al. 2011, equation 7; estimated without bias by random projections v, |J|^2 = E |v J|^2 for v ~ N(0, I)
+    (Hutchinson), one an image and `projections` times.
+    """
+
+    weight: float = 0.1
+    projections: int = 1
+    joint: Joint = Joint(classification=0.0)  # all other terms
+
+    def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
+        """The loss of `model` on `batch`."""
+        with torch.enable_grad():
+            images = batch.images.detach().requires_grad_()
+            code = model.encode(images)
+            norm = masked_mean(self._squared_norm(images, code.mean, torch.is_grad_enabled()))
+        loss = self.joint.of(model, batch, code, step)
+        return Loss(loss.total + self.weight * norm, {**loss.terms, "jacobian": norm.detach()}, loss.counts)
+
+    def _squared_norm(
+        self, images: Float[Tensor, "b c h w"], code: Float[Tensor, "b *code"], create_graph: bool
+    ) -> Float[Tensor, " b"]:
+        norms = []
+        for _ in range(self.projections):
+            (gradient,) = torch.autograd.grad(
+                code, images, torch.randn_like(code), create_graph=create_graph, retain_graph=True
+            )
+            norms.append(gradient.square().flatten(1).sum(1))
+        return torch.stack(norms).mean(0)

@@ -1,0 +1,133 @@
+"""Objectives on the distribution of codes, for a model with a `Gaussian` bottleneck."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Normal
+
+from ae.bottlenecks import Code
+from ae.checks import check_positive
+from ae.data import Batch
+from ae.errors import InputError
+from ae.losses import bernoulli_nll, masked_mean
+from ae.model import Autoencoder
+from ae.objectives.joint import Joint, Loss
+
+_NATS = Joint("bernoulli", reconstruction=1.0, classification=0.0)
+
+
+@dataclass(frozen=True)
+class IWAE:
+    """The importance-weighted bound on log p(x) with k samples; with one it is the ELBO. Bernoulli likelihood.
+
+    Burda et al. 2016, equation 8: -log 1/k sum_i p(x, z_i) / q(z_i | x), nats an image, mean over the batch.
+    """
+
+    samples: int = 5  # k
+
+    def __post_init__(self) -> None:
+        check_positive(samples=self.samples)
+
+    def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
+        """The loss of `model` on `batch`."""
+        code = model.encode(batch.images)
+        weights = log_weights(model, batch.images, code, self.samples)
+        bound = masked_mean(weights.logsumexp(0) - math.log(self.samples))
+        terms = {"iwae": bound.detach(), "elbo": masked_mean(weights.detach().mean(0))}
+        return Loss(-bound, {**code.stats, **terms, "rate": masked_mean(code.rate.detach())})
+
+
+def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code, samples: int) -> Float[Tensor, "k b"]:
+    """log p(x, z_i) - log q(z_i | x) of `samples` codes drawn from each image's posterior, in nats."""
+    posterior = _posterior(code)
+    z = posterior.mean + posterior.stddev * torch.randn(samples, *code.mean.shape, device=code.mean.device)
+    pixels = model.pixels(rearrange(z, "k b d -> (k b) d"), images.shape[-2:])
+    likelihood = -bernoulli_nll(pixels, repeat(images, "b c h w -> (k b) c h w", k=samples))
+    prior = Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False).log_prob(z).sum(-1)
+    return rearrange(likelihood, "(k b) -> k b", k=samples) + prior - posterior.log_prob(z).sum(-1)
+
+
+@dataclass(frozen=True)
+class BetaTC:
+    """A VAE's rate in three parts, of which the codes' total correlation has a weight of its own.
+
+    Chen et al. 2018, equation 2: mutual information + beta * total correlation + dimension-wise KL, estimated by
+    minibatch-weighted sampling (appendix C.1). The samples of a batch are compared with each other: in several
+    processes, with those of the same process.
+    """
+
+    images: int  # in the training set, which the estimate needs
+    beta: float = 6.0  # weight of the total correlation
+    joint: Joint = field(default=_NATS)  # all other terms
+
+    def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
+        """The loss of `model` on `batch`."""
+        code = model.encode(batch.images)
+        loss = self.joint.of(model, batch, code, step)
+        parts = self.parts(code)
+        total = loss.total + parts["mutual_information"] + self.beta * parts["total_correlation"]
+        detached = {name: value.detach() for name, value in parts.items()}
+        return Loss(total + parts["dimension_wise_kl"], {**loss.terms, **detached}, loss.counts)
+
+    def parts(self, code: Code) -> dict[str, Float[Tensor, ""]]:
+        """The three parts, in nats an image; their sum estimates the rate."""
+        posterior = _posterior(code)
+        every = Normal(posterior.mean[None], posterior.stddev[None], validate_args=False).log_prob(code.z[:, None])
+        of_own = posterior.log_prob(code.z).sum(1)
+        count = math.log(self.images * len(code.z)) if len(code.z) else 0.0
+        together = every.sum(2).logsumexp(1) - count  # log q(z)
+        apart = (every.logsumexp(1) - count).sum(1)  # sum of log q(z_j)
+        prior = Normal(torch.zeros_like(code.z), torch.ones_like(code.z), validate_args=False).log_prob(code.z).sum(1)
+        return {
+            "mutual_information": masked_mean(of_own - together),
+            "total_correlation": masked_mean(together - apart),
+            "dimension_wise_kl": masked_mean(apart - prior),
+        }
+
+
+@dataclass(frozen=True)
+class MMD:
+    """Adds the maximum mean discrepancy between the batch's codes and the prior N(0, I): WAE, InfoVAE.
+
+    Tolstikhin et al. 2018, algorithm 2, with its inverse multiquadratic kernels of several widths; unbiased. A code
+    of any bottleneck will do. In several processes, over the codes of each.
+    """
+
+    weight: float = 10.0
+    joint: Joint = Joint(reconstruction=1.0, classification=0.0)  # all other terms
+
+    def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
+        """The loss of `model` on `batch`."""
+        code = model.encode(batch.images)
+        loss = self.joint.of(model, batch, code, step)
+        z = code.z.flatten(1)
+        distance = mmd(z, torch.randn_like(z))
+        return Loss(loss.total + self.weight * distance, {**loss.terms, "mmd": distance.detach()}, loss.counts)
+
+
+def mmd(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """The unbiased estimate of the squared maximum mean discrepancy of two samples; 0 for fewer than two of each.
+
+    Gretton et al. 2012, equation 3. Kernel: sum over s of C / (C + |x - y|^2), C = 2 d s, s from 0.1 to 10.
+    """
+    n, m, d = len(one), len(other), one.shape[1]
+    if min(n, m) < 2:
+        return one.sum() * 0
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        squared = (x[:, None] - y[None]).square().sum(2)
+        return torch.stack([2 * d * s / (2 * d * s + squared) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]).sum(0)
+
+    within_one = (kernel(one, one).sum() - kernel(one, one).diagonal().sum()) / (n * (n - 1))
+    within_other = (kernel(other, other).sum() - kernel(other, other).diagonal().sum()) / (m * (m - 1))
+    return within_one + within_other - 2 * kernel(one, other).mean()
+
+
+def _posterior(code: Code) -> Normal:
+    if not isinstance(code.posterior, Normal):
+        raise InputError("this objective needs a bottleneck with a Gaussian posterior, such as Gaussian")
+    return code.posterior

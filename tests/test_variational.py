@@ -1,0 +1,162 @@
+"""Objectives on codes, against brute force and torch.distributions; and the contract that every objective keeps."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal
+
+from ae import (
+    IWAE,
+    MMD,
+    Autoencoder,
+    Batch,
+    BetaTC,
+    Classifier,
+    Contractive,
+    ConvEncoder,
+    DeconvDecoder,
+    Dense,
+    Gaussian,
+    InputError,
+    Joint,
+)
+from ae.objectives.variational import log_weights, mmd
+
+JOINT = Joint("bernoulli", reconstruction=1.0, classification=1.0)
+OBJECTIVES: dict[str, Any] = {
+    "joint": Joint("bernoulli", reconstruction=1.0, rate=1.0),
+    "iwae": IWAE(3),
+    "beta-tc": BetaTC(images=100, joint=JOINT),
+    "mmd": MMD(joint=JOINT),
+    "contractive": Contractive(joint=JOINT),
+}
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    torch.manual_seed(0)
+    head = {"digit": Classifier((5,), 3)}
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5), head)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch(torch.rand(6, 1, 10, 12), torch.tensor([0, -1, 2, -1, 1, 2]))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_reach_encoder_bottleneck_and_decoder(name: str, model: Autoencoder, batch: Batch) -> None:
+    loss = OBJECTIVES[name](model, batch, 0)
+    loss.total.backward()
+    for part in (model.encoder, model.bottleneck, model.decoder):
+        assert part is not None
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+    assert not any(term.requires_grad for term in loss.terms.values())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("images", [0, 1])
+def test_empty_and_single_batches_are_finite(name: str, images: int, model: Autoencoder, batch: Batch) -> None:
+    loss = OBJECTIVES[name](model, Batch(batch.images[:images], batch.labels[:images]), 0)
+    if images:
+        assert loss.total.isfinite()
+        loss.total.backward()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_it_is_evaluated_without_gradients(name: str, model: Autoencoder, batch: Batch) -> None:
+    torch.manual_seed(1)
+    expected = OBJECTIVES[name](model, batch, 0).total
+    torch.manual_seed(1)
+    with torch.no_grad():
+        torch.testing.assert_close(OBJECTIVES[name](model, batch, 0).total, expected)
+
+
+@pytest.mark.parametrize("name", ["beta-tc", "mmd", "contractive"])
+def test_labels_of_unlabelled_images_do_not_matter(name: str, model: Autoencoder, batch: Batch) -> None:
+    found = []
+    for labels in (batch.labels, torch.full_like(batch.labels, -1)):
+        torch.manual_seed(1)
+        found.append(OBJECTIVES[name](model, Batch(batch.images, labels), 0))
+    assert found[1].terms["cross_entropy"] == 0
+    torch.testing.assert_close(found[0].total - found[0].terms["cross_entropy"], found[1].total)
+
+
+def test_importance_weights_are_ratios_of_densities(model: Autoencoder, batch: Batch) -> None:
+    torch.manual_seed(1)
+    code = model.encode(batch.images)
+    torch.manual_seed(2)
+    found = log_weights(model, batch.images, code, 4)
+    torch.manual_seed(2)
+    noise = torch.randn(4, 6, 5)
+    assert code.posterior is not None
+    for k, i in itertools.product(range(4), range(6)):
+        mean, std = code.posterior.mean[i], code.posterior.stddev[i]
+        z = mean + std * noise[k, i]
+        pixels = model.pixels(z[None], (10, 12))
+        joint = Bernoulli(logits=pixels, validate_args=False).log_prob(batch.images[i]).sum()
+        joint = joint + Normal(0.0, 1.0).log_prob(z).sum()
+        assert found[k, i].item() == pytest.approx((joint - Normal(mean, std).log_prob(z).sum()).item(), rel=1e-4)
+
+
+def test_iwae_of_one_sample_is_the_elbo_and_of_more_is_tighter(model: Autoencoder, batch: Batch) -> None:
+    many = Batch(batch.images.repeat(500, 1, 1, 1), batch.labels.repeat(500))
+    with torch.no_grad():
+        bounds = [-IWAE(k)(model, many, 0).total.item() for k in (1, 5, 25)]
+        elbo = -Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)(model, many, 0).total.item()
+    assert bounds[0] == pytest.approx(elbo, rel=1e-3)
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_beta_tc_by_brute_force(model: Autoencoder, batch: Batch) -> None:
+    code = model.encode(batch.images)
+    assert code.posterior is not None
+    mean, std, z = code.posterior.mean, code.posterior.stddev, code.z
+    information = correlation = divergence = 0.0
+    for i in range(6):
+        densities = [[Normal(mean[j, d], std[j, d]).log_prob(z[i, d]).exp().item() for d in range(5)] for j in range(6)]
+        q_z = sum(math.prod(of_one) for of_one in densities) / (100 * 6)
+        q_each = math.prod(sum(of_one[d] for of_one in densities) / (100 * 6) for d in range(5))
+        information += math.log(math.prod(densities[i]) / q_z) / 6
+        correlation += math.log(q_z / q_each) / 6
+        divergence += (math.log(q_each) - Normal(0.0, 1.0).log_prob(z[i]).sum().item()) / 6
+    found = {name: value.item() for name, value in BetaTC(images=100).parts(code).items()}
+    expected = {"mutual_information": information, "total_correlation": correlation, "dimension_wise_kl": divergence}
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_mmd_by_brute_force_and_on_samples_of_which_the_answer_is_known() -> None:
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return sum(6 * s / (6 * s + (x - y).square().sum().item()) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))
+
+    one, other = torch.randn(4, 3), torch.randn(5, 3) + 1
+    within = sum(kernel(x, y) for x, y in itertools.permutations(one, 2)) / 12
+    within += sum(kernel(x, y) for x, y in itertools.permutations(other, 2)) / 20
+    between = sum(kernel(x, y) for x in one for y in other) / 20
+    assert mmd(one, other).item() == pytest.approx(within - 2 * between, rel=1e-4)
+    torch.manual_seed(0)
+    same = [mmd(torch.randn(50, 3), torch.randn(50, 3)).item() for _ in range(50)]
+    assert abs(sum(same) / 50) < 0.02  # unbiased
+    assert mmd(torch.randn(200, 3), torch.randn(200, 3) * 0.2).item() > 0.3
+
+
+def test_the_jacobian_by_automatic_differentiation(model: Autoencoder, batch: Batch) -> None:
+    jacobian = torch.autograd.functional.jacobian(lambda x: model.encode(x).mean.sum(0), batch.images[:3])
+    expected = jacobian.square().sum((0, 2, 3, 4)).mean().item()  # [latents b c h w]: images do not mix
+    torch.manual_seed(0)
+    few = Batch(batch.images[:3], batch.labels[:3])
+    found = Contractive(projections=4000, joint=JOINT)(model, few, 0).terms["jacobian"].item()
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_what_an_objective_needs_is_named(batch: Batch) -> None:
+    model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
+    for objective in (IWAE(), BetaTC(images=100)):
+        with pytest.raises(InputError, match="needs a bottleneck with a Gaussian posterior"):
+            objective(model, batch, 0)
+    with pytest.raises(InputError, match="samples must be positive, got 0"):
+        IWAE(0)
