@@ -18,7 +18,6 @@ from ae.pictures import code_picture, is_picture, metric_line, pair_pictures, pn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_PICTURES = ("code", "reconstructions")
 _ROWS = 32  # of each table
 
 
@@ -62,9 +61,7 @@ class Evidence:
             content = json.loads(path.read_text(encoding="utf-8"))
             rows = [tuple(_cell(path.parent, cell) for cell in row) for row in content["rows"]]
             tables[path.stem] = Table(tuple(content["columns"]), rows)
-        pictures = {
-            name: _read_picture(folder / f"{name}.png") for name in _PICTURES if (folder / f"{name}.png").exists()
-        }
+        pictures = {path.stem: _read_picture(path) for path in sorted(folder.glob("*.png"))}
         return cls(pictures, tables)
 
 

@@ -73,6 +73,23 @@ def reconstruction_picture(model: Autoencoder, images: ImageSet, count: int = 14
     return canvas
 
 
+def grid_picture(images: Float[Tensor, "rows columns c h w"], title: str = "") -> "Image":
+    """Images in rows and columns, under a title."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows, columns, _, height, width = images.shape
+    scale = -(-_TILE // max(height, width))
+    tile_w, tile_h = width * scale + _GAP, height * scale + _GAP
+    canvas = Image.new("RGB", (columns * tile_w + _GAP, _TOP + rows * tile_h), _PAPER)
+    ImageDraw.Draw(canvas).text((_GAP, 10), title, _INK, ImageFont.load_default(15))
+    for row in range(rows):
+        for column in range(columns):
+            tile = _to_pillow(images[row, column].float().cpu())
+            pasted = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(pasted, (_GAP + column * tile_w, _TOP + row * tile_h))
+    return canvas
+
+
 def pair_pictures(model: Autoencoder, images: ImageSet) -> list["Image"]:
     """A picture for each image: itself, with its reconstruction at its right where the model has a decoder."""
     batch, output = _look(model, images)

@@ -2,9 +2,10 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,9 +16,21 @@ from ae.metrics import examine, with_prefix
 from ae.model import Autoencoder
 from ae.run import Run
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run) -> None:
-    """Test the model; write the summary, with `results` of `fit`, and what the tests show; print a short table."""
+
+def report(
+    model: Autoencoder,
+    data: Splits,
+    results: dict[str, float],
+    run: Run,
+    pictures: "Mapping[str, Image] | None" = None,
+) -> None:
+    """Test the model; write the summary, with `results` of `fit`, and what the tests show; print a short table.
+
+    `pictures` are those of the experiment's own, by name, beside the ones of every test.
+    """
     summary: dict[str, Any] = {
         **results,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -34,6 +47,7 @@ def report(model: Autoencoder, data: Splits, results: dict[str, float], run: Run
         summary |= with_prefix("test", examined.means())
         if is_main():
             evidence = gather(model, images, examined)
+    evidence.pictures.update(pictures or {})
     run.summarise(summary, evidence)
     if not is_main():
         return

@@ -1,0 +1,105 @@
+"""What a model with a distribution of codes can make and tell: samples, interpolations, traversals, log-likelihoods."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ae.checks import check_positive, unchecked_range
+from ae.data import ImageSet
+from ae.errors import InputError
+from ae.metrics import evaluating
+from ae.model import Autoencoder
+from ae.objectives import log_weights
+from ae.seeding import derive, reseed
+
+
+@torch.no_grad()
+def samples(model: Autoencoder, count: int, size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
+    """`count` images from codes that the bottleneck's prior gives; raises InputError where it has none."""
+    check_positive(count=count)
+    draw = getattr(model.bottleneck, "sample", None)
+    if draw is None:
+        raise InputError(f"{type(model.bottleneck).__name__} has no prior to sample from: fit a mixture to its codes")
+    with evaluating(model):
+        return model.decode(draw(count), size)
+
+
+class Mixture:
+    """A mixture of Gaussians with full covariances, fitted to codes [n d]: a prior for models without a good one.
+
+    Ghosh et al. 2020 (regularised autoencoders), section 4. By scikit-learn (extra `eval`).
+    """
+
+    def __init__(self, codes: Float[Tensor, "n d"], components: int = 10, seed: int = 0) -> None:
+        from sklearn.mixture import GaussianMixture
+
+        check_positive(components=components)
+        if len(codes) < components:
+            raise InputError(f"components must be at most the {len(codes)} codes, got {components}")
+        random_state = derive("mixture", seed) % 2**32
+        self._fitted: Any = GaussianMixture(components, random_state=random_state).fit(codes.double().cpu().numpy())
+
+    def sample(self, count: int) -> Float[Tensor, "count d"]:
+        """`count` codes, each from a component drawn by its weight; by PyTorch's generator."""
+        weights, means, factors = (
+            torch.from_numpy(array) for array in (self._fitted.weights_, self._fitted.means_, self._fitted.covariances_)
+        )
+        chosen = torch.multinomial(weights, count, replacement=True)
+        noise = torch.randn(count, means.shape[1], 1, dtype=means.dtype)
+        return (means[chosen] + (torch.linalg.cholesky(factors)[chosen] @ noise).squeeze(2)).float()
+
+
+@torch.no_grad()
+def interpolations(
+    model: Autoencoder, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], steps: int = 9
+) -> Float[Tensor, "b steps c h w"]:
+    """Images between each pair, their codes' means mixed evenly; the first and the last are the reconstructions."""
+    if steps < 2:
+        raise InputError(f"steps must be 2 or more, got {steps}")
+    with evaluating(model), unchecked_range():
+        one, other = model.encode(first).mean, model.encode(second).mean
+        mixed = [torch.lerp(one, other, i / (steps - 1)) for i in range(steps)]
+        return torch.stack([model.decode(z, first.shape[-2:]) for z in mixed], dim=1)
+
+
+@torch.no_grad()
+def traversals(
+    model: Autoencoder, image: Float[Tensor, "c h w"], latents: Sequence[int], values: Sequence[float]
+) -> Float[Tensor, "latents values c h w"]:
+    """An image's code with one latent set to each of `values`, for each of `latents`: what that latent says."""
+    with evaluating(model), unchecked_range():
+        z = model.encode(image[None]).mean
+        if z.ndim != 2 or not all(0 <= latent < z.shape[1] for latent in latents):
+            raise InputError(
+                f"a traversal needs latents of a vector, got {list(latents)} of a code {list(z.shape[1:])}"
+            )
+        changed = z.repeat(len(latents) * len(values), 1).unflatten(0, (len(latents), len(values)))
+        for row, latent in enumerate(latents):
+            changed[row, :, latent] = torch.tensor(values, dtype=z.dtype, device=z.device)
+        return model.decode(changed.flatten(0, 1), image.shape[-2:]).unflatten(0, (len(latents), len(values)))
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Autoencoder, images: ImageSet, samples: int = 1000, batch_size: int = 64, at_once: int = 20
+) -> Float[Tensor, " n"]:
+    """log p(x) of each image in nats, by importance sampling with so many codes from its posterior; Bernoulli pixels.
+
+    Burda et al. 2016, equation 8: a lower bound in expectation, which tightens with the number of samples. Of images
+    that are not black and white it is that of their pixels taken as probabilities. The noise is the same at every call.
+    """
+    check_positive(samples=samples, at_once=at_once)
+    device = next(model.parameters()).device
+    found = []
+    with evaluating(model), unchecked_range(), torch.random.fork_rng():
+        for i, batch in enumerate(images.to(device).in_order(batch_size)):
+            reseed(device, "log-likelihood", i)
+            code = model.encode(batch.images)
+            counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
+            weights = torch.cat([log_weights(model, batch.images, code, count) for count in counts])
+            found.append((weights.double().logsumexp(0) - math.log(samples)).cpu())
+    return torch.cat(found)
