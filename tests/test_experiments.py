@@ -15,7 +15,19 @@ from PIL import Image
 from ae import Data, RunConfig, Splits, load
 from ae.cli import cli
 from ae.data import sources
-from experiments import classify, denoise, joint, masked, reconstruct, segment, sparse, streaming, tracking_cost, vae
+from experiments import (
+    classify,
+    denoise,
+    joint,
+    masked,
+    reconstruct,
+    segment,
+    sparse,
+    streaming,
+    tracking_cost,
+    vae,
+    vqvae,
+)
 from tests.held import held
 
 ROOT = Path(__file__).parent.parent
@@ -77,18 +89,24 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
         (denoise, 3136, {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}),
         (masked, 128, {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}),
         (sparse, 512, set()),
-        (vae, 16, set()),
+        (vae, 16, {"val/log_likelihood"}),
+        (vqvae, 3136, {"prior/nats"}),
     ],
 )
 def test_experiments_with_other_codes_and_losses(
     experiment: Any, code_size: int, told: set[str], tmp_path: Path
 ) -> None:
-    experiment.main(short(experiment.Config(), tmp_path / "run"))
+    config = short(experiment.Config(), tmp_path / "run")
+    if experiment is vae:
+        config = replace(config, likelihood_samples=3, likelihood_images=20)
+    if experiment is vqvae:
+        config = replace(config, prior_steps=2)
+    experiment.main(config)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["code_size"] == code_size
     assert told | {"test/mse", "val/loss"} <= set(summary)
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    expected = {denoise: "mse", masked: "mse", sparse: "used", vae: "active_units"}[experiment]
+    expected = {denoise: "mse", masked: "mse", sparse: "used", vae: "active_units", vqvae: "perplexity"}[experiment]
     assert f"train/{expected}" in rows[0]
     load(tmp_path / "run")
 

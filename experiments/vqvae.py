@@ -1,0 +1,107 @@
+"""A VQ-VAE, and a prior over its codes, so that it can be sampled.   python -m experiments.vqvae
+
+van den Oord et al. 2017. The prior, a PixelCNN, is trained on the codes of the training images when the autoencoder is
+done.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+
+from ae import (
+    Autoencoder,
+    ConvEncoder,
+    Data,
+    DeconvDecoder,
+    Joint,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    VectorQuantized,
+    fit,
+    report,
+    unchecked_range,
+)
+from ae.checks import check_positive
+from ae.cli import cli
+from ae.pictures import grid_picture
+from ae.priors import PixelCNN
+from ae.seeding import derive
+
+
+@dataclass(frozen=True)
+class Model:
+    """A convolutional encoder and its mirror image, with a codebook between them."""
+
+    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    codes: int = 128  # in the codebook
+    commitment: float = 0.25  # weight of the features' distance to their codes
+
+
+@dataclass(frozen=True)
+class Config:
+    """A VQ-VAE."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    objective: Joint = Joint(classification=0.0)
+    recipe: Recipe = Recipe(epochs=4, batch_size=128, optimizer="adamw", lr=0.002)
+    prior_steps: int = 1500  # of training of the prior
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self) -> None:
+        check_positive(prior_steps=self.prior_steps)
+
+
+def build(model: Model, data: Splits) -> Autoencoder:
+    """The model for images as in `data`."""
+    channels = data.shape[0]
+    bottleneck = VectorQuantized(model.channels[-1], model.codes, commitment=model.commitment)
+    return Autoencoder(ConvEncoder(channels, model.channels), DeconvDecoder(channels, model.channels[::-1]), bottleneck)
+
+
+def train_prior(model: Autoencoder, data: Splits, config: Config) -> tuple[PixelCNN, float]:
+    """A prior over the codes of the training images, and its nats an image over the last tenth of the steps."""
+    assert isinstance(model.bottleneck, VectorQuantized)
+    recipe = replace(config.recipe, seed=derive("prior", config.recipe.seed) % 2**31)
+    torch.manual_seed(recipe.seed)
+    device = next(model.parameters()).device
+    prior = PixelCNN(config.model.codes).to(device)
+    optimizer = recipe.make_optimizer(list(prior.parameters()))
+    losses = []
+    for step, batch in enumerate(islice(data.to(device).batches(128, recipe.seed).starting_at(0), config.prior_steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(step, config.prior_steps)
+        with torch.no_grad():
+            index = model.bottleneck.indices(model.encoder(batch.images))
+        loss = prior.negative_log_likelihood(index).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return prior, torch.stack(losses[-max(1, config.prior_steps // 10) :]).mean().item()
+
+
+def main(config: Config) -> None:
+    """Train both, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    with Run("vqvae", config.run, config) as run:
+        results = fit(model, config.objective, data, config.recipe, run)
+        with unchecked_range():
+            prior, results["prior/nats"] = train_prior(model.eval(), data, config)
+        assert isinstance(model.bottleneck, VectorQuantized)
+        torch.manual_seed(derive("samples", config.recipe.seed))
+        _, height, width = model.encoder.feature_shape(*data.shape[1:])  # type: ignore[operator]
+        with torch.no_grad():
+            images = model.decode(model.bottleneck.lookup(prior.sample(80, height, width)), data.shape[1:])
+        report(
+            model, data, results, run, {"samples": grid_picture(images.unflatten(0, (8, 10)), "samples of the prior")}
+        )
+
+
+if __name__ == "__main__":
+    cli(main)
