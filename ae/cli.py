@@ -18,7 +18,7 @@ from tyro.conf import Positional
 
 from ae.distributed import launched
 from ae.errors import DivergedError, InputError, StorageError
-from ae.run import read_config
+from ae.run_folder import read_config
 from ae.signals import is_urgent
 
 __all__ = ["Positional", "cli", "flags", "parse", "parse_part", "to_args"]

@@ -6,12 +6,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from ae.changes import changes
@@ -21,18 +20,29 @@ from ae.distributed import from_main, is_main, on_main
 from ae.errors import InputError, StorageError
 from ae.evidence import Evidence
 from ae.files import sync, write_whole
-from ae.metrics import higher_is_better
 from ae.pictures import png
+from ae.run_folder import (
+    CONFIG,
+    HISTORY,
+    LOCK,
+    STATE,
+    SUMMARY,
+    Row,
+    best_of,
+    json_bytes,
+    lock_run,
+    make_folder,
+    read_config,
+    read_history,
+    read_summary,
+    to_json,
+)
 from ae.signals import Ending, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
 from ae.weights import load_weights, read_about, save_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_CONFIG, _HISTORY, _STATE, _SUMMARY = "config.json", "history.jsonl", "state.pt", "summary.json"
-_LOCK = ".lock"
-Row = dict[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class Run:
             self.folder, self.id = where.resume, before["id"]
             self._changes = before.get("changes", [])
             changed = changes(before["config"], config, self._config)
-            self._lock = _lock(self.folder)
+            self._lock = lock_run(self.folder)
             if changed:
                 self._changes.append(changed)
                 listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
@@ -105,8 +115,8 @@ class Run:
             return
         self.id = new_run_id()
         self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
-        _make_folder(self.folder)
-        self._lock = _lock(self.folder)
+        make_folder(self.folder)
+        self._lock = lock_run(self.folder)
         try:
             self._begin()
         except InputError:
@@ -128,7 +138,7 @@ class Run:
         if self._changes:
             content["changes"] = self._changes
         with self._writing():
-            write_whole(self.folder / _CONFIG, _json_bytes(content))
+            write_whole(self.folder / CONFIG, json_bytes(content))
         self._has_begun = True
 
     def _make_tracker(self) -> Tracker | None:
@@ -167,7 +177,7 @@ class Run:
                 path = self.folder / "pictures" / f"{name}-{step:08d}.png"
                 path.parent.mkdir(exist_ok=True)
                 write_whole(path, png(picture))
-            with open(self.folder / _HISTORY, "a", encoding="utf-8") as history:
+            with open(self.folder / HISTORY, "a", encoding="utf-8") as history:
                 history.write(json.dumps(logged) + "\n")
             self._track(logged)
 
@@ -193,8 +203,8 @@ class Run:
     @on_main
     def _write_state(self, state: dict[str, Any]) -> None:
         with uninterrupted(), self._writing():
-            sync(self.folder / _HISTORY)  # a power cut must not take rows that a resumed run will not make again
-            save_state(self.folder / _STATE, state)
+            sync(self.folder / HISTORY)  # a power cut must not take rows that a resumed run will not make again
+            save_state(self.folder / STATE, state)
 
     def deferring_signals(self) -> AbstractContextManager[None]:
         """Inside, Ctrl-C and SIGTERM wait until the next `save_state`, which `wants_state` then asks for."""
@@ -207,7 +217,7 @@ class Run:
 
     def load_state(self) -> dict[str, Any] | None:
         """The training state to continue from; None for a new run."""
-        return from_main(lambda: load_state(self.folder / _STATE))
+        return from_main(lambda: load_state(self.folder / STATE))
 
     @on_main
     def load_fork(self, model: nn.Module) -> None:
@@ -218,7 +228,7 @@ class Run:
         if (folder / "model.safetensors").exists():
             load_weights(folder / "model.safetensors", model)
             return
-        state = load_state(folder / _STATE)
+        state = load_state(folder / STATE)
         if state is None:
             raise InputError(f"can't fork {folder}: it holds no weights yet")
         weights = {key.removeprefix("model."): value for key, value in state["trained"].items() if "model." in key}
@@ -233,8 +243,8 @@ class Run:
     def rewind(self, step: int) -> None:
         """Go back to `step`: what the history holds after it is made again. W&B gets what it lacks of the rest."""
         self._begin()
-        discard_broken(self.folder / _STATE)
-        path = self.folder / _HISTORY
+        discard_broken(self.folder / STATE)
+        path = self.folder / HISTORY
         rows = [row for row in self.history() if row["step"] <= step]
         if path.exists():
             write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -271,7 +281,7 @@ class Run:
         step, epoch = self._at or (0, 0.0)
         summary = {"step": step, "epoch": epoch, **summary, **best_of(self.history())}
         with self._writing():
-            write_whole(self.folder / _SUMMARY, _json_bytes(summary))
+            write_whole(self.folder / SUMMARY, json_bytes(summary))
             evidence.save(self.folder)
         self._track_end(summary, evidence)
 
@@ -353,83 +363,13 @@ class Run:
 
     def _undo(self) -> None:
         """Leave the folder as it was before bad input ended this new run."""
-        for name in (_CONFIG, _STATE):
+        for name in (CONFIG, STATE):
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder / "wandb", ignore_errors=True)
         self._lock.release()
-        (self.folder / _LOCK).unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # it holds what was there before
             self.folder.rmdir()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` in a run's folder holds: experiment, id and config; raises InputError where it is no run."""
-    path = folder / _CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"no run in {folder}: it has no {_CONFIG}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't read {path}: {error}") from error
-    has_all = isinstance(content, dict) and {"experiment", "id", "config"} <= content.keys()
-    if not has_all or not isinstance(content["config"], dict):
-        raise InputError(f"{path} is no run's: it must have experiment, id and config")
-    return content
-
-
-def read_history(folder: Path) -> list[Row]:
-    """The rows logged so far in a run's folder, but for one that a kill has cut off."""
-    path = folder / _HISTORY
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not all(isinstance(row, dict) and "step" in row for row in rows):
-        raise ValueError("not every line is a row with a step")
-    return rows
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The final numbers in a run's folder; None where it has not come so far. Raises ValueError for what is none."""
-    path = folder / _SUMMARY
-    if not path.exists():
-        return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(summary, dict):
-        raise ValueError("it must be an object")
-    return summary
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process on this machine has the run in this folder open."""
-    if not (folder / _LOCK).exists():
-        return False
-    try:
-        with FileLock(folder / _LOCK, blocking=False):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a folder that can't be written to
-        return False
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass or dict as what JSON can hold: dataclasses become dicts, paths strings, tuples lists."""
-
-    def simplify(value: Any) -> Any:
-        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-
-    values = simplify(config) if is_dataclass(config) else dict(config or {})
-    return json.loads(json.dumps(values, default=simplify))
-
-
-def best_of(history: list[Row]) -> Row:
-    """What each metric of the validations was at its best, as `best/val/...`."""
-    best: Row = {}
-    for row in history:
-        for key, value in row.items():
-            if key.startswith("val/") and key.count("/") == 1:
-                better = max if higher_is_better(key) else min
-                best[f"best/{key}"] = better(best.get(f"best/{key}", value), value)
-    return best
 
 
 def _exit_code(error: BaseException | None) -> int:
@@ -444,36 +384,3 @@ def _exit_code(error: BaseException | None) -> int:
         case KeyboardInterrupt():
             return 130
     return 1
-
-
-def _json_bytes(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _lock(folder: Path) -> FileLock:
-    """The run's lock, held: for one process, and gone with it, however it ends. Raises InputError where it is held."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=1)  # seconds; somebody may be looking whether the run is open
-    except Timeout as error:
-        raise InputError(
-            f"the run in {folder} is open already, in another process or unfinished in this one"
-        ) from error
-    except OSError as error:
-        raise InputError(f"can't write in {folder}: {error.strerror}") from error
-    return lock
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder that holds nothing yet, or raise InputError."""
-    if (folder / _CONFIG).exists():
-        raise InputError(f"{folder} already holds a run: continue it with --run.resume {folder}, or choose another")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"can't write in {folder}: {error.strerror}") from error

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from ae.cli import flags, parse, to_args
 from ae.errors import InputError
 from ae.files import write_whole
-from ae.run import is_running, read_history, read_summary
+from ae.run_folder import is_running, read_history, read_summary
 from ae.seeding import derive
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ae.cli import cli
-from ae.run import Run, RunConfig, read_config
+from ae.run import Run, RunConfig
+from ae.run_folder import read_config
 
 
 @dataclass(frozen=True)

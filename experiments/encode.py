@@ -20,7 +20,7 @@ from ae.encoding import Format, Part, encode
 from ae.errors import InputError
 from ae.files import write_whole
 from ae.model import Autoencoder
-from ae.run import read_config
+from ae.run_folder import read_config
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ae.errors import InputError
 from ae.evidence import Evidence
 from ae.pictures import scatter_picture
 from ae.probes import codes_of, neighbour_map, probe
-from ae.run import read_config
+from ae.run_folder import read_config
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from ae import InputError, Joint, Recipe, Run, RunConfig, Splits, fit
 from ae.changes import changes
 from ae.cli import parse
-from ae.run import read_config, to_json
+from ae.run_folder import read_config, to_json
 from experiments import joint as experiment
 from tests.test_training import QUICK, history, joint, open_run
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ae import InputError, Recipe, Run, RunConfig
 from ae.evidence import Evidence
-from ae.run import is_running, read_config, to_json
+from ae.run_folder import is_running, read_config, to_json
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import yaml
 from ae import InputError
 from ae.cli import parse
 from ae.compare import read_runs
-from ae.run import is_running, read_config, read_history
+from ae.run_folder import is_running, read_config, read_history
 from ae.sweeps import Parameter, Study, Sweep, read_sweep
 from experiments import sweep as experiment
 from tests.test_experiments import ROOT

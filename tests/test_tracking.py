@@ -25,7 +25,7 @@ from ae import (
     fit,
     upload,
 )
-from ae.run import read_config
+from ae.run_folder import read_config
 from experiments.joint import Config, main
 from tests.test_experiments import ROOT, short
 from tests.tracked import history, job, last_line, numbers, run_command, slow, table, without_times

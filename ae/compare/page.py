@@ -13,7 +13,7 @@ from ae.compare.records import shown
 from ae.compare.table import describe_states, form, number, short_names
 from ae.files import write_whole
 from ae.metrics import higher_is_better
-from ae.run import Row
+from ae.run_folder import Row
 
 _CURVES = 100  # runs whose curves are drawn
 _POINTS = 150  # of a curve

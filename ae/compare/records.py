@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ae.errors import InputError
-from ae.run import Row, best_of, is_running, read_config, read_history, read_summary
+from ae.run_folder import Row, best_of, is_running, read_config, read_history, read_summary
 from ae.tracking_server import find_runs, read_file, read_rows
 
 State = Literal["finished", "running", "stopped"]
