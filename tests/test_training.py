@@ -179,10 +179,14 @@ def test_a_finished_run_resumed_stays_as_it_is(digits: Splits, tmp_path: Path) -
     with open_run(tmp_path / "run") as run:
         expected = fit(joint(), Joint(), digits, QUICK, run)
     weights = (tmp_path / "run/model.safetensors").read_bytes()
+    state = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    state["position"]["seconds"] += 1000
+    torch.save(state, tmp_path / "run/state.pt")
     with open_run(tmp_path / "run", resume=True) as run:
         results = fit(joint(seed=5), Joint(), digits, QUICK, run)
     assert (tmp_path / "run/model.safetensors").read_bytes() == weights
     assert results["val/mse"] == expected["val/mse"]
+    assert results["seconds"] > 1000  # what was spent before counts
 
 
 @pytest.mark.parametrize(
