@@ -56,7 +56,9 @@ def main_job(data: Splits, folder: Path, model: joint.Model | None = None, seed:
 
 
 def history(folder: Path) -> list[Row]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    """The rows that are whole: one may be about to be written."""
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def numbers(rows: list[Row]) -> list[Row]:
