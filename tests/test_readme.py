@@ -64,7 +64,10 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_are_understood(command: str) -> None:
     _, _, module, *args = shlex.split(command.replace("$s", "0"))
-    parse(importlib.import_module(module).Config, args)
+    experiment = importlib.import_module(module)
+    if not hasattr(experiment, "Config"):  # a folder
+        experiment = importlib.import_module(f"{module}.__main__")
+    parse(experiment.Config, args)
 
 
 def test_named_files_exist() -> None:

@@ -18,7 +18,7 @@ from ae import (
     Splits,
 )
 from tests.test_experiments import ROOT
-from tests.tracked import history, job, last_line, numbers, run_command, slow, table
+from tests.tracked import history, job, last_line, numbers, run_command, table
 from tests.wandb_server import Fault, WandbServer
 
 
@@ -69,7 +69,8 @@ def test_without_a_good_key_the_run_is_offline(
     all_arrives(server, tmp_path / "run", shown.out.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("fault", ["dead", slow("hanging")])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["dead", "hanging"])
 def test_a_server_that_does_not_answer_at_the_start_leads_to_an_offline_run(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
