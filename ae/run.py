@@ -188,10 +188,13 @@ class Run:
         if self._tracker and self._where.watch:
             self._tracker.watch(model, self._where.watch)
 
-    def wants_state(self, step: int) -> bool:
-        """Whether the training state is to be saved after `step` steps, by `save_every` and `save_minutes`."""
-        every, minutes = self._where.save_every, (time.monotonic() - self._saved_at) / 60
-        return (every is not None and step % every == 0) or minutes >= self._where.save_minutes or self.is_asked_to_end
+    def saves_after(self, step: int) -> bool:
+        """Whether the training state is to be saved after `step` steps, by `save_every`."""
+        return self._where.save_every is not None and step % self._where.save_every == 0
+
+    def wants_state(self) -> bool:
+        """Whether the training state is to be saved now: by `save_minutes`, or as a signal waits for that."""
+        return self.is_asked_to_end or (time.monotonic() - self._saved_at) / 60 >= self._where.save_minutes
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state; the one before it is kept too. A signal that waits for that takes effect."""
@@ -231,7 +234,9 @@ class Run:
         state = load_state(folder / STATE)
         if state is None:
             raise InputError(f"can't fork {folder}: it holds no weights yet")
-        weights = {key.removeprefix("model."): value for key, value in state["trained"].items() if "model." in key}
+        weights = {
+            key.removeprefix("model."): value for key, value in state["trained"].items() if key.startswith("model.")
+        }
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

@@ -79,6 +79,7 @@ class Ending:
             for number in self._ours:
                 signal.signal(number, _DEFAULTS[number])
             self._ours = []
+            self._asked = None  # a notebook may go on
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

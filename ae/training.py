@@ -186,7 +186,9 @@ def fit(
             at.images += images
             progress.step()
 
-            saves = run is not None and (evaluates or distributed.agree(run.wants_state(at.step), at.step))
+            saves = run is not None and (
+                evaluates or run.saves_after(at.step) or distributed.agree(run.wants_state(), at.step)
+            )
             if not (logs or saves):
                 continue
             measured = meter.read()

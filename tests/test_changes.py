@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from ae import InputError, Joint, Recipe, Run, RunConfig, Splits, fit
+from ae import Autoencoder, Batch, InputError, Joint, Loss, Recipe, Run, RunConfig, Splits, fit
 from ae.changes import changes
 from ae.cli import parse
 from ae.run_folder import read_config, to_json
@@ -85,6 +87,26 @@ def test_a_fork_begins_with_the_weights(digits: Splits, tmp_path: Path) -> None:
     with Run("test", RunConfig(dir=tmp_path / "third", fork=tmp_path / "first", wandb="disabled")) as run:
         fit(joint(seed=5), Joint(), digits, still, run)
     assert (tmp_path / "third/model.safetensors").read_bytes() == (tmp_path / "second/model.safetensors").read_bytes()
+
+
+def test_a_fork_of_an_unfinished_run_leaves_out_what_is_the_objectives(digits: Splits, tmp_path: Path) -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.submodel = nn.Linear(1, 1)
+
+        def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
+            loss = Joint()(model, batch, step)
+            return Loss(loss.total + self.submodel.weight.square().sum(), loss.terms, loss.counts)
+
+    with open_run(tmp_path / "first") as run:
+        fit(joint(), Weighted(), digits, QUICK, run)
+    (tmp_path / "first/model.safetensors").unlink()
+    model = joint(seed=5)
+    with Run("test", RunConfig(dir=tmp_path / "second", fork=tmp_path / "first", wandb="disabled")) as run:
+        run.load_fork(model)
+    state = torch.load(tmp_path / "first/state.pt", weights_only=True)["trained"]
+    assert all(tensor.equal(state[f"model.{name}"]) for name, tensor in model.state_dict().items())
 
 
 def test_a_fork_has_the_configuration_but_its_own_place(tmp_path: Path) -> None:

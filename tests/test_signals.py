@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ae.signals import uninterrupted
+from ae.signals import Ending, uninterrupted
 
 
 class TerminatedError(Exception):
@@ -48,6 +48,25 @@ def test_an_error_inside_is_not_hidden() -> None:
         fail()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_training_that_a_notebook_has_interrupted_can_be_begun_again() -> None:
+    ending, done = Ending(), []
+
+    def train() -> None:
+        with ending.deferred():
+            signal.raise_signal(signal.SIGINT)
+            assert ending.is_asked
+            done.append("to its end")
+            ending.take_effect()
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    with ending.deferred():
+        assert not ending.is_asked
+        ending.take_effect()
+        done.append("again")
+    assert done == ["to its end", "again"]
 
 
 def test_other_threads_may_use_it() -> None:
