@@ -5,61 +5,102 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from ae.errors import InputError
 
+_KNOTS = 5  # along each axis, between which an elastic deformation is smooth
+
 
 @dataclass(frozen=True)
 class Augment:
-    """Small random shifts and rotations of training images, different for every image."""
+    """Small random motions of training images, different for every image."""
 
     shift: int = 0  # largest shift along each axis, in whole pixels: a shift alone blurs nothing
     rotate: float = 0.0  # largest rotation either way, in degrees
+    scale: float = 0.0  # largest growth or shrinking: 0.1 is from 1/1.1 to 1.1 of the size
+    shear: float = 0.0  # largest slant of upright lines either way, in degrees
+    elastic: float = 0.0  # standard deviation of a smooth deformation, in pixels (Simard et al. 2003)
 
     def __post_init__(self) -> None:
-        if not (self.shift >= 0 and self.rotate >= 0):
-            raise InputError(f"shift and rotate must be 0 or more, got {self.shift} and {self.rotate}")
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise InputError(f"{name} must be 0 or more, got {value}")
+        if not self.shear < 90:
+            raise InputError(f"shear must be less than 90 degrees, got {self.shear}")
 
     @property
     def moves(self) -> bool:
         """Whether it does anything."""
-        return self.shift > 0 or self.rotate > 0
+        return any(vars(self).values())
 
-    def draw(self, count: int, generator: Generator) -> Float[Tensor, "3 count"]:
-        """For each of `count` images an angle (radians) and how far down and right (pixels), uniform in the limits."""
-        turn = (torch.rand(count, generator=generator) * 2 - 1) * math.radians(self.rotate)
+    def draw(self, count: int, generator: Generator | None = None) -> Float[Tensor, "numbers count"]:
+        """What `apply` needs for `count` images, uniform in the limits, the elastic deformation normal:
+
+        a row each of angle and slant (radians), of log growth, of how far down and right (pixels), and its knots'.
+        """
+
+        def uniform(largest: float) -> Tensor:
+            return (torch.rand(count, generator=generator) * 2 - 1) * largest
+
+        turn = uniform(math.radians(self.rotate))
         shift = torch.randint(-self.shift, self.shift + 1, (2, count), generator=generator).float()
-        return torch.stack([turn, *shift])
+        drawn = [turn, *shift]
+        if self.scale or self.shear or self.elastic:
+            drawn += [uniform(math.log1p(self.scale)), uniform(math.radians(self.shear))]
+        if self.elastic:
+            drawn += self.elastic * torch.randn(2 * _KNOTS**2, count, generator=generator)
+        return torch.stack(drawn)
 
-    def apply(self, images: Float[Tensor, "b c h w"], drawn: Float[Tensor, "3 b"]) -> Float[Tensor, "b c h w"]:
+    def apply(self, images: Float[Tensor, "b c h w"], drawn: Float[Tensor, "numbers b"]) -> Float[Tensor, "b c h w"]:
         """Images [b c h w] -> the same moved as was drawn for each; what comes in from outside is 0."""
-        return move(images, *drawn.to(images.device)) if self.moves and len(images) else images
+        if not self.moves or not len(images):
+            return images
+        angle, down, right, *others = drawn.to(images.device)
+        if not others:
+            return move(images, angle, down, right)
+        log_growth, slant, *knots = others
+        field = torch.stack(knots, dim=1).unflatten(1, (2, _KNOTS, _KNOTS)) if knots else None
+        return move(images, angle, down, right, log_growth.exp(), slant, field)
 
-    def __call__(self, images: Float[Tensor, "b c h w"], generator: Generator) -> Float[Tensor, "b c h w"]:
-        """Images [b c h w] -> the same moved at random, uniformly in the limits."""
-        return self.apply(images, self.draw(len(images), generator))
+    def __call__(
+        self, images: Float[Tensor, "b c h w"], generator: Generator | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """Images [b c h w] -> the same moved at random; without `generator`, by PyTorch's own."""
+        return self.apply(images, self.draw(len(images), generator)) if self.moves else images
 
 
 def move(
-    images: Float[Tensor, "b c h w"], angle: Float[Tensor, " b"], down: Float[Tensor, " b"], right: Float[Tensor, " b"]
+    images: Float[Tensor, "b c h w"],
+    angle: Float[Tensor, " b"],
+    down: Float[Tensor, " b"],
+    right: Float[Tensor, " b"],
+    growth: Float[Tensor, " b"] | None = None,
+    slant: Float[Tensor, " b"] | None = None,
+    knots: Float[Tensor, "b 2 rows columns"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Each image rotated about its centre by `angle` (radians, counter-clockwise), then moved by pixels; bilinear.
+    """Each image grown, slanted, turned about its centre, then moved by pixels; bilinear.
 
-    grid_sample asks where each pixel comes from, in coordinates of -1 to 1 along each axis: so the map below is the
-    inverse motion, and its terms that mix the axes carry the aspect ratio.
+    `angle` in radians, counter-clockwise, and so is the `slant` of what was upright; `knots` how many pixels right and
+    down of its place each knot of an even grid is taken from, bicubic between them. grid_sample asks where each pixel
+    comes from, in coordinates of -1 to 1 along each axis: so the map below is the inverse motion, and its terms that
+    mix the axes carry the aspect ratio.
     """
     height, width = images.shape[-2:]
     cos, sin = angle.cos(), angle.sin()
+    tangent = torch.zeros_like(angle) if slant is None else slant.tan()
+    smaller = torch.ones_like(angle) if growth is None else 1 / growth
     x, y = -2 * right / width, -2 * down / height
     aspect = height / width
+    xx, xy = smaller * (cos - tangent * sin), -smaller * (sin + tangent * cos) * aspect
+    yx, yy = smaller * sin / aspect, smaller * cos
     theta = torch.stack(
-        [
-            torch.stack([cos, -sin * aspect, cos * x - sin * aspect * y], dim=-1),
-            torch.stack([sin / aspect, cos, sin / aspect * x + cos * y], dim=-1),
-        ],
-        dim=1,
+        [torch.stack([xx, xy, xx * x + xy * y], dim=-1), torch.stack([yx, yy, yx * x + yy * y], dim=-1)], dim=1
     )  # [b 2 3]
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # [b h w 2]
+    if knots is not None:
+        pixels = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
+        grid = grid + rearrange(pixels, "b xy h w -> b h w xy") * pixels.new_tensor([2 / width, 2 / height])
     return F.grid_sample(images, grid, align_corners=False)

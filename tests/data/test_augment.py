@@ -83,7 +83,41 @@ def test_moved_images_stay_in_range() -> None:
     assert moved.max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("limits", [{"shift": -1}, {"rotate": -1.0}, {"rotate": math.nan}])
-def test_refuses_negative_limits(limits: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="shift and rotate must be 0 or more"):
-        Augment(**limits)  # type: ignore[arg-type]
+@pytest.mark.parametrize("limit", [("shift", -1), ("rotate", -1.0), ("rotate", math.nan), ("elastic", -0.5)])
+def test_refuses_negative_limits(limit: tuple[str, float]) -> None:
+    name, value = limit
+    with pytest.raises(InputError, match=f"{name} must be 0 or more, got {value}"):
+        Augment(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="shear must be less than 90 degrees, got 90"):
+        Augment(shear=90.0)
+
+
+@pytest.mark.parametrize("size", [(9, 9), (8, 15)])
+@pytest.mark.parametrize("elastic", [False, True])
+def test_growth_slant_turn_shift_and_deformation_are_scipys(size: tuple[int, int], elastic: bool) -> None:
+    """The motions one after the other as matrices of points, inverted by numpy; between knots, a constant push."""
+    images, growth, slant, angle, down, right = torch.rand(1, 2, *size), 1.3, 0.2, 0.5, 1.5, -0.75
+    knots = torch.tensor([0.6, -1.1])[None, :, None, None].expand(1, 2, 4, 4) if elastic else None
+    numbers = torch.tensor([[angle], [down], [right], [growth], [slant]])
+    moved = move(images, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], knots)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])  # y points down
+    lean = np.array([[1, math.tan(slant)], [0, 1]])
+    backwards = np.linalg.inv(turn @ lean * growth)
+    y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in size), indexing="ij")
+    source = np.tensordot(backwards, np.stack([x - right, y - down]), axes=1)
+    if elastic:
+        source += np.array([0.6, -1.1])[:, None, None]
+    coordinates = [c + (n - 1) / 2 for c, n in zip(source[::-1], size, strict=True)]
+    for channel in range(2):
+        expected = ndimage.map_coordinates(images[0, channel].numpy(), coordinates, order=1, mode="grid-constant")
+        torch.testing.assert_close(moved[0, channel], torch.from_numpy(expected), rtol=0, atol=1e-5)
+
+
+def test_a_deformation_is_smooth_and_differs_from_image_to_image() -> None:
+    ramp = torch.arange(28.0).expand(1, 1, 28, 28) / 28
+    augment = Augment(elastic=1.0)
+    moved = augment(ramp.expand(50, 1, 28, 28), generator("elastic"))[..., 5:-5, 5:-5]
+    pushes = (moved - ramp[..., 5:-5, 5:-5]) * 28  # pixels to the right
+    assert 0.6 < pushes.std() < 1.2
+    assert pushes.diff(dim=-1).abs().mean() < 0.35
+    assert pushes.flatten(1).std(0).min() > 0.3
