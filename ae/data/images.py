@@ -71,6 +71,11 @@ class Images:
         """The same images with other labels."""
         return Images(self.pixels, labels, self.classes)
 
+    def binarised(self, *key: str | int) -> "Images":
+        """The same with every pixel drawn, by `key`, as 0 or 255, with its grey as the probability of 255."""
+        white = torch.rand(self.pixels.shape, generator=generator("binarised", *key)) * 255 < self.pixels.cpu()
+        return Images((white * 255).to(torch.uint8).to(self.pixels.device), self.labels, self.classes)
+
     def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
         """The batch of this index, scaled to [0, 1]."""
         if isinstance(index, slice):
@@ -121,7 +126,8 @@ class Batches:
 
     An epoch shows every image once, and its last batch may be smaller. With `labelled_per_batch`, every batch begins
     with that many labelled images, cycled in an order of their own, and fills up with the others, which the epoch shows
-    once. Raises InputError where a batch is larger than the data, or can't be filled as asked.
+    once. With `binarise`, every pixel is drawn as 0 or 1 each time, with its grey as the probability of 1 (Burda et al.
+    2016, section 5). Raises InputError where a batch is larger than the data, or can't be filled as asked.
     """
 
     def __init__(
@@ -131,12 +137,14 @@ class Batches:
         seed: int,
         augment: Augment | None = None,
         labelled_per_batch: int | None = None,
+        binarise: bool = False,
     ) -> None:
         if batch_size > len(data):
             raise InputError(f"a batch of {batch_size} is larger than the data: {len(data)} training images")
         self.data = data
         self.seed = seed
         self.augment = augment or Augment()
+        self.binarise = binarise
         self._labelled, self._others = torch.arange(0), torch.arange(len(data))
         self._from_labelled, self._from_others = 0, batch_size
         if labelled_per_batch is not None:
@@ -172,6 +180,10 @@ class Batches:
             if self.augment.moves:
                 drawn = self.augment.draw(len(index), generator("augment", self.seed, epoch, i))
                 batch = Batch(self.augment.apply(batch.images, distributed.part(drawn, dim=1)), batch.labels)
+            if self.binarise:
+                drawn = torch.rand(len(index), *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
+                white = distributed.part(drawn).to(batch.images.device) < batch.images
+                batch = Batch(white.float(), batch.labels)
             yield batch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:

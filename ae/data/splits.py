@@ -11,7 +11,7 @@ import torch
 from ae.checks import check_positive
 from ae.data import sources
 from ae.data.augment import Augment
-from ae.data.images import Batches, ImageSet
+from ae.data.images import Batches, Images, ImageSet
 from ae.distributed import once_a_machine
 from ae.errors import InputError
 from ae.seeding import generator
@@ -28,6 +28,7 @@ class Splits:
     test: Callable[[], ImageSet] | None = None
     augment: Augment = Augment()
     labelled_per_batch: int | None = None
+    binarise: bool = False  # the training images, anew each time
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,7 +47,7 @@ class Splits:
 
     def batches(self, batch_size: int, seed: int) -> Batches:
         """The training images in batches."""
-        return Batches(self.train, batch_size, seed, self.augment, self.labelled_per_batch)
+        return Batches(self.train, batch_size, seed, self.augment, self.labelled_per_batch, self.binarise)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Data:
     labelled_per_batch: int | None = None  # so many images of every batch are labelled ones
     seed: int = 0  # chooses which labels are kept
     augment: Augment = Augment()
+    binarise: bool = False  # draw pixels as 0 or 1, grey as probability: anew each time in training, once to evaluate
 
     def __post_init__(self) -> None:
         check_positive(size=self.size, limit=self.limit, labels=self.labels, labelled_per_batch=self.labelled_per_batch)
@@ -71,6 +73,8 @@ class Data:
             raise InputError(f"workers must be 0 or more, got {self.workers}")
         if self.stream and self.name != "folder":
             raise InputError(f"only a folder can be streamed, not {self.name}")
+        if self.stream and self.binarise:
+            raise InputError("images that are streamed can't be binarised: leave out one of stream and binarise")
         if self.validation < 0:
             raise InputError(f"validation must be 0 or more, got {self.validation}")
 
@@ -87,8 +91,10 @@ class Data:
 
         def read() -> tuple[ImageSet, ImageSet | None]:
             source = self._source()
-            tests.append(source.test)
+            tests.append(lambda: self._evaluated(source.test(), "test"))
             train, validation = hold_out(source.train, self.validation)
+            if validation is not None:
+                validation = self._evaluated(validation, "validation")
             if self.limit is not None:
                 train = train.select(slice(self.limit))
             if self.labels is not None:
@@ -97,7 +103,10 @@ class Data:
 
         train, validation = once_a_machine(read)
         read_test = partial(once_a_machine, lambda: tests[0]())
-        return Splits(train, validation, read_test, self.augment, self.labelled_per_batch)
+        return Splits(train, validation, read_test, self.augment, self.labelled_per_batch, self.binarise)
+
+    def _evaluated(self, images: ImageSet, key: str) -> ImageSet:
+        return images.binarised(key) if self.binarise and isinstance(images, Images) else images
 
     def _source(self) -> sources.Source[ImageSet]:
         match self.name:

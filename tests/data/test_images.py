@@ -135,3 +135,23 @@ def test_refuses_to_mix_labels_that_are_all_or_none(numbered: Images, label: int
 def test_refuses_images_and_labels_that_are_wrong(pixels: Tensor, labels: Tensor, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Images(pixels, labels, ("a", "b"))
+
+
+def test_pixels_are_drawn_black_or_white_anew_each_time_by_their_grey() -> None:
+    grey = torch.tensor([0, 51, 128, 255], dtype=torch.uint8).reshape(1, 1, 2, 2).expand(400, 1, 2, 2).contiguous()
+    images = Images(grey, torch.zeros(400).long(), ("a",))
+    batches = Batches(images, 400, seed=0, binarise=True)
+    (first,), (second,), (again,) = batches.epoch(0), batches.epoch(1), batches.epoch(0)
+    for batch in (first, second):
+        assert set(batch.images.unique().tolist()) == {0, 1}
+        means = batch.images.mean(0).flatten()
+        torch.testing.assert_close(means, torch.tensor([0, 0.2, 0.5, 1]), rtol=0, atol=0.07)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, second.images)
+    once = images.binarised("test")
+    assert set(once.pixels.unique().tolist()) == {0, 255}
+    assert torch.equal(once.pixels, images.binarised("test").pixels)
+    assert not torch.equal(once.pixels, images.binarised("validation").pixels)
+    torch.testing.assert_close(
+        once.batch(slice(None)).images.mean(0).flatten(), torch.tensor([0, 0.2, 0.5, 1]), rtol=0, atol=0.07
+    )

@@ -105,3 +105,14 @@ def test_a_folder_needs_a_root() -> None:
         Data("folder").load()
     with pytest.raises(InputError, match="no folder nowhere"):
         Data("folder", Path("nowhere")).load()
+
+
+def test_binarised_digits_are_so_in_training_validation_and_test() -> None:
+    data = Data("mnist", limit=100, validation=20, binarise=True).load()
+    assert data.validation is not None
+    assert data.test is not None
+    batch = next(data.batches(50, seed=0).starting_at(0))
+    for pixels in (batch.images, data.validation.batch(slice(None)).images, data.test().batch(slice(50)).images):
+        assert set(pixels.unique().tolist()) == {0, 1}
+    with pytest.raises(InputError, match="streamed can't be binarised"):
+        Data("folder", stream=True, binarise=True)
