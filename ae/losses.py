@@ -61,6 +61,14 @@ def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"
     return F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
 
 
+def adversarial(logits: Float[Tensor, " b"], real: bool) -> Float[Tensor, " b"]:
+    """-log p(real | logits), or -log p(not real | logits), in nats (Goodfellow et al. 2014, equation 1).
+
+    For a generator it is the first of these on what it has made: the form that does not saturate (their section 3).
+    """
+    return F.softplus(-logits if real else logits)
+
+
 def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, ""]:
     """The rate of a batch, of which `nats` of each latent cost nothing: sum over latents of max(nats, mean rate).
 

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from ae import (
     Gaussian,
     InputError,
     Joint,
+    LearnedWeights,
+    Ramps,
     unchecked_range,
 )
 from ae.corruptions import PatchMask
@@ -144,7 +147,7 @@ def test_the_rate_is_the_elbos(batch: Batch) -> None:
 
 def test_the_rates_weight_grows(batch: Batch) -> None:
     model, batch = gaussian_model().double(), Batch(batch.images.double(), batch.labels)  # the terms differ in size
-    objective = Joint("bernoulli", reconstruction=1.0, rate=2.0, rate_warmup=10, classification=0.0)
+    objective = Joint("bernoulli", reconstruction=1.0, rate=2.0, ramps=Ramps(rate=(0.0, 10)), classification=0.0)
     costs = []
     for step in (0, 4, 9, 50):
         torch.manual_seed(1)
@@ -175,3 +178,34 @@ def test_the_loss_of_masked_patches_is_on_what_is_hidden(model: Autoencoder, bat
     shown, mask = PatchMask(2, 0.5)(batch.images)
     errors = (model(shown).reconstruction - batch.images).square()
     torch.testing.assert_close(loss.terms["mse"], errors[mask].mean())
+
+
+def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
+    objective = Joint(reconstruction=0.0, classification=2.0, ramps=Ramps(reconstruction=(8.0, 4)))
+    assert [objective.weight("reconstruction", step) for step in (0, 1, 3, 9)] == [6.0, 4.0, 0.0, 0.0]
+    assert objective.weight("classification", 0) == 2.0
+    with pytest.raises(InputError, match="the ramp of rate takes a first weight of 0 or more, and 1 step or more; got"):
+        Ramps(rate=(0.0, 0))
+    with pytest.raises(InputError, match="choose likelihood bernoulli or gaussian"):
+        Joint(ramps=Ramps(rate=(1.0, 10)))
+
+
+def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, batch: Batch) -> None:
+    """With fixed losses the weights tend to 1 / (2 L) (Kendall et al. 2018, equation 10), from the given ones."""
+    objective = LearnedWeights(Joint(reconstruction=20.0, classification=0.5))
+    optimizer = torch.optim.Adam(objective.parameters(), 0.05)
+    first = objective(model, batch, 0)
+    expected = 20 * first.terms["mse"] + 0.5 * first.terms["cross_entropy"] - 0.5 * math.log(20 * 0.5)
+    torch.testing.assert_close(first.total, expected)
+    assert (first.terms["weight/reconstruction"].item(), first.terms["weight/classification"].item()) == pytest.approx(
+        (20, 0.5)
+    )
+    for _ in range(600):
+        optimizer.zero_grad()
+        objective(model, batch, 0).total.backward()
+        optimizer.step()
+    last = objective(model, batch, 0)
+    for weight, term in (("reconstruction", "mse"), ("classification", "cross_entropy")):
+        assert last.terms[f"weight/{weight}"].item() == pytest.approx(0.5 / last.terms[term].item(), rel=0.01)
+    with pytest.raises(InputError, match="neither may begin with 0"):
+        LearnedWeights(Joint(classification=0.0))

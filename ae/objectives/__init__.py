@@ -1,7 +1,25 @@
 """Objectives: what training minimises. `objective(model, batch, step) -> Loss`."""
 
+from ae.objectives.consistency import Consistency, Teaching
 from ae.objectives.contractive import Contractive
-from ae.objectives.joint import Corruption, Joint, Loss, only_head
+from ae.objectives.joint import Corruption, Joint, Loss, Ramps, only_head
+from ae.objectives.ladder import Ladder
+from ae.objectives.learned import LearnedWeights
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
 
-__all__ = ["IWAE", "MMD", "BetaTC", "Contractive", "Corruption", "Joint", "Loss", "log_weights", "only_head"]
+__all__ = [
+    "IWAE",
+    "MMD",
+    "BetaTC",
+    "Consistency",
+    "Contractive",
+    "Corruption",
+    "Joint",
+    "Ladder",
+    "LearnedWeights",
+    "Loss",
+    "Ramps",
+    "Teaching",
+    "log_weights",
+    "only_head",
+]

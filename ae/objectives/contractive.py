@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ae.checks import check_positive
 from ae.data import Batch
+from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss
@@ -20,12 +22,19 @@ class Contractive:
     (Hutchinson), one an image and `projections` times.
     """
 
-    weight: float = 0.1
-    projections: int = 1
+    weight: float = 0.1  # of the squared norm
+    projections: int = 1  # an image, of which the norm is estimated
     joint: Joint = Joint(classification=0.0)  # all other terms
+
+    def __post_init__(self) -> None:
+        check_positive(projections=self.projections)
+        if not self.weight >= 0:
+            raise InputError(f"weight must be 0 or more, got {self.weight}")
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
+        if not self.weight:
+            return self.joint(model, batch, step)
         with torch.enable_grad():
             images = batch.images.detach().requires_grad_()
             code = model.encode(images)

@@ -1,11 +1,11 @@
 """What one step minimises, and the objective that says most of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -35,6 +35,22 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Ramps:
+    """Weights that begin elsewhere: (first weight, steps) from which, and in which, one goes to its value, linearly."""
+
+    reconstruction: tuple[float, int] | None = None  # of the reconstruction term
+    rate: tuple[float, int] | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
+    penalty: tuple[float, int] | None = None  # of the bottleneck's penalty
+    classification: tuple[float, int] | None = None  # of the cross-entropy
+
+    def __post_init__(self) -> None:
+        for name, ramp in vars(self).items():
+            if ramp is not None and not (ramp[0] >= 0 and ramp[1] > 0):
+                wanted = "a first weight of 0 or more, and 1 step or more"
+                raise InputError(f"the ramp of {name} takes {wanted}; got {ramp[0]} and {ramp[1]}")
+
+
+@dataclass(frozen=True)
 class Joint:
     """A weighted sum of reconstruction, rate, penalty and classification; a weight of zero skips its term.
 
@@ -49,62 +65,79 @@ class Joint:
     corruption: Corruption | None = None
     reconstruction: float = 20.0  # weight of the reconstruction term
     rate: float = 0.0  # weight of the code's rate in nats (beta); needs a likelihood in nats
-    rate_warmup: int = 0  # steps in which the rate's weight grows from 0, linearly
     free_bits: float = 0.0  # nats a latent that cost nothing; needs a bottleneck with a posterior
     penalty: float = 1.0  # weight of the bottleneck's own penalty
     classification: float = 1.0  # weight of the cross-entropy
     std: float = 1.0  # standard deviation of the gaussian likelihood
+    ramps: Ramps = Ramps()
 
     def __post_init__(self) -> None:
-        for name in ("reconstruction", "rate", "penalty", "classification"):
+        for name in vars(self.ramps):
             if not getattr(self, name) >= 0:
                 raise InputError(f"weight {name} must be 0 or more, got {getattr(self, name)}")
-        if not self.reconstruction and not self.classification:
+        if not self._has("reconstruction") and not self._has("classification"):
             raise InputError("nothing to learn: reconstruction and classification are both 0")
         if not self.std > 0:
             raise InputError(f"std must be positive, got {self.std}")
-        if self.rate_warmup < 0 or not self.free_bits >= 0:
-            given = f"{self.rate_warmup} and {self.free_bits}"
-            raise InputError(f"rate_warmup and free_bits must be 0 or more, got {given}")
-        if self.rate > 0 and self.likelihood == "mse":
+        if not self.free_bits >= 0:
+            raise InputError(f"free_bits must be 0 or more, got {self.free_bits}")
+        if self._has("rate") and self.likelihood == "mse":
             raise InputError("a rate is in nats: with rate > 0 choose likelihood bernoulli or gaussian, not mse")
 
-    def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
-        """The loss of `model` on `batch`."""
+    def __call__(
+        self, model: Autoencoder, batch: Batch, step: int, weights: Mapping[str, Tensor] | None = None
+    ) -> Loss:
+        """The loss of `model` on `batch`; `weights`, by the fields' names, go before their own."""
         images, mask = batch.images, None
         if self.corruption is not None:
             images, mask = self.corruption(images)
-        return self.of(model, batch, model.encode(images), step, mask)
+        return self.of(model, batch, model.encode(images), step, mask, weights)
 
     def of(
-        self, model: Autoencoder, batch: Batch, code: Code, step: int, mask: Bool[Tensor, "b #c h w"] | None = None
+        self,
+        model: Autoencoder,
+        batch: Batch,
+        code: Code,
+        step: int,
+        mask: Bool[Tensor, "b #c h w"] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Loss:
         """The loss where the code is known: what other objectives add their own term to."""
+        weight: dict[str, float | Tensor] = {
+            **{name: self.weight(name, step) for name in vars(self.ramps)},
+            **(weights or {}),
+        }
         total = code.penalty.new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
-        if self.reconstruction:
+        if self._has("reconstruction"):
             value = masked_mean(self._reconstruction(model.pixels(code.z, batch.images.shape[-2:]), batch.images, mask))
-            total, terms[self.likelihood] = total + self.reconstruction * value, value.detach()
-        if self.rate:
+            total, terms[self.likelihood] = total + weight["reconstruction"] * value, value.detach()
+        if self._has("rate"):
             value = masked_mean(code.rate)
-            cost = self._rate_weight(step) * (self._free_rate(code) if self.free_bits else value)
+            cost = weight["rate"] * (self._free_rate(code) if self.free_bits else value)
             total, terms["rate"] = total + cost, value.detach()
-        if self.penalty:
+        if self._has("penalty"):
             value = masked_mean(code.penalty)
-            total, terms["penalty"] = total + self.penalty * value, value.detach()
-        if self.classification:
-            logits, labelled = only_head(model.classify(code)), batch.labels >= 0
-            value = masked_mean(losses.cross_entropy(logits, batch.labels), labelled)
-            total, terms["cross_entropy"] = total + self.classification * value, value.detach()
-            terms["accuracy"] = masked_mean((logits.argmax(1) == batch.labels).float(), labelled)
-            counts = dict.fromkeys(
-                ("cross_entropy", "accuracy"), torch.as_tensor(distributed.mean_count(labelled.sum()))
-            )
+            total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
+        if self._has("classification"):
+            part = classification(only_head(model.classify(code)), batch.labels)
+            total, counts = total + weight["classification"] * part.total, part.counts
+            terms |= part.terms
         return Loss(total, {**code.stats, **terms}, counts)
 
-    def _rate_weight(self, step: int) -> float:
-        return self.rate * min(1.0, (step + 1) / self.rate_warmup) if self.rate_warmup else self.rate
+    def weight(self, name: str, step: int) -> float:
+        """What the weight of this name is at a step, counted from 0."""
+        value, ramp = getattr(self, name), getattr(self.ramps, name)
+        if ramp is None:
+            return value
+        first, steps = ramp
+        return first + (value - first) * min(1.0, (step + 1) / steps)
+
+    def _has(self, name: str) -> bool:
+        """Whether the term ever counts."""
+        ramp = getattr(self.ramps, name)
+        return getattr(self, name) > 0 or (ramp is not None and ramp[0] > 0)
 
     def _free_rate(self, code: Code) -> Float[Tensor, ""]:
         if not isinstance(code.posterior, Normal):
@@ -120,6 +153,15 @@ class Joint:
                 return losses.bernoulli_nll(pixels, target, mask)
             case "gaussian":
                 return losses.gaussian_nll(pixels.sigmoid(), target, self.std, mask)
+
+
+def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Loss:
+    """The cross-entropy in nats, and the accuracy, means over the batch's labelled images."""
+    labelled = labels >= 0
+    value = masked_mean(losses.cross_entropy(logits, labels), labelled)
+    accuracy = masked_mean((logits.argmax(1) == labels).float(), labelled)
+    terms = {"cross_entropy": value.detach(), "accuracy": accuracy}
+    return Loss(value, terms, dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(labelled.sum()))))
 
 
 def only_head(logits: dict[str, Float[Tensor, "b classes"]]) -> Float[Tensor, "b classes"]:

@@ -97,13 +97,19 @@ class MMD:
     of any bottleneck will do. In several processes, over the codes of each.
     """
 
-    weight: float = 10.0
+    weight: float = 10.0  # of the discrepancy
     joint: Joint = Joint(reconstruction=1.0, classification=0.0)  # all other terms
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise InputError(f"weight must be 0 or more, got {self.weight}")
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
         code = model.encode(batch.images)
         loss = self.joint.of(model, batch, code, step)
+        if not self.weight:
+            return loss
         z = code.z.flatten(1)
         distance = mmd(z, torch.randn_like(z))
         return Loss(loss.total + self.weight * distance, {**loss.terms, "mmd": distance.detach()}, loss.counts)

@@ -1,0 +1,90 @@
+"""The ladder network, against its paper's equations written out."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ae import Autoencoder, Batch, Classifier, ConvEncoder, Dense, InputError, Ladder, Splits
+from ae.objectives.ladder import Combinator
+
+
+def make_model(norm: bool = True) -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(ConvEncoder(1, (4, 6), norm), heads={"digit": Classifier((6, 7, 7), 10, hidden=8)})
+
+
+@pytest.fixture
+def batch(digits: Splits) -> Batch:
+    some = digits.train.batch(slice(12))
+    return Batch(some.images, torch.where(torch.arange(12) % 3 == 0, some.labels, -1))
+
+
+def test_a_combinator_is_the_papers() -> None:
+    combinator = Combinator(2)
+    z, u = torch.randn(5, 2, 3, 3), torch.randn(5, 2, 3, 3)
+    torch.testing.assert_close(combinator(z, u), z)  # it begins by leaving everything as it is
+    torch.nn.init.normal_(combinator.mean)
+    torch.nn.init.normal_(combinator.slope)
+    a, b = combinator.mean[:, 1].tolist(), combinator.slope[:, 1].tolist()
+    value, above = z[2, 1, 0, 1], u[2, 1, 0, 1]
+    m = a[0] * torch.sigmoid(a[1] * above + a[2]) + a[3] * above + a[4]
+    v = b[0] * torch.sigmoid(b[1] * above + b[2]) + b[3] * above + b[4]
+    torch.testing.assert_close(combinator(z, u)[2, 1, 0, 1], (value - m) * v + m)
+    assert Combinator(3)(torch.randn(4, 3), torch.randn(4, 3)).shape == (4, 3)
+
+
+def test_before_it_has_learned_what_is_left_is_the_noise(batch: Batch) -> None:
+    """A combinator begins as the identity: each level's error is the variance of the noise, and what it has become."""
+    torch.manual_seed(0)
+    loss = Ladder(make_model(), 10, 28, 28, (1.0, 1.0, 1.0, 1.0), noise=0.3)(make_model(), batch, 0)
+    assert loss.terms["denoising/0"].item() == pytest.approx(0.09, rel=0.05)
+    assert loss.terms["denoising/1"].item() > 0.09  # the image's noise has come through
+    denoising = sum(loss.terms[f"denoising/{i}"] for i in range(4))
+    torch.testing.assert_close(loss.total, loss.terms["cross_entropy"] + denoising)
+    weighted = Ladder(make_model(), 10, 28, 28, (0.0, 2.0, 0.0, 3.0), noise=0.3)
+    torch.manual_seed(1)
+    loss = weighted(make_model(), batch, 0)
+    assert {"denoising/1", "denoising/3"} == {name for name in loss.terms if name.startswith("denoising")}
+    expected = loss.terms["cross_entropy"] + 2 * loss.terms["denoising/1"] + 3 * loss.terms["denoising/3"]
+    torch.testing.assert_close(loss.total, expected)
+
+
+def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batch) -> None:
+    model, alone = make_model(), make_model()
+    objective = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=1e-6)
+    loss = objective(model, batch, 0)
+    logits = alone(batch.images).logits["digit"]
+    labelled = batch.labels >= 0
+    torch.testing.assert_close(
+        loss.terms["cross_entropy"], F.cross_entropy(logits[labelled], batch.labels[labelled]), rtol=1e-3, atol=1e-4
+    )
+    noisy = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=3.0)
+    assert abs(noisy(model, batch, 0).terms["cross_entropy"] - loss.terms["cross_entropy"]) > 0.01
+    alone(batch.images)
+    for (name, ours), theirs in zip(model.named_buffers(), alone.buffers(), strict=True):
+        if "running" in name:
+            torch.testing.assert_close(ours, theirs)
+    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_it_stands_on_odd_sizes(batch: Batch) -> None:
+    model = Autoencoder(ConvEncoder(1, (4, 6), norm=True), heads={"digit": Classifier((6, 3, 4), 10)})
+    odd = Batch(torch.rand(12, 1, 11, 14), batch.labels)
+    Ladder(model, 10, 11, 14, (1.0, 1.0, 1.0, 1.0))(model, odd, 0).total.backward()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"weights": (1.0, 1.0)}, "4 weights of 0 or more: of image, 2 stages, logits; got \\(1.0, 1.0\\)"),
+        ({"weights": (1.0, 1.0, -1.0, 1.0)}, "4 weights of 0 or more"),
+        ({"noise": 0.0}, "noise must be positive, got 0"),
+    ],
+)
+def test_refuses_what_can_not_be(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Ladder(make_model(), 10, 28, 28, **{"weights": (1.0, 1.0, 1.0, 1.0), **arguments})
+    with pytest.raises(InputError, match="a ConvEncoder, got Dense"):
+        Ladder(Autoencoder(Dense((1, 28, 28), 4)), 10, 28, 28, (1.0,))
