@@ -6,10 +6,24 @@ from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Str
 from ae.decoders import DeconvDecoder
 from ae.encoders import ConvEncoder, Stage
 from ae.errors import DivergedError, InputError
+from ae.generation import Generation
 from ae.heads import Classifier
+from ae.loop import Loop
 from ae.metrics import evaluate
 from ae.model import Autoencoder, Output
-from ae.objectives import IWAE, MMD, BetaTC, Contractive, Joint, Loss
+from ae.objectives import (
+    IWAE,
+    MMD,
+    BetaTC,
+    Consistency,
+    Contractive,
+    Joint,
+    Ladder,
+    LearnedWeights,
+    Loss,
+    Ramps,
+    Teaching,
+)
 from ae.report import report
 from ae.run import Run, RunConfig
 from ae.training import Recipe, fit
@@ -29,6 +43,7 @@ __all__ = [
     "BetaTC",
     "Classifier",
     "Code",
+    "Consistency",
     "Contractive",
     "ConvEncoder",
     "Data",
@@ -36,13 +51,18 @@ __all__ = [
     "Dense",
     "DivergedError",
     "Gaussian",
+    "Generation",
     "Identity",
     "ImageSet",
     "Images",
     "InputError",
     "Joint",
+    "Ladder",
+    "LearnedWeights",
+    "Loop",
     "Loss",
     "Output",
+    "Ramps",
     "Recipe",
     "Run",
     "RunConfig",
@@ -50,6 +70,7 @@ __all__ = [
     "Splits",
     "Stage",
     "Streamed",
+    "Teaching",
     "TopK",
     "VectorQuantized",
     "evaluate",

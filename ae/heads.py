@@ -25,5 +25,9 @@ class Classifier(nn.Module):
 
     def forward(self, code: Float[Tensor, "b *code"]) -> Float[Tensor, "b classes"]:
         """Code [b *in_shape] -> logits [b classes]."""
+        return self.fc2(self.features(code))
+
+    def features(self, code: Float[Tensor, "b *code"]) -> Float[Tensor, "b hidden"]:
+        """Code [b *in_shape] -> the hidden layer's values, which the logits are linear in."""
         check_shape("code", code, self.in_shape)
-        return self.fc2(self.fc1(code.flatten(1)).relu())
+        return self.fc1(code.flatten(1)).relu()

@@ -1,10 +1,10 @@
 """Metrics: the same numbers, computed the same way, in every experiment."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -169,7 +169,7 @@ def _per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]
     return values
 
 
-def with_prefix(split: Literal["train", "val", "test"], metrics: dict[str, float]) -> dict[str, float]:
+def with_prefix(split: Literal["train", "val", "test"], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics under the keys that they have in every history, summary and dashboard: `train/mse`, ..."""
     return {f"{split}/{name}": value for name, value in metrics.items()}
 

@@ -2,12 +2,13 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ae.data import ImageSet, Splits
 from ae.distributed import is_main
@@ -21,32 +22,38 @@ if TYPE_CHECKING:
 
 
 def report(
-    model: Autoencoder,
+    model: nn.Module,
     data: Splits,
     results: dict[str, float],
     run: Run,
     pictures: "Mapping[str, Image] | None" = None,
+    measure: Callable[[ImageSet], Mapping[str, Any]] | None = None,
 ) -> None:
     """Test the model; write the summary, with `results` of `fit`, and what the tests show; print a short table.
 
-    `pictures` are those of the experiment's own, by name, beside the ones of every test.
+    `pictures` are those of the experiment's own, by name, beside the ones of every test; `measure` gives values of its
+    own of the test images, which are read here once. A model that is no `Autoencoder` has these values alone.
     """
     summary: dict[str, Any] = {
         **results,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "code_size": code_size(model, data.train),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("ae", "torch", "wandb")}},
         "device": str(next(model.parameters()).device),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
     evidence = Evidence()
+    if isinstance(model, Autoencoder):
+        summary["code_size"] = code_size(model, data.train)
     if data.test is not None:
         images = data.test()
-        examined = examine(model, images)
-        summary |= with_prefix("test", examined.means())
-        if is_main():
-            evidence = gather(model, images, examined)
+        if isinstance(model, Autoencoder):
+            examined = examine(model, images)
+            summary |= with_prefix("test", examined.means())
+            if is_main():
+                evidence = gather(model, images, examined)
+        if measure is not None and is_main():
+            summary |= with_prefix("test", dict(measure(images)))
     evidence.pictures.update(pictures or {})
     run.summarise(summary, evidence)
     if not is_main():
@@ -72,6 +79,11 @@ def table(summary: dict[str, Any]) -> str:
         "test/mse": "{:.5f} per pixel",
         "test/psnr": "{:.2f} dB",
         "test/ssim": "{:.4f}",
+        "test/log_likelihood": "{:.2f} nats",
+        "test/frechet/prior": "{:.2f} (Fréchet classifier distance of samples)",
+        "test/frechet/mixture": "{:.2f}",
+        "test/frechet/samples": "{:.2f}",
+        "test/frechet/test_digits": "{:.2f}",
         "code_size": "{:,} numbers",
         "parameters": "{:,}",
         "seconds": "{:.1f}",

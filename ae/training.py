@@ -1,11 +1,9 @@
 """Training: what can be chosen, and the one loop."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from ae import distributed
 from ae.checks import check_positive, unchecked_range
 from ae.data import Batch, Splits
-from ae.errors import DivergedError, InputError
+from ae.errors import InputError
 from ae.meter import Meter
 from ae.metrics import evaluate, with_prefix
 from ae.model import Autoencoder
@@ -24,6 +22,7 @@ from ae.pictures import reconstruction_picture
 from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
+from ae.standing import diverged, is_finite, restore, safely, state_of
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
 
@@ -35,9 +34,10 @@ class Recipe:
     epochs: int = 4  # passes over the training images
     steps: int | None = None  # train for so many steps instead
     batch_size: int = 128  # images a step
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw: betas 0.9 and 0.999
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # gradient descent with momentum, or Adam with decoupled decay
     lr: float = 0.1  # learning rate; the highest of a schedule
     momentum: float = 0.9  # of sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
     nesterov: bool = False  # Nesterov's momentum, of sgd
     weight_decay: float = 0.0  # L2 for sgd, decoupled for adamw
     schedule: Literal["constant", "one-cycle"] = "one-cycle"  # one-cycle: up for 30 % of the steps, down to almost 0
@@ -62,6 +62,8 @@ class Recipe:
         )
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be from 0 to less than 1, got {self.momentum}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas must be from 0 to less than 1, got {self.betas}")
         if not self.weight_decay >= 0:
             raise InputError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if self.nesterov and not self.momentum:
@@ -91,7 +93,7 @@ class Recipe:
         """The optimiser; its learning rate is set at each step."""
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, **options)
+            return torch.optim.AdamW(parameters, betas=self.betas, **options)
         return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **options)
 
     def find_device(self) -> torch.device:
@@ -123,18 +125,6 @@ class Step(nn.Module):
         return self.objective(self.model, batch, step)
 
 
-@dataclass
-class Position:
-    """How far a run has come; with the weights and the optimiser, all that a resumed run needs to know."""
-
-    step: int = 0
-    images: int = 0  # trained on so far
-    seconds: float = 0.0  # in fit
-    validation_seconds: float = 0.0  # of these, in evaluate
-    best: float = math.inf  # lowest validation loss
-    validation: dict[str, float] = field(default_factory=dict)  # the last one's metrics
-
-
 def fit(
     model: Autoencoder, objective: Objective, data: Splits, recipe: Recipe, run: Run | None = None
 ) -> dict[str, float]:
@@ -143,6 +133,9 @@ def fit(
     Returns the last validation's metrics as `val/...`; `seconds` spent in here, with validation, logging and saving;
     and `images_per_second`, training images over `seconds` less validation. All noise is a function of seed and step.
     Raises DivergedError where a value or a weight becomes NaN or infinite; such a state is never saved.
+
+    An objective that keeps an average of the model's weights, in a model `averaged` of its own, has that validated and
+    saved; in the end the model has these weights.
     """
     device = recipe.find_device()
     data = data.to(device)
@@ -151,10 +144,11 @@ def fit(
     total_steps = recipe.steps or recipe.epochs * len(batches)
     evaluate_every = recipe.evaluate_every or len(batches)
     trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)
+    shown = getattr(objective, "averaged", model)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = recipe.make_optimizer(parameters)
     meter = Meter()
-    at = _restore(run, trained, optimizer, meter, total_steps)
+    at = restore(run, trained, {"optimizer": optimizer}, meter, total_steps)
     if run:
         run.watch(model)
     forward = distributed.wrapped(trained)
@@ -163,7 +157,7 @@ def fit(
     started = time.perf_counter() - at.seconds
     trained.train()
 
-    with Progress(total_steps, at.step) as progress, unchecked_range(), _safely(run, recipe):
+    with Progress(total_steps, at.step) as progress, unchecked_range(), safely(run, recipe.deterministic):
         for batch in islice(batches.starting_at(at.step), total_steps - at.step):
             epoch = (at.step + 1) / len(batches)
             evaluates = (at.step + 1) % evaluate_every == 0 or at.step + 1 == total_steps
@@ -194,31 +188,32 @@ def fit(
             measured = meter.read()
             if meter.first_bad is not None:
                 step, name = meter.first_bad
-                raise _diverged(name, step, recipe.learning_rate(step, total_steps), run)
-            if saves and not _is_finite(trained):
-                raise _diverged("a weight", at.step - 1, lr, run)
+                raise diverged(name, step, recipe.learning_rate(step, total_steps), run)
+            if saves and not is_finite(trained):
+                raise diverged("a weight", at.step - 1, lr, run)
             if logs:
                 measured |= {"learning_rate": lr, "weight_norm": nn.utils.get_total_norm(parameters).item()}
                 progress.show("train", measured, epoch)
                 row = with_prefix("train", measured)
                 if evaluates and data.validation is not None:
                     before = time.perf_counter()
-                    at.validation = evaluate(model, data.validation, objective, at.step)
+                    at.validation = evaluate(shown, data.validation, objective, at.step)
                     at.validation_seconds += time.perf_counter() - before
                     progress.show("val", at.validation, epoch)
                     row |= with_prefix("val", at.validation)
                 if run:
                     shows = evaluates and model.decoder is not None and distributed.is_main()
-                    pictures = {"reconstructions": reconstruction_picture(model, preview)} if shows else {}
+                    pictures = {"reconstructions": reconstruction_picture(shown, preview)} if shows else {}
                     run.log(row, at.step, epoch, pictures)
                     if evaluates and at.validation.get("loss", math.inf) < at.best:
                         at.best = at.validation["loss"]
-                        run.save_weights("best", model, data.shape, data.classes, with_prefix("val", at.validation))
+                        run.save_weights("best", shown, data.shape, data.classes, with_prefix("val", at.validation))
                 meter.restart()
             if run and saves:
                 at.seconds = time.perf_counter() - started
-                run.save_state(_state(at, trained, optimizer, meter))
+                run.save_state(state_of(at, trained, {"optimizer": optimizer}, meter))
 
+    model.load_state_dict(shown.state_dict())
     if run:
         run.save_weights("model", model, data.shape, data.classes, with_prefix("val", at.validation))
     at.seconds = time.perf_counter() - started
@@ -235,69 +230,3 @@ def _clip(parameters: list[nn.Parameter], largest: float | None) -> Tensor:
     if largest is not None:
         nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm
-
-
-@contextmanager
-def _safely(run: Run | None, recipe: Recipe) -> Iterator[None]:
-    """Inside, signals wait for the state to be saved, and only such algorithms run as the recipe allows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA asks for it
-        torch.use_deterministic_algorithms(True)
-    try:
-        with nullcontext() if run is None else run.deferring_signals():
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def _state(at: Position, trained: Step, optimizer: torch.optim.Optimizer, meter: Meter) -> dict[str, Any]:
-    return {
-        "position": asdict(at),
-        "trained": trained.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "meter": meter.state(),
-    }
-
-
-def _restore(
-    run: Run | None, trained: Step, optimizer: torch.optim.Optimizer, meter: Meter, total_steps: int
-) -> Position:
-    """Continue from the run's state, or write its first one."""
-    if run is None:
-        return Position()
-    state = run.load_state()
-    if state is None:
-        run.load_fork(trained.model)
-        run.save_state(_state(Position(), trained, optimizer, meter))
-        return Position()
-    try:
-        trained.load_state_dict(state["trained"])
-        _restore_optimizer(optimizer, state["optimizer"])
-        meter.restore(state["meter"])
-        at = Position(**state["position"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
-    if at.step > total_steps:
-        raise InputError(f"{run.folder} has been trained for {at.step} steps, more than the {total_steps} asked for")
-    run.rewind(at.step)
-    return at
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take over what the optimiser has gathered, such as momenta; its hyper-parameters are the recipe's."""
-    own = optimizer.state_dict()["param_groups"]
-    if [group.keys() for group in own] != [group.keys() for group in saved["param_groups"]]:
-        raise ValueError(f"it was trained with another optimiser than {type(optimizer).__name__}")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
-
-
-def _is_finite(trained: Step) -> bool:
-    tensors = [tensor for tensor in trained.state_dict().values() if tensor.is_floating_point()]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
-
-
-def _diverged(name: str, step: int, lr: float, run: Run | None) -> DivergedError:
-    kept = f"; the last good weights are in {run.folder / 'state.pt'}" if run else ""
-    return DivergedError(f"{name} became NaN or infinite at step {step}, learning rate {lr:.3g}{kept}")

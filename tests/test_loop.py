@@ -1,0 +1,94 @@
+"""The frame of loops of their own: what they log, save and resume."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ae import DivergedError, InputError, Loop, Recipe, Run, RunConfig, Splits
+from ae.checkpoint import load_state
+from experiments import aae, gan
+from tests.test_experiments import few_digits, short  # noqa: F401  # a fixture
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("experiment", [gan, aae])
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(experiment: Any, tmp_path: Path) -> None:
+    config = short(experiment.Config(), tmp_path / "whole")
+    config = replace(config, recipe=replace(config.recipe, schedule="constant", steps=3, batch_size=32))
+    experiment.main(config)
+    parts = replace(config.recipe, steps=2)
+    experiment.main(replace(config, recipe=parts, run=RunConfig(dir=tmp_path / "parts", wandb="disabled")))
+    experiment.main(replace(config, run=RunConfig(resume=tmp_path / "parts", wandb="disabled")))
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+class Line(nn.Module):
+    """A number for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+
+def open_loop(digits: Splits, folder: Path, lr: float = 0.1, **options: Any) -> tuple[Line, Run, Loop]:
+    model, recipe = Line(), Recipe(steps=4, batch_size=50, lr=lr, momentum=0.0, schedule="constant", **options)
+    run = Run("test", RunConfig(dir=folder, wandb="disabled"))
+    return model, run, Loop(model, {}, {"a": model.parameters(), "b": [model.weight]}, digits, recipe, run)
+
+
+def test_each_loss_is_minimised_in_its_turn_and_logged(digits: Splits, tmp_path: Path) -> None:
+    model, run, loop = open_loop(digits, tmp_path / "run", log_every=1, evaluate_every=2)
+    with run, loop:
+        for batch in loop:
+            assert len(batch) == 50
+            loop.minimise("a", model.weight.sum())
+            loop.minimise("b", 2 * model.weight[0])
+        results = loop.results()
+    assert model.weight.tolist() == pytest.approx([1 - 4 * (0.1 + 0.2), 1 - 4 * 0.1])
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["train/a"] for row in rows] == pytest.approx([2 - 0.4 * i for i in range(4)])
+    assert rows[0]["train/b"] == pytest.approx(2 * 0.9)
+    assert rows[0]["train/loss"] == pytest.approx(2 + 2 * 0.9)
+    assert results["images_per_second"] > 0
+    state = load_state(tmp_path / "run/state.pt")
+    assert state is not None
+    assert state["position"]["step"] == 4
+    assert load_file(tmp_path / "run/model.safetensors")["weight"].tolist() == model.weight.tolist()
+
+
+def test_gradients_are_clipped(digits: Splits, tmp_path: Path) -> None:
+    model, run, loop = open_loop(digits, tmp_path / "run", lr=1.0, clip=0.5)
+    with run, loop:
+        for _ in loop:
+            loop.minimise("a", 30 * model.weight[0] + 40 * model.weight[1])
+    assert model.weight.tolist() == pytest.approx([1 - 4 * 0.3, 1 - 4 * 0.4])
+
+
+def test_it_stops_where_a_loss_is_not_finite(digits: Splits, tmp_path: Path) -> None:
+    model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
+
+    def train() -> None:
+        with run, loop:
+            for _ in loop:
+                loop.minimise("b", model.weight.sum() / (0 if loop.step == 2 else 1))
+
+    with pytest.raises(DivergedError, match="b became NaN or infinite at step 2"):
+        train()
+    state = load_state(tmp_path / "run/state.pt")
+    assert state is not None
+    assert all(tensor.isfinite().all() for tensor in state["trained"].values())
+
+
+def test_it_runs_in_one_process(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ae.distributed.world", lambda: 2)
+    with pytest.raises(InputError, match="in one process only"):
+        open_loop(digits, tmp_path / "run")
