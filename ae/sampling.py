@@ -1,7 +1,8 @@
 """What a model with a distribution of codes can make and tell: samples, interpolations, traversals, log-likelihoods."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,16 +17,54 @@ from ae.model import Autoencoder
 from ae.objectives import log_weights
 from ae.seeding import derive, reseed
 
+Draw = Callable[[int], Tensor]
+"""How many -> so many codes [n ...]: a prior, or what stands for one."""
+
 
 @torch.no_grad()
-def samples(model: Autoencoder, count: int, size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
-    """`count` images from codes that the bottleneck's prior gives; raises InputError where it has none."""
-    check_positive(count=count)
-    draw = getattr(model.bottleneck, "sample", None)
+def samples(
+    model: Autoencoder, count: int, size: Sequence[int] | None = None, draw: Draw | None = None, batch_size: int = 500
+) -> Float[Tensor, "n c h w"]:
+    """`count` images from codes that `draw` gives, or the bottleneck's prior; raises InputError where it has none."""
+    check_positive(count=count, batch_size=batch_size)
+    draw = draw or getattr(model.bottleneck, "sample", None)
     if draw is None:
         raise InputError(f"{type(model.bottleneck).__name__} has no prior to sample from: fit a mixture to its codes")
+    device = next(model.parameters()).device
     with evaluating(model):
-        return model.decode(draw(count), size)
+        parts = torch.arange(count).split(batch_size)
+        return torch.cat([model.decode(draw(len(part)).to(device), size) for part in parts])
+
+
+def standard_normal(model: Autoencoder) -> Draw:
+    """Codes from N(0, I): what an objective makes the codes of a bottleneck alike to that has no prior of its own.
+
+    Raises InputError where the model's code is no vector of known size.
+    """
+    latent = getattr(model.bottleneck, "latent", None)
+    if not isinstance(latent, int):
+        raise InputError(f"a prior needs a latent vector, as of Dense: {type(model.bottleneck).__name__} has none")
+    return lambda count: torch.randn(count, latent)
+
+
+def draws_of(model: Autoencoder, images: ImageSet, prior: Draw | None = None, components: int = 10) -> dict[str, Draw]:
+    """How to draw codes for samples: `prior`, by default the bottleneck's, and a `mixture` fitted to the images' codes.
+
+    Without scikit-learn (extra `eval`), or for no `components`, the prior alone.
+    """
+    prior = prior or getattr(model.bottleneck, "sample", None)
+    draws = {"prior": prior} if prior else {}
+    if components and find_spec("sklearn") and len(images) >= components:
+        draws["mixture"] = Mixture(codes(model, images.select(slice(10_000))), components).sample
+    return draws
+
+
+@torch.no_grad()
+def codes(model: Autoencoder, images: ImageSet, batch_size: int = 500) -> Float[Tensor, "n *code"]:
+    """The images' codes as the decoder reads them (`z`), on the CPU."""
+    device = next(model.parameters()).device
+    with evaluating(model), unchecked_range():
+        return torch.cat([model.encode(batch.images).z.cpu() for batch in images.to(device).in_order(batch_size)])
 
 
 class Mixture:

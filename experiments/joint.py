@@ -13,6 +13,7 @@ from ae import (
     DeconvDecoder,
     Dense,
     Joint,
+    LearnedWeights,
     Recipe,
     Run,
     RunConfig,
@@ -40,6 +41,7 @@ class Config:
     data: Data = Data("mnist", augment=Augment(shift=1))
     model: Model = Model()
     objective: Joint = Joint(reconstruction=20.0, classification=1.0)
+    learn_weights: bool = False  # learn both weights, from the objective's as a beginning
     recipe: Recipe = Recipe(epochs=5, batch_size=128, lr=0.1)
     run: RunConfig = RunConfig()
 
@@ -61,8 +63,9 @@ def main(config: Config) -> None:
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
+    objective = LearnedWeights(config.objective) if config.learn_weights else config.objective
     with Run("joint", config.run, config) as run:
-        results = fit(model, config.objective, data, config.recipe, run)
+        results = fit(model, objective, data, config.recipe, run)
         report(model, data, results, run)
 
 

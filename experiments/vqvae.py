@@ -5,6 +5,7 @@ done.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -26,8 +27,10 @@ from ae import (
 )
 from ae.checks import check_positive
 from ae.cli import cli
+from ae.frechet import sample_quality
 from ae.pictures import grid_picture
 from ae.priors import PixelCNN
+from ae.sampling import Draw, samples
 from ae.seeding import derive
 
 
@@ -84,6 +87,15 @@ def train_prior(model: Autoencoder, data: Splits, config: Config) -> tuple[Pixel
     return prior, torch.stack(losses[-max(1, config.prior_steps // 10) :]).mean().item()
 
 
+def drawn_from(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
+    """Codes from the prior."""
+    assert isinstance(model.bottleneck, VectorQuantized)
+    assert isinstance(model.encoder, ConvEncoder)
+    _, height, width = model.encoder.feature_shape(*data.shape[1:])
+    lookup = model.bottleneck.lookup
+    return lambda count: lookup(prior.sample(count, height, width))
+
+
 def main(config: Config) -> None:
     """Train both, test and report one run."""
     data = config.data.load()
@@ -93,14 +105,11 @@ def main(config: Config) -> None:
         results = fit(model, config.objective, data, config.recipe, run)
         with unchecked_range():
             prior, results["prior/nats"] = train_prior(model.eval(), data, config)
-        assert isinstance(model.bottleneck, VectorQuantized)
         torch.manual_seed(derive("samples", config.recipe.seed))
-        _, height, width = model.encoder.feature_shape(*data.shape[1:])  # type: ignore[operator]
-        with torch.no_grad():
-            images = model.decode(model.bottleneck.lookup(prior.sample(80, height, width)), data.shape[1:])
-        report(
-            model, data, results, run, {"samples": grid_picture(images.unflatten(0, (8, 10)), "samples of the prior")}
-        )
+        draw = drawn_from(prior, model, data)
+        grid = grid_picture(samples(model, 80, data.shape[1:], draw).unflatten(0, (8, 10)), "codes from the prior")
+        makes = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
+        report(model, data, results, run, {"samples-prior": grid}, lambda test: sample_quality(makes, data.train, test))
 
 
 if __name__ == "__main__":

@@ -12,21 +12,27 @@ import pytest
 import torch
 from PIL import Image
 
-from ae import Data, RunConfig, Splits, load
+from ae import Data, Generation, Joint, RunConfig, Splits, Teaching, load, load_weights
 from ae.cli import cli
 from ae.data import sources
 from experiments import (
+    aae,
     classify,
     denoise,
+    gan,
+    iwae,
     joint,
+    ladder,
     masked,
     reconstruct,
     segment,
+    semi,
     sparse,
     streaming,
     tracking_cost,
     vae,
     vqvae,
+    wae,
 )
 from tests.held import held
 
@@ -82,32 +88,78 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
             assert picture.width > 600
 
 
+FRECHET = {"test/frechet/test_digits", "test/frechet/classifier", "test/frechet/classifier_accuracy"}
+FROM_PRIOR = FRECHET | {"test/frechet/prior", "test/frechet/mixture"}
+RESTORED = {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}
+GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
+
+
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize(
-    ("experiment", "code_size", "told"),
+    ("experiment", "code_size", "logged", "told", "pictures"),
     [
-        (denoise, 3136, {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}),
-        (masked, 128, {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}),
-        (sparse, 512, set()),
-        (vae, 16, {"val/log_likelihood"}),
-        (vqvae, 3136, {"prior/nats"}),
+        (denoise, 3136, "mse", RESTORED, set()),
+        (masked, 128, "mse", RESTORED, set()),
+        (sparse, 512, "used", set(), set()),
+        (vae, 16, "active_units", FROM_PRIOR | {"test/log_likelihood"}, GALLERY),
+        (iwae, 16, "iwae", FROM_PRIOR | {"test/log_likelihood"}, GALLERY),
+        (wae, 8, "mmd", FROM_PRIOR, GALLERY),
+        (aae, 8, "discriminator", FROM_PRIOR, GALLERY),
+        (vqvae, 3136, "perplexity", FRECHET | {"prior/nats", "test/frechet/prior"}, {"samples-prior"}),
     ],
 )
 def test_experiments_with_other_codes_and_losses(
-    experiment: Any, code_size: int, told: set[str], tmp_path: Path
+    experiment: Any, code_size: int, logged: str, told: set[str], pictures: set[str], tmp_path: Path
 ) -> None:
     config = short(experiment.Config(), tmp_path / "run")
-    if experiment is vae:
-        config = replace(config, likelihood_samples=3, likelihood_images=20)
+    if experiment in (vae, iwae):
+        config = replace(config, generation=Generation(likelihood_samples=3, likelihood_images=20))
     if experiment is vqvae:
         config = replace(config, prior_steps=2)
     experiment.main(config)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["code_size"] == code_size
-    assert told | {"test/mse", "val/loss"} <= set(summary)
+    assert told | {"test/mse", "val/mse"} <= set(summary)
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    expected = {denoise: "mse", masked: "mse", sparse: "used", vae: "active_units", vqvae: "perplexity"}[experiment]
-    assert f"train/{expected}" in rows[0]
+    assert f"train/{logged}" in rows[0]
+    assert pictures <= {path.stem for path in (tmp_path / "run").glob("*.png")}
+    load(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_generator_and_its_judge(tmp_path: Path) -> None:
+    config = short(gan.Config(), tmp_path / "run")
+    gan.main(config)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert FRECHET | {"test/frechet/samples", "parameters", "images_per_second"} <= set(summary)
+    assert (tmp_path / "run/samples.png").exists()
+    assert len(list((tmp_path / "run/pictures").glob("samples-*.png"))) == 2
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert {"train/generator", "train/discriminator", "train/learning_rate"} <= set(rows[0])
+    generator, discriminator = gan.build(config.model, config.data.load())
+    load_weights(tmp_path / "run/model.safetensors", generator, "generator")
+    load_weights(tmp_path / "run/model.safetensors", discriminator, "discriminator")
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize(
+    ("experiment", "changes", "logged"),
+    [
+        (ladder, {}, "denoising/3"),
+        (semi, {}, "taught"),
+        (semi, {"teaching": Teaching("mean-teacher"), "objective": Joint()}, "mse"),
+        (semi, {"teaching": Teaching(weight=0.0)}, "cross_entropy"),
+    ],
+)
+def test_experiments_with_few_labels(experiment: Any, changes: dict[str, Any], logged: str, tmp_path: Path) -> None:
+    config = replace(short(experiment.Config(), tmp_path / "run"), **changes)
+    experiment.main(replace(config, data=replace(config.data, labels=20)))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {"test/accuracy", "val/accuracy"} <= set(summary)
+    assert ("test/mse" in summary) == (logged == "mse")
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert f"train/{logged}" in rows[0]
+    assert ("train/consistency" in rows[0]) == (logged in ("taught", "mse"))
     load(tmp_path / "run")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ae import IWAE, Autoencoder, Code, ConvEncoder, DeconvDecoder, Dense, Gaussian, Images, InputError
 from ae.pictures import grid_picture
-from ae.sampling import Mixture, interpolations, log_likelihoods, samples, traversals
+from ae.sampling import Mixture, codes, draws_of, interpolations, log_likelihoods, samples, standard_normal, traversals
 
 
 @pytest.fixture
@@ -113,3 +113,20 @@ def test_a_grid_shows_every_image() -> None:
     picture = grid_picture(torch.rand(2, 3, 1, 28, 28), "title")
     assert picture.width > 3 * 64
     assert picture.height > 2 * 64
+
+
+def test_ways_to_draw_codes(model: Autoencoder) -> None:
+    noise = Images(torch.randint(256, (20, 1, 10, 12), dtype=torch.uint8), torch.zeros(20).long(), ("a",))
+    latent = 5
+    found = codes(model, noise)
+    assert found.shape == (len(noise), latent)
+    draws = draws_of(model, noise, components=2)
+    assert list(draws) == ["prior", "mixture"]
+    assert all(draw(7).shape == (7, latent) for draw in draws.values())
+    assert list(draws_of(model, noise, components=0)) == ["prior"]
+    dense = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
+    assert list(draws_of(dense, noise, components=0)) == []
+    images = samples(dense, 5, (10, 12), standard_normal(dense), batch_size=2)
+    assert images.shape == (5, 1, 10, 12)
+    with pytest.raises(InputError, match="a prior needs a latent vector, as of Dense: Identity has none"):
+        standard_normal(Autoencoder(ConvEncoder(1, (4, 6))))

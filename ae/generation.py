@@ -1,0 +1,91 @@
+"""The end of a run of a model that can be sampled: pictures of what it makes, and how good that is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ae.data import Images, ImageSet, Splits
+from ae.errors import InputError
+from ae.frechet import sample_quality
+from ae.model import Autoencoder
+from ae.pictures import grid_picture
+from ae.report import report
+from ae.run import Run
+from ae.sampling import Draw, draws_of, interpolations, log_likelihoods, samples, traversals
+from ae.seeding import derive
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ROWS, _COLUMNS, _PAIRS, _LATENTS = 8, 10, 8, 8
+_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is made and measured of a model with a latent vector, when it is trained."""
+
+    components: int = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
+    likelihood_samples: int = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
+    likelihood_images: int = 1000  # of the test images, for log-likelihoods
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise InputError(f"{name} must be 0 or more, got {value}")
+
+    def report(
+        self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run, prior: Draw | None = None
+    ) -> None:
+        """`ae.report` with the pictures of `gallery`, and in the summary what was measured of samples.
+
+        Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. `test/frechet/...` as
+        `sample_quality` has them, of pixels drawn black or white where the data's are; `test/log_likelihood` in nats an
+        image, of a model with a Gaussian posterior.
+        """
+        draws = draws_of(model, data.train, prior, self.components)
+        train = data.train.binarised("train") if data.binarise and isinstance(data.train, Images) else data.train
+
+        def make(draw: Draw, count: int) -> Tensor:
+            made = samples(model, count, data.shape[1:], draw)
+            return torch.bernoulli(made) if data.binarise else made
+
+        def measure(test: ImageSet) -> dict[str, Any]:
+            torch.manual_seed(derive("samples"))
+            makes = {name: partial(make, draw) for name, draw in draws.items()}
+            found: dict[str, Any] = dict(sample_quality(makes, train, test))
+            if self.likelihood_samples and self.likelihood_images and hasattr(model.bottleneck, "prior"):
+                some = test.select(slice(self.likelihood_images))
+                found["log_likelihood"] = log_likelihoods(model, some, self.likelihood_samples).mean().item()
+            return found
+
+        seen = data.train if data.validation is None else data.validation
+        report(model, data, results, run, gallery(model, seen, draws), measure)
+
+
+def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> "dict[str, Image]":
+    """A grid of samples for each way of drawing codes, what lies between two images, and what each latent says.
+
+    The first 16 of `images` are the pairs; the first 8 latents of the first image are changed, one a row, to values
+    from -3 to 3. The codes are the same at every call.
+    """
+    size, device = images.shape[1:], next(model.parameters()).device
+    pictures = {}
+    for name, draw in draws.items():
+        torch.manual_seed(derive("gallery", name))
+        drawn = samples(model, _ROWS * _COLUMNS, size, draw)
+        pictures[f"samples-{name}"] = grid_picture(drawn.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
+    shown = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
+    pairs = len(shown) // 2
+    if pairs:
+        between = interpolations(model, shown[:pairs], shown[pairs : 2 * pairs])
+        pictures["interpolations"] = grid_picture(between, "between two images")
+    with torch.no_grad():
+        latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
+    rows = traversals(model, shown[0], latents, _VALUES)
+    pictures["traversals"] = grid_picture(rows, f"one latent a row, at {_VALUES[0]:g} to {_VALUES[-1]:g}")
+    return pictures

@@ -1,0 +1,74 @@
+"""An adversarial autoencoder: a discriminator makes codes alike to a Gaussian.   python -m experiments.aae
+
+Makhzani et al. 2016. A loop of its own, of three losses for each batch: encoder and decoder reconstruct it; the
+discriminator learns to tell its codes from draws of N(0, I); the encoder learns to pass for these.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ae import Data, Generation, Joint, Loop, Recipe, Run, RunConfig, evaluate
+from ae.cli import cli
+from ae.losses import adversarial
+from ae.pictures import reconstruction_picture
+from ae.sampling import standard_normal
+from experiments.reconstruct import Model, build
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Config:
+    """An adversarial autoencoder."""
+
+    data: Data = Data("mnist")
+    model: Model = Model(latent=8, norm=True)
+    hidden: int = 256  # width of the discriminator's two hidden layers
+    objective: Joint = Joint(classification=0.0)
+    recipe: Recipe = Recipe(epochs=10, batch_size=128, optimizer="adamw", lr=0.001, betas=(0.5, 0.999))
+    generation: Generation = Generation()
+    run: RunConfig = RunConfig()
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    prior, hidden = standard_normal(model), config.hidden
+    discriminator = nn.Sequential(
+        nn.Linear(prior(1).shape[1], hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 1),
+        nn.Flatten(0),
+    )
+    learners = {
+        "reconstruction": model.parameters(),
+        "discriminator": discriminator.parameters(),
+        "encoder": [*model.encoder.parameters(), *model.bottleneck.parameters()],
+    }
+    seen = data.train if data.validation is None else data.validation
+
+    def validate() -> "tuple[dict[str, float], dict[str, Image]]":
+        return evaluate(model, seen), {"reconstructions": reconstruction_picture(model, seen)}
+
+    with Run("aae", config.run, config) as run:
+        with Loop(model, {"discriminator": discriminator}, learners, data, config.recipe, run, validate) as loop:
+            for batch in loop:
+                code = model.encode(batch.images)
+                loop.minimise("reconstruction", config.objective.of(model, batch, code, loop.step).total)
+                told_apart = adversarial(discriminator(prior(len(batch)).to(code.z)), real=True)
+                told_apart = told_apart + adversarial(discriminator(code.z.detach()), real=False)
+                loop.minimise("discriminator", told_apart.mean())
+                loop.minimise("encoder", adversarial(discriminator(model.encode(batch.images).z), real=True).mean())
+        config.generation.report(model, data, loop.results(), run, prior)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,126 @@
+"""A generative adversarial network of the same parts: the decoder makes digits, the encoder's trunk judges them.
+
+python -m experiments.gan
+
+Goodfellow et al. 2014, with the loss that does not saturate, and a penalty on the discriminator's gradient at real
+images (Mescheder et al. 2018, R1). Samples are made by an average of the generator's weights. A loop of its own.
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae import Classifier, ConvEncoder, Data, DeconvDecoder, InputError, Loop, Recipe, Run, RunConfig, Splits, report
+from ae.averaging import average_
+from ae.cli import cli
+from ae.frechet import sample_quality
+from ae.losses import adversarial
+from ae.metrics import evaluating
+from ae.pictures import grid_picture
+from ae.seeding import derive
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Model:
+    """A transposed-convolution generator behind a linear layer, and a convolutional discriminator."""
+
+    channels: tuple[int, ...] = (32, 64)  # of the discriminator's stages; the generator has them in reverse
+    latent: int = 64  # size of the noise that an image is made of
+    hidden: int = 128  # width of the discriminator's hidden layer
+
+
+@dataclass(frozen=True)
+class Config:
+    """A generative adversarial network."""
+
+    data: Data = Data("mnist")
+    model: Model = Model()
+    penalty: float = 1.0  # weight of the squared gradient of the discriminator at real images
+    decay: float = 0.999  # of the average of the generator's weights, a step
+    recipe: Recipe = Recipe(
+        epochs=15, batch_size=64, optimizer="adamw", lr=0.0004, betas=(0.5, 0.99), schedule="constant"
+    )
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self) -> None:
+        if not self.penalty >= 0 or not 0 <= self.decay < 1:
+            given = f"{self.penalty} and {self.decay}"
+            raise InputError(f"penalty must be 0 or more, and decay from 0 to less than 1; got {given}")
+
+
+class Generator(nn.Sequential):
+    """Noise [b latent] -> images [b c h w] in [0, 1]."""
+
+    def __init__(self, model: Model, features: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
+        super().__init__(
+            nn.Linear(model.latent, math.prod(features)),
+            nn.Unflatten(1, features),
+            nn.BatchNorm2d(features[0]),
+            nn.ReLU(),
+            DeconvDecoder(shape[0], model.channels[::-1], norm=True),
+            nn.Sigmoid(),
+        )
+        self.latent, self.size = model.latent, shape[1:]
+
+    def sample(self, count: int) -> Float[Tensor, "b c h w"]:
+        """So many images of the data's size."""
+        noise = torch.randn(count, self.latent)
+        return self(noise.to(next(self.parameters()).device))[..., : self.size[0], : self.size[1]]
+
+
+@torch.no_grad()
+def samples(generator: Generator, count: int) -> Float[Tensor, "b c h w"]:
+    """So many images, by the statistics gathered in training."""
+    with evaluating(generator):
+        return torch.cat([generator.sample(len(part)) for part in torch.arange(count).split(500)])
+
+
+def build(model: Model, data: Splits) -> tuple[Generator, nn.Sequential]:
+    """Generator and discriminator for images as in `data`."""
+    channels, height, width = data.shape
+    encoder = ConvEncoder(channels, model.channels)
+    features = encoder.feature_shape(height, width)
+    discriminator = nn.Sequential(encoder, Classifier(features, 1, model.hidden), nn.Flatten(0))
+    return Generator(model, features, data.shape), discriminator
+
+
+def main(config: Config) -> None:
+    """Train and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    generator, discriminator = build(config.model, data)
+    average = deepcopy(generator).requires_grad_(False)
+    model = nn.ModuleDict({"generator": average, "discriminator": discriminator})
+    learners = {"discriminator": discriminator.parameters(), "generator": generator.parameters()}
+
+    def grid() -> "tuple[dict[str, float], dict[str, Image]]":
+        torch.manual_seed(derive("grid"))
+        return {}, {"samples": grid_picture(samples(average, 80).unflatten(0, (8, 10)), "samples")}
+
+    with Run("gan", config.run, config) as run:
+        with Loop(model, {"trained": generator}, learners, data, config.recipe, run, grid) as loop:
+            for batch in loop:
+                real, made = batch.images.requires_grad_(), generator.sample(len(batch))
+                logits = discriminator(real)
+                (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+                told_apart = adversarial(logits, real=True) + adversarial(discriminator(made.detach()), real=False)
+                penalty = slope.square().flatten(1).sum(1)
+                loop.minimise("discriminator", (told_apart + config.penalty / 2 * penalty).mean())
+                loop.minimise("generator", adversarial(discriminator(made), real=True).mean())
+                average_(average, generator, loop.step, config.decay)
+        _, pictures = grid()
+        made_by = {"samples": partial(samples, average)}
+        report(model, data, loop.results(), run, pictures, lambda test: sample_quality(made_by, data.train, test))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,38 @@
+"""A ladder network: few labels, and noise to be removed at every stage.   python -m experiments.ladder
+
+Rasmus et al. 2015. Of the training images 100 have a label, chosen by --data.seed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ae import Augment, Data, Ladder, Recipe, Run, RunConfig, fit, report
+from ae.cli import cli
+from experiments.classify import Model, build
+
+
+@dataclass(frozen=True)
+class Config:
+    """A ladder network."""
+
+    data: Data = Data("mnist", labels=100, labelled_per_batch=32, augment=Augment(shift=2))
+    model: Model = Model(norm=True)
+    denoising: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # weights of the image's, each stage's, and the logits' cost
+    noise: float = 0.3  # in standard deviations of what it is added to
+    recipe: Recipe = Recipe(steps=10_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
+    run: RunConfig = RunConfig()
+
+
+def main(config: Config) -> None:
+    """Train, test and report one run."""
+    data = config.data.load()
+    torch.manual_seed(config.recipe.seed)
+    model = build(config.model, data)
+    objective = Ladder(model, len(data.classes), *data.shape[1:], config.denoising, config.noise)
+    with Run("ladder", config.run, config) as run:
+        report(model, data, fit(model, objective, data, config.recipe, run), run)
+
+
+if __name__ == "__main__":
+    cli(main)
