@@ -1,13 +1,32 @@
 """What is checked inside of a group of processes: `torchrun --nproc-per-node N -m tests.in_processes`."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ae import Autoencoder, Classifier, ConvEncoder, Data, DeconvDecoder, Images, InputError, Joint, evaluate
+from ae import (
+    Augment,
+    Autoencoder,
+    Batch,
+    Classifier,
+    Consistency,
+    ConvEncoder,
+    Data,
+    DeconvDecoder,
+    Dense,
+    Images,
+    InputError,
+    Joint,
+    LearnedWeights,
+    Teaching,
+    VectorQuantized,
+    evaluate,
+)
+from ae.corruptions import PatchMask
 from ae.distributed import (
     SyncedBatchNorm2d,
     agree,
@@ -118,6 +137,56 @@ def check_an_evaluation_is_that_of_one_process() -> None:
     assert found["mse"] == pytest.approx((output.reconstruction - pixels).square().mean().item(), rel=1e-5)
 
 
+def check_a_codebook_follows_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    one = VectorQuantized(3, codes=4, decay=0.5, revive=0.0)
+    one.begun.fill_(True)
+    many = copy.deepcopy(one)
+    for step in range(4):
+        torch.manual_seed(step)
+        x = torch.randn(5, 3, 2, 2)
+        expected = one(x)
+        with one_batch(5):
+            code = many(part(x))
+        torch.testing.assert_close(code.z, part(expected.z))
+        torch.testing.assert_close(code.stats["perplexity"], expected.stats["perplexity"])
+        torch.testing.assert_close(many.codebook, one.codebook)
+    torch.manual_seed(rank())  # each starts and revives codes by chance, and by images of its own
+    many = VectorQuantized(3, codes=8, revive=0.9)
+    for _ in range(5):
+        with one_batch(6):
+            many(torch.randn(3, 3, 2, 2) + rank())
+        books = gathered(many.codebook)
+        assert all(torch.equal(book, books[0]) for book in books)
+
+
+def check_objectives_average_to_that_of_the_batch() -> None:
+    """Where nothing is drawn: labels of half of the images, all with the first process; a teacher for the others."""
+    still = Teaching(align=5, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0), confidence=0.0)
+    torch.manual_seed(0)
+    images, labels = torch.rand(7, 1, 12, 12), torch.tensor([3, 1, 2, -1, -1, -1, -1])
+    whole, mine = Batch(images, labels), Batch(part(images), part(labels))
+    model = Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5), {"digit": Classifier((5,))}
+    )
+    for make in (
+        lambda: Joint(),
+        lambda: LearnedWeights(Joint()),
+        lambda: Consistency(model, 10, Joint(), still),
+        lambda: Consistency(model, 10, Joint(), replace(still, method="mean-teacher")),
+    ):
+        alone, together = make(), make()
+        for step in range(2):
+            expected = alone(model, whole, step)
+            with one_batch(7):
+                found = together(model, mine, step)
+            total = torch.stack(gathered(found.total.detach())).mean()
+            torch.testing.assert_close(total, expected.total.detach())
+        if isinstance(alone, Consistency):
+            assert isinstance(together, Consistency)
+            torch.testing.assert_close(together.frequencies, alone.frequencies)
+
+
 def summed(x: Tensor) -> Tensor:
     return torch.stack(gathered(x)).sum(0)
 
@@ -130,5 +199,7 @@ if __name__ == "__main__":
         check_batch_norm_is_that_of_the_batch()
         check_images_are_in_memory_once()
         check_an_evaluation_is_that_of_one_process()
+        check_a_codebook_follows_the_whole_batch()
+        check_objectives_average_to_that_of_the_batch()
         if is_main():
             print("all checks passed")
