@@ -3,8 +3,8 @@
 from ae.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
 from ae.checks import unchecked_range
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
-from ae.decoders import DeconvDecoder
-from ae.encoders import ConvEncoder, Stage
+from ae.decoders import DeconvDecoder, DenseDecoder
+from ae.encoders import ConvEncoder, DenseEncoder, Stage
 from ae.errors import DivergedError, InputError
 from ae.generation import Generation
 from ae.heads import Classifier
@@ -49,6 +49,8 @@ __all__ = [
     "Data",
     "DeconvDecoder",
     "Dense",
+    "DenseDecoder",
+    "DenseEncoder",
     "DivergedError",
     "Gaussian",
     "Generation",

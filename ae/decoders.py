@@ -2,11 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae.checks import check_positive
+from ae.checks import check_positive, check_shape
 from ae.errors import InputError
 
 
@@ -41,6 +43,31 @@ class DeconvDecoder(nn.Module):
         for stage in self.stages:
             x = stage(x)  # [b 32 14 14], [b 1 28 28]
         return x
+
+
+class DenseDecoder(nn.Module):
+    """Fully connected layers, with a ReLU before each but the first.
+
+    Features [b widths[0]] -> pixel logits [b *image_shape]. Raises InputError for features of another size.
+    """
+
+    def __init__(self, image_shape: Sequence[int] = (1, 28, 28), widths: Sequence[int] = (400, 400)) -> None:
+        super().__init__()
+        if not widths:
+            raise InputError("a decoder needs at least one layer, got widths=()")
+        check_positive(image_shape=min(image_shape), widths=min(widths))
+        self.image_shape, self.widths = tuple(image_shape), tuple(widths)
+        sizes = (*widths, prod(self.image_shape))
+        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+
+    def forward(self, features: Float[Tensor, "b features"]) -> Float[Tensor, "b c h w"]:
+        """Features, as bottlenecks expand them to -> pixel logits; their sigmoid is the image."""
+        check_shape("features", features, self.widths[:1])
+        first, *others = self.layers
+        x = first(features)
+        for layer in others:
+            x = layer(x.relu())
+        return x.unflatten(1, self.image_shape)
 
 
 def _stage(c_in: int, c_out: int, norm: bool) -> nn.Sequential:

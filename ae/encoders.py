@@ -2,13 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae.checks import check_images, check_positive
+from ae.checks import check_images, check_positive, check_shape
 from ae.errors import InputError
 
 
@@ -71,6 +73,47 @@ class ConvEncoder(nn.Module):
     def feature_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of the features of images of this size."""
         return self.out_channels, -(-height // self.stride), -(-width // self.stride)
+
+
+class DenseEncoder(nn.Module):
+    """Fully connected layers with a ReLU each, for images that are small and of one size.
+
+    Images [b *image_shape] in [0, 1] -> features [b widths[-1]]. It normalises its own input by `mean` and `std`.
+    Raises InputError for images of another shape, dtype or range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (1, 28, 28),
+        widths: Sequence[int] = (400, 400),
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+    ) -> None:
+        super().__init__()
+        if not widths:
+            raise InputError("an encoder needs at least one layer, got widths=()")
+        check_positive(image_shape=min(image_shape), widths=min(widths), std=min(_numbers(std)))
+        self.image_shape, self.widths = tuple(image_shape), tuple(widths)
+        self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
+        self.register_buffer("std", _per_channel(std, self.image_shape[0]))
+        sizes = (prod(self.image_shape), *widths)
+        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features"]:
+        """Images [b c h w] in [0, 1] -> the last layer's features."""
+        check_images(images, self.image_shape[0], self.mean.dtype)
+        check_shape("images", images, self.image_shape)
+        x = ((images - self.mean) / self.std).flatten(1)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+    def feature_shape(self, height: int, width: int) -> tuple[int]:
+        """(features,); the size of the images is fixed."""
+        return (self.widths[-1],)
 
 
 def _stage(c_in: int, c_out: int, norm: bool) -> nn.Sequential:

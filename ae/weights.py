@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ae import bottlenecks
-from ae.decoders import DeconvDecoder
-from ae.encoders import ConvEncoder
+from ae.decoders import DeconvDecoder, DenseDecoder
+from ae.encoders import ConvEncoder, DenseEncoder
 from ae.errors import InputError
 from ae.files import write_whole
 from ae.heads import Classifier
@@ -33,7 +33,7 @@ FORMAT = 2
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
 _KNOWN: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (ConvEncoder, DeconvDecoder, Classifier, *_BOTTLENECKS)
+    for kind in (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier, *_BOTTLENECKS)
     if issubclass(kind, nn.Module)  # Code is none
 }
 _LARGEST_HEADER = 2**20  # bytes

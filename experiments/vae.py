@@ -13,6 +13,8 @@ from ae import (
     ConvEncoder,
     Data,
     DeconvDecoder,
+    DenseDecoder,
+    DenseEncoder,
     Gaussian,
     Generation,
     Joint,
@@ -27,9 +29,10 @@ from ae.cli import cli
 
 @dataclass(frozen=True)
 class Model:
-    """A convolutional encoder and its mirror image, with a Gaussian code between them."""
+    """An encoder and its mirror image, with a Gaussian code between them."""
 
     channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    widths: tuple[int, ...] = ()  # of fully connected layers, which take the place of the stages
     latent: int = 16  # size of the code
     norm: bool = True  # batch norm in every stage
 
@@ -49,6 +52,11 @@ class Config:
 def build(model: Model, data: Splits) -> Autoencoder:
     """The model for images as in `data`."""
     channels, height, width = data.shape
+    if model.widths:
+        bottleneck = Gaussian(model.widths[-1:], model.latent)
+        return Autoencoder(
+            DenseEncoder(data.shape, model.widths), DenseDecoder(data.shape, model.widths[::-1]), bottleneck
+        )
     encoder = ConvEncoder(channels, model.channels, model.norm)
     bottleneck = Gaussian(encoder.feature_shape(height, width), model.latent)
     return Autoencoder(encoder, DeconvDecoder(channels, model.channels[::-1], model.norm), bottleneck)

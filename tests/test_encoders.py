@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ae import ConvEncoder, InputError, unchecked_range
+from ae import (
+    Autoencoder,
+    ConvEncoder,
+    DenseDecoder,
+    DenseEncoder,
+    Gaussian,
+    InputError,
+    load,
+    save_weights,
+    unchecked_range,
+)
 
 
 class PlainCNN(nn.Module):
@@ -132,3 +144,35 @@ def test_range_is_not_checked_where_that_is_said() -> None:
 def test_refuses_bad_arguments(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         ConvEncoder(**arguments)  # type: ignore[arg-type]
+
+
+def test_fully_connected_layers_are_those_of_the_textbook(tmp_path: Path) -> None:
+    encoder = DenseEncoder((3, 4, 5), (9, 7), mean=(0.1, 0.2, 0.3), std=0.5)
+    images = torch.rand(6, 3, 4, 5)
+    first, second = encoder.layers
+    x = ((images - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / 0.5).reshape(6, 60)
+    torch.testing.assert_close(encoder(images), second(first(x).relu()).relu())
+    assert encoder.feature_shape(4, 5) == (7,)
+    decoder = DenseDecoder((3, 4, 5), (7, 9))
+    features = torch.rand(6, 7)
+    first, second = decoder.layers
+    torch.testing.assert_close(decoder(features), second(first(features).relu()).reshape(6, 3, 4, 5))
+    model = Autoencoder(encoder, decoder, Gaussian((7,), 2)).eval()
+    save_weights(tmp_path / "a.safetensors", model)
+    z = torch.randn(2, 2)
+    assert torch.equal(load(tmp_path / "a.safetensors").decode(z), model.decode(z))
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_fully_connected_layers_refuse_what_does_not_fit() -> None:
+    with pytest.raises(InputError, match=r"images must be \[b 1 28 28\], got \[2, 1, 28, 27\]"):
+        DenseEncoder()(torch.rand(2, 1, 28, 27))
+    with pytest.raises(InputError, match="must lie in"):
+        DenseEncoder()(torch.rand(2, 1, 28, 28) * 255)
+    with pytest.raises(InputError, match=r"features must be \[b 400\], got \[2, 300\]"):
+        DenseDecoder()(torch.rand(2, 300))
+    for make in (DenseEncoder, DenseDecoder):
+        with pytest.raises(InputError, match="at least one layer"):
+            make((1, 28, 28), ())
+        with pytest.raises(InputError, match="widths must be positive, got 0"):
+            make((1, 28, 28), (4, 0))
