@@ -16,11 +16,13 @@ from experiments.classify import Model, build
 class Config:
     """A ladder network."""
 
-    data: Data = Data("mnist", labels=100, labelled_per_batch=32, augment=Augment(shift=2))
+    data: Data = Data(
+        "mnist", labels=100, labelled_per_batch=32, augment=Augment(shift=2, rotate=15.0, scale=0.1, shear=10.0)
+    )
     model: Model = Model(norm=True)
-    denoising: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # weights of the image's, each stage's, and the logits' cost
+    denoising: tuple[float, ...] = (10.0, 1.0, 0.1, 0.1)  # weights of the image's, each stage's, and the logits' cost
     noise: float = 0.3  # in standard deviations of what it is added to
-    recipe: Recipe = Recipe(steps=10_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
+    recipe: Recipe = Recipe(steps=6_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
     run: RunConfig = RunConfig()
 
 

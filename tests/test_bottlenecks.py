@@ -10,8 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from ae import FSQ, Autoencoder, Classifier, Dense, Gaussian, Identity, InputError, Sphere, TopK, VectorQuantized, load
+from ae import (
+    FSQ,
+    Autoencoder,
+    Classifier,
+    ConvEncoder,
+    DeconvDecoder,
+    Dense,
+    Gaussian,
+    Identity,
+    Images,
+    InputError,
+    Joint,
+    Sphere,
+    Splits,
+    TopK,
+    VectorQuantized,
+    load,
+)
 from ae.weights import save_weights
+from tests.resumed import check_resume
 
 SHAPE = (6, 3, 4)
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -81,6 +99,25 @@ def test_it_is_saved_and_loaded(case: tuple[nn.Module, tuple[int, ...]], tmp_pat
     loaded = load(tmp_path / "model.safetensors", encoder=nn.Identity())
     features = torch.rand(4, *SHAPE)
     assert torch.equal(loaded.eval().encode(features).mean, model.eval().encode(features).mean)
+
+
+def test_a_resumed_training_ends_as_one_that_was_not_interrupted(
+    case: tuple[nn.Module, tuple[int, ...]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(256, (60, 1, 12, 16), dtype=torch.uint8)
+    data = Splits(Images(pixels, torch.zeros(60).long(), ("a",)), Images(pixels[:20], torch.zeros(20).long(), ("a",)))
+    joint = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)
+
+    def make() -> tuple[Autoencoder, Joint]:
+        torch.manual_seed(1)
+        bottleneck = copy.deepcopy(case[0]).train()
+        for part in bottleneck.modules():
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                part.reset_parameters()
+        return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck), joint
+
+    check_resume(make, data, tmp_path)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -25,15 +25,12 @@ from ae import (
     Joint,
     Ladder,
     LearnedWeights,
-    Recipe,
-    Run,
-    RunConfig,
     Splits,
     Teaching,
-    fit,
 )
 from ae.corruptions import GaussianNoise
 from ae.training import Objective
+from tests.resumed import Modules, check_resume
 
 ELBO = Joint("bernoulli", reconstruction=1.0, rate=1.0)
 NATS = Joint("bernoulli", reconstruction=1.0)
@@ -169,27 +166,10 @@ def test_it_is_evaluated_without_gradients_and_changes_nothing(name: str, batch:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(name: str, digits: Splits, tmp_path: Path) -> None:
-    recipe = Recipe(steps=4, batch_size=24, optimizer="adamw", lr=0.003, schedule="constant", evaluate_every=2)
     few = replace(digits, train=digits.train.select(slice(60)), validation=digits.train.select(slice(60, 80)))
-    states = []
-    for stops in ((4,), (2, 4)):
-        folder = tmp_path / str(len(stops))
-        for steps in stops:
-            model = make_model()
-            objective = CASES[name].make(model)
-            resumed = steps != stops[0]
-            where = RunConfig(resume=folder, wandb="disabled") if resumed else RunConfig(dir=folder, wandb="disabled")
-            with Run("test", where) as run:
-                fit(model, objective, few, replace(recipe, steps=steps), run)
-        states.append(Modules(model, objective).state_dict())
-    assert states[0].keys() == states[1].keys()
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
 
+    def make() -> tuple[Autoencoder, Objective]:
+        model = make_model()
+        return model, CASES[name].make(model)
 
-class Modules(nn.Module):
-    """All that is trained and saved."""
-
-    def __init__(self, model: Autoencoder, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
+    check_resume(make, few, tmp_path)
