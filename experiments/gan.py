@@ -108,6 +108,8 @@ def main(config: Config) -> None:
 
     with Run("gan", config.run, config) as run:
         with Loop(model, {"trained": generator}, learners, data, config.recipe, run, grid) as loop:
+            if loop.step == 0:
+                generator.load_state_dict(average.state_dict())  # of the run that this one is a fork of, if it is one
             for batch in loop:
                 real, made = batch.images.requires_grad_(), generator.sample(len(batch))
                 logits = discriminator(real)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -9,7 +10,7 @@ import pytest
 import torch
 import wandb
 
-from ae.data import Data, Images, Splits
+from ae.data import Data, Images, Splits, sources
 from ae.seeding import generator
 from tests.wandb_server import WandbServer
 
@@ -45,6 +46,13 @@ def digits(mnist: Splits) -> Splits:
     assert held_out is not None
     train, validation = mnist.train.select(slice(256)), held_out.select(slice(64))
     return Splits(train, validation, lambda: held_out.select(slice(64, 192)))
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the test set, 300 digits."""
+    mnist = sources.mnist()
+    monkeypatch.setattr(sources, "mnist", lambda: replace(mnist, test=lambda: mnist.test().select(slice(300))))
 
 
 @pytest.fixture

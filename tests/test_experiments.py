@@ -14,7 +14,6 @@ from PIL import Image
 
 from ae import Data, Generation, Joint, RunConfig, Splits, Teaching, load, load_weights
 from ae.cli import cli
-from ae.data import sources
 from experiments import (
     aae,
     classify,
@@ -56,13 +55,6 @@ def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
     )
-
-
-@pytest.fixture
-def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the test set, 300 digits."""
-    mnist = sources.mnist()
-    monkeypatch.setattr(sources, "mnist", lambda: replace(mnist, test=lambda: mnist.test().select(slice(300))))
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -164,6 +156,7 @@ def test_experiments_with_few_labels(experiment: Any, changes: dict[str, Any], l
 
 
 @pytest.mark.parametrize(("channels", "latent"), [pytest.param((4,), None, marks=pytest.mark.slow), ((4, 6, 8), 16)])
+@pytest.mark.usefixtures("few_digits")
 def test_depth_and_latent_vectors(channels: tuple[int, ...], latent: int | None, tmp_path: Path) -> None:
     config = short(joint.Config(), tmp_path / "run")
     config = replace(config, model=joint.Model(channels=channels, latent=latent, norm=True))

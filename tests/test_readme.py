@@ -31,6 +31,7 @@ def runs(digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("snippet", blocks("python"))
 def test_snippets_run(snippet: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
@@ -38,6 +39,7 @@ def test_snippets_run(snippet: str, runs: Path, monkeypatch: pytest.MonkeyPatch)
     exec(compile(snippet, "README.md", "exec"), sys.modules["readme"].__dict__)
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_the_experiment_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = [block for block in blocks("python") if "def main(" in block]
     (tmp_path / "denoise.py").write_text(snippet)

@@ -190,6 +190,7 @@ def test_a_signal_finishes_the_run_as_what_it_was(
     assert f"W&B  {server.url}" in output
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_with_no_step_lost_or_doubled(server: WandbServer, tmp_path: Path) -> None:
     job = start_job(tmp_path / "run", f"--run.dir={tmp_path / 'run'}")
     wait_for_rows(server, 45)
