@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ae.checks import unchecked_range
-from ae.data import ImageSet
+from ae.data import Images, ImageSet, Splits
 from ae.errors import InputError
 from ae.heads import Classifier
 from ae.model import Autoencoder
@@ -30,22 +30,29 @@ _DIGITS, _SHAPE = tuple("0123456789"), (1, 28, 28)
 
 
 def sample_quality(
-    samples: Mapping[str, Callable[[int], Tensor]], train: ImageSet, test: ImageSet
+    samples: Mapping[str, Callable[[int], Tensor]], data: Splits, test: ImageSet
 ) -> dict[str, float | str]:
     """How far samples are from the training digits; and, to compare with, how far the test digits are.
 
     Each of `samples` gives so many images [n 1 28 28]; it is asked for as many as there are test images, as the
     estimate has a bias that falls with their number. `frechet/NAME` and `frechet/test_digits`, distances;
     `frechet/classifier_accuracy` on these test digits, and `frechet/classifier`, the beginning of its file's SHA-256.
-    {} where the images are no digits of 1x28x28.
+    Where the data's pixels are drawn black or white, so are those of samples and training digits. {} where the images
+    are no digits of 1x28x28.
     """
+    train = data.train
     if train.shape != _SHAPE or train.classes != _DIGITS:
         return {}
+    if data.binarise and isinstance(train, Images):
+        train = train.binarised("train")
     reference = torch.cat([digit_features(batch.images) for batch in train.in_order(500)])
     real = torch.cat([digit_features(batch.images) for batch in test.in_order(500)])
     labelled = test.labels.cpu() >= 0
     right = (_head().fc2(real).argmax(1) == test.labels.cpu())[labelled]
-    made = {name: digit_features(sample(len(test))) for name, sample in samples.items()}
+    made = {}
+    for name, sample in samples.items():
+        images = sample(len(test)).cpu()
+        made[name] = digit_features(torch.bernoulli(images) if data.binarise else images)
     return {
         **{f"frechet/{name}": frechet_distance(found, reference) for name, found in made.items()},
         "frechet/test_digits": frechet_distance(real, reference),

@@ -6,11 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from ae.data import Images, ImageSet, Splits
+from ae.data import ImageSet, Splits
+from ae.distributed import is_main
 from ae.errors import InputError
 from ae.frechet import sample_quality
+from ae.metrics import evaluating
 from ae.model import Autoencoder
 from ae.pictures import grid_picture
 from ae.report import report
@@ -44,20 +45,18 @@ class Generation:
         """`ae.report` with the pictures of `gallery`, and in the summary what was measured of samples.
 
         Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. `test/frechet/...` as
-        `sample_quality` has them, of pixels drawn black or white where the data's are; `test/log_likelihood` in nats an
-        image, of a model with a Gaussian posterior.
+        `sample_quality` has them; `test/log_likelihood` in nats an image, of black and white pixels, for a model with a
+        Gaussian posterior.
         """
+        if not is_main():
+            report(model, data, results, run)
+            return
         draws = draws_of(model, data.train, prior, self.components)
-        train = data.train.binarised("train") if data.binarise and isinstance(data.train, Images) else data.train
-
-        def make(draw: Draw, count: int) -> Tensor:
-            made = samples(model, count, data.shape[1:], draw)
-            return torch.bernoulli(made) if data.binarise else made
 
         def measure(test: ImageSet) -> dict[str, Any]:
             torch.manual_seed(derive("samples"))
-            makes = {name: partial(make, draw) for name, draw in draws.items()}
-            found: dict[str, Any] = dict(sample_quality(makes, train, test))
+            makes = {name: partial(samples, model, size=data.shape[1:], draw=draw) for name, draw in draws.items()}
+            found: dict[str, Any] = dict(sample_quality(makes, data, test))
             if self.likelihood_samples and self.likelihood_images and hasattr(model.bottleneck, "prior"):
                 some = test.select(slice(self.likelihood_images))
                 found["log_likelihood"] = log_likelihoods(model, some, self.likelihood_samples).mean().item()
@@ -84,7 +83,7 @@ def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> 
     if pairs:
         between = interpolations(model, shown[:pairs], shown[pairs : 2 * pairs])
         pictures["interpolations"] = grid_picture(between, "between two images")
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
     rows = traversals(model, shown[0], latents, _VALUES)
     pictures["traversals"] = grid_picture(rows, f"one latent a row, at {_VALUES[0]:g} to {_VALUES[-1]:g}")

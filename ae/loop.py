@@ -54,6 +54,8 @@ class Loop:
     ) -> None:
         if distributed.world() > 1:
             raise InputError("this experiment has a loop of its own, which runs in one process only")
+        if recipe.compile or recipe.precision != "fp32":
+            raise InputError("this experiment has a loop of its own: it takes neither --recipe.compile nor bf16")
         self.device = recipe.find_device()
         self._trained = nn.ModuleDict({"model": model, **others}).to(self.device).to(memory_format=torch.channels_last)
         self._parameters = {name: list(parameters) for name, parameters in learners.items()}
@@ -62,11 +64,12 @@ class Loop:
         self._data = data
         self._batches = data.to(self.device).batches(recipe.batch_size, recipe.seed)
         self._total_steps = recipe.steps or recipe.epochs * len(self._batches)
-        self._meter, self._losses = Meter(), dict[str, Tensor]()
+        self._meter, self._loss = Meter(), _nothing(self.device)
         self._contexts = ExitStack()
 
     def __enter__(self) -> "Loop":
         self._at = restore(self._run, self._trained, self._optimizers, self._meter, self._total_steps)
+        self._run.watch(self._model)
         self._started = time.perf_counter() - self._at.seconds
         self._progress = self._contexts.enter_context(Progress(self._total_steps, self._at.step))
         self._contexts.enter_context(unchecked_range())
@@ -85,9 +88,9 @@ class Loop:
             self._trained.train()
             reseed(self.device, "noise", recipe.seed, at.step)
             self._lr = recipe.learning_rate(at.step, self._total_steps)
-            self._losses = {}
+            self._loss = _nothing(self.device)
             yield batch
-            self._meter.add(at.step, Loss(torch.stack(list(self._losses.values())).sum(), self._losses), len(batch))
+            self._meter.add(at.step, self._loss, len(batch))
             at.step += 1
             at.images += len(batch)
             self._progress.step()
@@ -98,17 +101,21 @@ class Loop:
         """The number of the batch, counted from 0."""
         return self._at.step
 
-    def minimise(self, name: str, loss: Tensor) -> None:
-        """One step of the optimiser of this name, on a scalar loss, which is logged as `train/NAME`."""
+    def minimise(self, name: str, loss: Tensor | Loss) -> None:
+        """One step of the optimiser of this name, on a scalar, logged as `train/NAME`; of a Loss, with its terms."""
+        told = Loss(loss, {}) if isinstance(loss, Tensor) else loss
         optimizer = self._optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = self._lr
         optimizer.zero_grad()
-        loss.backward()
+        told.total.backward()
         if self._recipe.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters[name], self._recipe.clip)
         optimizer.step()
-        self._losses[name] = loss.detach()
+        value, before = told.total.detach(), self._loss
+        self._loss = Loss(
+            before.total + value, {**before.terms, **told.terms, name: value}, {**before.counts, **told.counts}
+        )
 
     def results(self) -> dict[str, float]:
         """Save the model's weights; what `fit` returns."""
@@ -137,7 +144,8 @@ class Loop:
         if saves and not is_finite(self._trained):
             raise diverged("a weight", at.step - 1, self._lr, run)
         if logs:
-            measured["learning_rate"] = self._lr
+            norm = nn.utils.get_total_norm(list(self._trained.parameters())).item()
+            measured |= {"learning_rate": self._lr, "weight_norm": norm}
             self._progress.show("train", measured, epoch)
             row = with_prefix("train", measured)
             pictures: Mapping[str, Image] = {}
@@ -152,3 +160,8 @@ class Loop:
         if saves:
             at.seconds = time.perf_counter() - self._started
             run.save_state(state_of(at, self._trained, self._optimizers, self._meter))
+
+
+def _nothing(device: torch.device) -> Loss:
+    """The loss of a step in which nothing was minimised yet."""
+    return Loss(torch.zeros((), device=device), {})

@@ -19,6 +19,7 @@ from ae.objectives import Corruption, Loss, only_head
 from ae.seeding import reseed
 
 _SSIM_WINDOW = 11
+_HIGHER = ("accuracy", "psnr", "ssim", "images_per_second", "log_likelihood", "classifier_accuracy")
 
 
 def psnr(mse: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -176,7 +177,7 @@ def with_prefix(split: Literal["train", "val", "test"], metrics: Mapping[str, An
 
 def higher_is_better(key: str) -> bool:
     """Whether a metric, with any prefix and class, is one of those that are best when they are high."""
-    return any(part in ("accuracy", "psnr", "ssim", "images_per_second") for part in key.split("/"))
+    return any(part in _HIGHER for part in key.split("/"))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 from ae.data import ImageSet, Splits
 from ae.distributed import is_main
 from ae.evidence import Evidence, gather
-from ae.metrics import examine, with_prefix
+from ae.metrics import evaluating, examine, with_prefix
 from ae.model import Autoencoder
 from ae.run import Run
 
@@ -68,7 +68,8 @@ def report(
 def code_size(model: Autoencoder, images: ImageSet) -> int:
     """How many numbers the code of one image has: what a reconstruction error must be read with."""
     device = next(model.parameters()).device
-    return model.encode(images.select(slice(1)).to(device).batch(slice(None)).images).mean[0].numel()
+    with evaluating(model):
+        return model.encode(images.select(slice(1)).to(device).batch(slice(None)).images).mean[0].numel()
 
 
 def table(summary: dict[str, Any]) -> str:

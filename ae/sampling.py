@@ -61,9 +61,10 @@ def draws_of(model: Autoencoder, images: ImageSet, prior: Draw | None = None, co
 
 @torch.no_grad()
 def codes(model: Autoencoder, images: ImageSet, batch_size: int = 500) -> Float[Tensor, "n *code"]:
-    """The images' codes as the decoder reads them (`z`), on the CPU."""
+    """The images' codes as the decoder reads them (`z`), on the CPU; noise in them is the same at every call."""
     device = next(model.parameters()).device
-    with evaluating(model), unchecked_range():
+    with evaluating(model), unchecked_range(), torch.random.fork_rng():
+        reseed(device, "codes")
         return torch.cat([model.encode(batch.images).z.cpu() for batch in images.to(device).in_order(batch_size)])
 
 

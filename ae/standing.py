@@ -51,10 +51,11 @@ def restore(
         return Position()
     try:
         trained.load_state_dict(state["trained"])
-        if optimizers.keys() != state["optimizers"].keys():
-            raise ValueError(f"it has optimisers {', '.join(state['optimizers'])}")
+        saved = state["optimizers"] if "optimizers" in state else {"optimizer": state["optimizer"]}  # before 0.1.0
+        if optimizers.keys() != saved.keys():
+            raise ValueError(f"it has optimisers for {', '.join(saved)}")
         for name, optimizer in optimizers.items():
-            _restore_optimizer(optimizer, state["optimizers"][name])
+            _restore_optimizer(optimizer, saved[name])
         meter.restore(state["meter"])
         at = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

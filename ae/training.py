@@ -134,8 +134,9 @@ def fit(
     and `images_per_second`, training images over `seconds` less validation. All noise is a function of seed and step.
     Raises DivergedError where a value or a weight becomes NaN or infinite; such a state is never saved.
 
-    An objective that keeps an average of the model's weights, in a model `averaged` of its own, has that validated and
-    saved; in the end the model has these weights.
+    The validation's loss is by the weights of terms that the training ends with, so that it compares over the whole of
+    it. An objective that keeps an average of the model's weights, in a model `averaged` of its own, has that validated
+    and saved; in the end the model has these weights.
     """
     device = recipe.find_device()
     data = data.to(device)
@@ -197,7 +198,7 @@ def fit(
                 row = with_prefix("train", measured)
                 if evaluates and data.validation is not None:
                     before = time.perf_counter()
-                    at.validation = evaluate(shown, data.validation, objective, at.step)
+                    at.validation = evaluate(shown, data.validation, objective, total_steps)
                     at.validation_seconds += time.perf_counter() - before
                     progress.show("val", at.validation, epoch)
                     row |= with_prefix("val", at.validation)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ae import Data, Generation, Joint, Loop, Recipe, Run, RunConfig, evaluate
+from ae.checks import check_positive
 from ae.cli import cli
 from ae.losses import adversarial
 from ae.pictures import reconstruction_picture
@@ -33,6 +34,9 @@ class Config:
     generation: Generation = Generation()
     run: RunConfig = RunConfig()
 
+    def __post_init__(self) -> None:
+        check_positive(hidden=self.hidden)
+
 
 def main(config: Config) -> None:
     """Train, test and report one run."""
@@ -53,20 +57,21 @@ def main(config: Config) -> None:
         "discriminator": discriminator.parameters(),
         "encoder": [*model.encoder.parameters(), *model.bottleneck.parameters()],
     }
-    seen = data.train if data.validation is None else data.validation
 
     def validate() -> "tuple[dict[str, float], dict[str, Image]]":
-        return evaluate(model, seen), {"reconstructions": reconstruction_picture(model, seen)}
+        metrics = {} if data.validation is None else evaluate(model, data.validation)
+        return metrics, {"reconstructions": reconstruction_picture(model, data.validation or data.train)}
 
     with Run("aae", config.run, config) as run:
         with Loop(model, {"discriminator": discriminator}, learners, data, config.recipe, run, validate) as loop:
             for batch in loop:
-                code = model.encode(batch.images)
-                loop.minimise("reconstruction", config.objective.of(model, batch, code, loop.step).total)
-                told_apart = adversarial(discriminator(prior(len(batch)).to(code.z)), real=True)
+                images, mask = config.objective.corrupted(batch.images)
+                code = model.encode(images)
+                loop.minimise("reconstruction", config.objective.of(model, batch, code, loop.step, mask))
+                told_apart = adversarial(discriminator(prior(len(batch)).to(code.z, non_blocking=True)), real=True)
                 told_apart = told_apart + adversarial(discriminator(code.z.detach()), real=False)
                 loop.minimise("discriminator", told_apart.mean())
-                loop.minimise("encoder", adversarial(discriminator(model.encode(batch.images).z), real=True).mean())
+                loop.minimise("encoder", adversarial(discriminator(model.encode(images).z), real=True).mean())
         config.generation.report(model, data, loop.results(), run, prior)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ae import Classifier, ConvEncoder, Data, DeconvDecoder, InputError, Loop, Recipe, Run, RunConfig, Splits, report
 from ae.averaging import average_
+from ae.checks import check_positive
 from ae.cli import cli
 from ae.frechet import sample_quality
 from ae.losses import adversarial
@@ -52,6 +53,7 @@ class Config:
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
+        check_positive(latent=self.model.latent)
         if not self.penalty >= 0 or not 0 <= self.decay < 1:
             given = f"{self.penalty} and {self.decay}"
             raise InputError(f"penalty must be 0 or more, and decay from 0 to less than 1; got {given}")
@@ -74,7 +76,7 @@ class Generator(nn.Sequential):
     def sample(self, count: int) -> Float[Tensor, "b c h w"]:
         """So many images of the data's size."""
         noise = torch.randn(count, self.latent)
-        return self(noise.to(next(self.parameters()).device))[..., : self.size[0], : self.size[1]]
+        return self(noise.to(next(self.parameters()).device, non_blocking=True))[..., : self.size[0], : self.size[1]]
 
 
 @torch.no_grad()
@@ -121,7 +123,7 @@ def main(config: Config) -> None:
                 average_(average, generator, loop.step, config.decay)
         _, pictures = grid()
         made_by = {"samples": partial(samples, average)}
-        report(model, data, loop.results(), run, pictures, lambda test: sample_quality(made_by, data.train, test))
+        report(model, data, loop.results(), run, pictures, lambda test: sample_quality(made_by, data, test))
 
 
 if __name__ == "__main__":

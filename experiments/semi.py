@@ -31,7 +31,7 @@ def main(config: Config) -> None:
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
-    if not config.objective.reconstruction:
+    if not config.objective.has("reconstruction"):
         model.decoder = None
     objective = Consistency(model, len(data.classes), config.objective, config.teaching)
     with Run("semi", config.run, config) as run:

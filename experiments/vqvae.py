@@ -109,7 +109,7 @@ def main(config: Config) -> None:
         draw = drawn_from(prior, model, data)
         grid = grid_picture(samples(model, 80, data.shape[1:], draw).unflatten(0, (8, 10)), "codes from the prior")
         makes = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
-        report(model, data, results, run, {"samples-prior": grid}, lambda test: sample_quality(makes, data.train, test))
+        report(model, data, results, run, {"samples-prior": grid}, lambda test: sample_quality(makes, data, test))
 
 
 if __name__ == "__main__":

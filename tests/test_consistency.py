@@ -1,11 +1,13 @@
 """Learning from few labels: the teacher's terms by hand, and what becomes of its average."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ae import (
@@ -18,6 +20,8 @@ from ae import (
     InputError,
     Joint,
     Recipe,
+    Run,
+    RunConfig,
     Splits,
     Teaching,
     evaluate,
@@ -103,15 +107,35 @@ def test_only_unlabelled_images_are_moved_and_hidden(batch: Batch) -> None:
     assert torch.equal(same, batch.labels >= 0)
 
 
-def test_the_average_is_what_is_validated_saved_and_left(digits: Splits) -> None:
+def test_the_average_is_what_is_validated_saved_and_left(digits: Splits, tmp_path: Path) -> None:
     few = replace(digits, train=digits.train.select(slice(96)), validation=digits.train.select(slice(96, 160)))
     model = make_model(norm=True)
     objective = Consistency(model, 10, Joint(reconstruction=0.0), replace(STILL, decay=0.8))
-    results = fit(model, objective, few, Recipe(steps=5, batch_size=32, lr=0.05))
+    seen: list[bool] = []
+    objective.averaged.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
+        results = fit(model, objective, few, Recipe(steps=5, batch_size=32, lr=0.05, evaluate_every=5), run)
+    assert not any(seen)
+    for name in ("best", "model"):
+        saved = load_file(tmp_path / f"run/{name}.safetensors")
+        assert all(torch.equal(value, saved[key]) for key, value in objective.averaged.state_dict().items()), name
     for name, value in objective.averaged.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert few.validation is not None
     assert results["val/cross_entropy"] == pytest.approx(evaluate(model, few.validation)["cross_entropy"])
+
+
+def test_the_teacher_uses_and_keeps_the_statistics_that_it_has_averaged(batch: Batch) -> None:
+    model = make_model(norm=True)
+    objective = Consistency(model, 10, teaching=replace(STILL, decay=0.5)).train()
+    for step in range(3):
+        expected = {name: value.clone() for name, value in objective.averaged.state_dict().items()}
+        now = {name: value.clone() for name, value in model.state_dict().items()}
+        objective(model, batch, step)
+        for name, value in objective.averaged.state_dict().items():
+            share = min(0.5, step / (step + 1))
+            if value.is_floating_point():
+                torch.testing.assert_close(value, share * expected[name] + (1 - share) * now[name])
 
 
 def test_an_average_forgets_its_start_and_then_the_past() -> None:

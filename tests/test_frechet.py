@@ -36,7 +36,8 @@ def test_noise_and_blur_are_further_from_digits_than_digits_are(mnist: Splits) -
     train, test = held(mnist.train).select(slice(2000)), held(mnist.train).select(slice(2000, 3000))
     blurred = torch.nn.functional.avg_pool2d(test.batch(slice(None)).images, 5, stride=1, padding=2)
     torch.manual_seed(0)
-    found = sample_quality({"blurred": lambda n: blurred[:n], "noise": lambda n: torch.rand(n, 1, 28, 28)}, train, test)
+    samples = {"blurred": lambda n: blurred[:n], "noise": lambda n: torch.rand(n, 1, 28, 28)}
+    found = sample_quality(samples, Splits(train), test)
     assert found["frechet/test_digits"] < found["frechet/blurred"] / 5 < found["frechet/noise"] / 5  # type: ignore[operator]
     assert found["frechet/classifier_accuracy"] > 0.99  # type: ignore[operator]
     assert len(str(found["frechet/classifier"])) == 12
@@ -54,4 +55,12 @@ def test_it_is_small_and_knows_what_it_takes() -> None:
 def test_nothing_is_said_of_other_images(digits: Splits) -> None:
     colours = held(digits.train)
     colours = type(colours)(colours.pixels.expand(-1, 3, -1, -1), colours.labels, colours.classes)
-    assert sample_quality({}, colours, colours) == {}
+    assert sample_quality({}, Splits(colours), colours) == {}
+
+
+def test_where_pixels_are_drawn_so_are_those_that_are_compared(mnist: Splits) -> None:
+    """Grey samples of the very digits are as near as the test digits, all of them black or white."""
+    train, test = held(mnist.train).select(slice(2000)), held(mnist.train).select(slice(2000, 3000))
+    grey = {"grey": lambda n: train.batch(slice(n)).images}
+    found = sample_quality(grey, Splits(train, binarise=True), test.binarised("test"))
+    assert found["frechet/grey"] < 2 * found["frechet/test_digits"]  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """The frame of loops of their own: what they log, save and resume."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ae import DivergedError, Generation, InputError, Loop, Recipe, Run, RunConfig, Splits
+from ae import DivergedError, Generation, InputError, Loop, Loss, Recipe, Run, RunConfig, Splits
 from ae.checkpoint import load_state
 from experiments import aae, gan
 from tests.test_experiments import short
@@ -94,3 +95,36 @@ def test_it_runs_in_one_process(digits: Splits, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("ae.distributed.world", lambda: 2)
     with pytest.raises(InputError, match="in one process only"):
         open_loop(digits, tmp_path / "run")
+
+
+@pytest.mark.parametrize("options", [{"compile": True}, {"precision": "bf16"}])
+def test_it_refuses_what_it_does_not_do(digits: Splits, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"neither --recipe\.compile nor bf16"):
+        open_loop(digits, tmp_path / "run", **options)
+
+
+def test_a_losss_terms_are_logged_too(digits: Splits, tmp_path: Path) -> None:
+    model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
+    with run, loop:
+        for _ in loop:
+            total = model.weight.sum()
+            loop.minimise("a", Loss(total, {"accuracy": torch.tensor(0.25)}, {"accuracy": torch.tensor(3.0)}))
+            loop.minimise("b", model.weight[0])
+    first = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[0])
+    assert (first["train/a"], first["train/accuracy"]) == (2.0, 0.25)
+    assert first["train/weight_norm"] == pytest.approx(math.hypot(1 - 0.2, 1 - 0.1), rel=1e-5)
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_fork_of_a_gan_begins_with_its_average(tmp_path: Path) -> None:
+    config = short(gan.Config(), tmp_path / "first")
+    config = replace(config, recipe=replace(config.recipe, steps=2, batch_size=32, lr=1e-12))
+    gan.main(config)
+    recipe = replace(config.recipe, seed=7)
+    gan.main(
+        replace(config, recipe=recipe, run=RunConfig(fork=tmp_path / "first", dir=tmp_path / "fork", wandb="disabled"))
+    )
+    first, fork = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "fork"))
+    for name, tensor in first.items():
+        if name.endswith("weight"):
+            torch.testing.assert_close(tensor, fork[name], rtol=0, atol=1e-5)

@@ -209,3 +209,5 @@ def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, ba
         assert last.terms[f"weight/{weight}"].item() == pytest.approx(0.5 / last.terms[term].item(), rel=0.01)
     with pytest.raises(InputError, match="neither may begin with 0"):
         LearnedWeights(Joint(classification=0.0))
+    with pytest.raises(InputError, match="have no ramps"):
+        LearnedWeights(Joint(ramps=Ramps(reconstruction=(0.0, 9))))

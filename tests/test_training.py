@@ -18,6 +18,7 @@ from ae import (
     InputError,
     Joint,
     Loss,
+    Ramps,
     Recipe,
     Run,
     RunConfig,
@@ -244,6 +245,16 @@ def test_the_logged_means_are_over_the_images_since_the_last_row(digits: Splits,
     expected = evaluate(model, data.train)
     for name in ("mse", "cross_entropy", "accuracy"):
         assert row[f"train/{name}"] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_validations_compare_over_a_ramp(digits: Splits) -> None:
+    """The same weights have the same validation loss, however far the ramp is."""
+    objective = Joint(ramps=Ramps(classification=(5.0, 4)))
+    recipe = Recipe(steps=4, batch_size=64, lr=1e-12, schedule="constant", evaluate_every=1)
+    with open_run(Path("ramp")) as run:
+        fit(joint(), objective, digits, recipe, run)
+        rows = [row["val/loss"] for row in run.history()]
+    assert rows == pytest.approx([rows[-1]] * 4, rel=1e-4)
 
 
 def test_keeps_the_best_weights(digits: Splits, tmp_path: Path) -> None:

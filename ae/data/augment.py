@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
 
@@ -58,7 +57,7 @@ class Augment:
         """Images [b c h w] -> the same moved as was drawn for each; what comes in from outside is 0."""
         if not self.moves or not len(images):
             return images
-        angle, down, right, *others = drawn.to(images.device)
+        angle, down, right, *others = drawn.to(images.device, non_blocking=True)
         if not others:
             return move(images, angle, down, right)
         log_growth, slant, *knots = others
@@ -102,5 +101,5 @@ def move(
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # [b h w 2]
     if knots is not None:
         pixels = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
-        grid = grid + rearrange(pixels, "b xy h w -> b h w xy") * pixels.new_tensor([2 / width, 2 / height])
+        grid = grid + torch.stack([pixels[:, 0] * (2 / width), pixels[:, 1] * (2 / height)], dim=-1)
     return F.grid_sample(images, grid, align_corners=False)

@@ -182,7 +182,7 @@ class Batches:
                 batch = Batch(self.augment.apply(batch.images, distributed.part(drawn, dim=1)), batch.labels)
             if self.binarise:
                 drawn = torch.rand(len(index), *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
-                white = distributed.part(drawn).to(batch.images.device) < batch.images
+                white = distributed.part(drawn).to(batch.images.device, non_blocking=True) < batch.images
                 batch = Batch(white.float(), batch.labels)
             yield batch
 

@@ -67,9 +67,20 @@ class Consistency(nn.Module):
     ) -> None:
         super().__init__()
         self.joint = joint or Joint(reconstruction=0.0)
+        if self.joint.corruption is not None:
+            raise InputError(
+                "a teacher's images are hidden in part by Teaching.hide: leave the corruption out of Joint"
+            )
         self.teaching = teaching or Teaching()
-        self.averaged = deepcopy(model).requires_grad_(False).eval()
+        self.averaged = deepcopy(model).requires_grad_(False)
         self.register_buffer("frequencies", torch.full((classes,), 1 / classes))  # of classes in what it predicts
+        self.train()
+
+    def train(self, mode: bool = True) -> "Consistency":
+        """As any module's; but the teacher is always in evaluation mode, with the statistics that it has averaged."""
+        super().train(mode)
+        self.averaged.eval()
+        return self
 
     def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`; the first step's teacher is the model."""

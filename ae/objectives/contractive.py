@@ -16,7 +16,7 @@ from ae.objectives.joint import Joint, Loss
 
 @dataclass(frozen=True)
 class Contractive:
-    """Adds the squared Frobenius norm of the Jacobian of the code by the image, mean over the batch.
+    """Adds the squared Frobenius norm of the Jacobian of the code by what the encoder sees, mean over the batch.
 
     Rifai et al. 2011, equation 7; estimated without bias by random projections v, |J|^2 = E |v J|^2 for v ~ N(0, I)
     (Hutchinson), one an image and `projections` times.
@@ -35,11 +35,13 @@ class Contractive:
         """The loss of `model` on `batch`."""
         if not self.weight:
             return self.joint(model, batch, step)
+        trains = torch.is_grad_enabled()
+        corrupted, mask = self.joint.corrupted(batch.images)
         with torch.enable_grad():
-            images = batch.images.detach().requires_grad_()
+            images = corrupted.detach().requires_grad_()
             code = model.encode(images)
-            norm = masked_mean(self._squared_norm(images, code.mean, torch.is_grad_enabled()))
-        loss = self.joint.of(model, batch, code, step)
+            norm = masked_mean(self._squared_norm(images, code.mean, create_graph=trains))
+        loss = self.joint.of(model, batch, code, step, mask)
         return Loss(loss.total + self.weight * norm, {**loss.terms, "jacobian": norm.detach()}, loss.counts)
 
     def _squared_norm(

@@ -75,22 +75,20 @@ class Joint:
         for name in vars(self.ramps):
             if not getattr(self, name) >= 0:
                 raise InputError(f"weight {name} must be 0 or more, got {getattr(self, name)}")
-        if not self._has("reconstruction") and not self._has("classification"):
+        if not self.has("reconstruction") and not self.has("classification"):
             raise InputError("nothing to learn: reconstruction and classification are both 0")
         if not self.std > 0:
             raise InputError(f"std must be positive, got {self.std}")
         if not self.free_bits >= 0:
             raise InputError(f"free_bits must be 0 or more, got {self.free_bits}")
-        if self._has("rate") and self.likelihood == "mse":
+        if self.has("rate") and self.likelihood == "mse":
             raise InputError("a rate is in nats: with rate > 0 choose likelihood bernoulli or gaussian, not mse")
 
     def __call__(
         self, model: Autoencoder, batch: Batch, step: int, weights: Mapping[str, Tensor] | None = None
     ) -> Loss:
         """The loss of `model` on `batch`; `weights`, by the fields' names, go before their own."""
-        images, mask = batch.images, None
-        if self.corruption is not None:
-            images, mask = self.corruption(images)
+        images, mask = self.corrupted(batch.images)
         return self.of(model, batch, model.encode(images), step, mask, weights)
 
     def of(
@@ -110,21 +108,27 @@ class Joint:
         total = code.penalty.new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
-        if self._has("reconstruction"):
+        if self.has("reconstruction"):
             value = masked_mean(self._reconstruction(model.pixels(code.z, batch.images.shape[-2:]), batch.images, mask))
             total, terms[self.likelihood] = total + weight["reconstruction"] * value, value.detach()
-        if self._has("rate"):
+        if self.has("rate"):
             value = masked_mean(code.rate)
             cost = weight["rate"] * (self._free_rate(code) if self.free_bits else value)
             total, terms["rate"] = total + cost, value.detach()
-        if self._has("penalty"):
+        if self.has("penalty"):
             value = masked_mean(code.penalty)
             total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
-        if self._has("classification"):
+        if self.has("classification"):
             part = classification(only_head(model.classify(code)), batch.labels)
             total, counts = total + weight["classification"] * part.total, part.counts
             terms |= part.terms
         return Loss(total, {**code.stats, **terms}, counts)
+
+    def corrupted(
+        self, images: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]:
+        """What the model is to see of the images, and the mask of the pixels that the loss is taken on."""
+        return (images, None) if self.corruption is None else self.corruption(images)
 
     def weight(self, name: str, step: int) -> float:
         """What the weight of this name is at a step, counted from 0."""
@@ -134,7 +138,7 @@ class Joint:
         first, steps = ramp
         return first + (value - first) * min(1.0, (step + 1) / steps)
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
         """Whether the term ever counts."""
         ramp = getattr(self.ramps, name)
         return getattr(self, name) > 0 or (ramp is not None and ramp[0] > 0)

@@ -16,13 +16,16 @@ class LearnedWeights(nn.Module):
 
     Kendall et al. 2018, equation 10: each term L counts exp(-s) L + s / 2, s the logarithm of its noise's variance; so
     that each weight tends to 1 / (2 L). (Their 1/2 before a squared error is in s, as a constant of it.) The weights
-    are logged among the terms, as `weight/...`. Raises InputError where one of both has a weight of 0.
+    are logged among the terms, as `weight/...`. Raises InputError where one of both has a weight of 0,
+    or a ramp.
     """
 
     def __init__(self, joint: Joint) -> None:
         super().__init__()
         self.joint = joint
-        starts = {name: joint.weight(name, 0) for name in ("reconstruction", "classification")}
+        if joint.ramps.reconstruction or joint.ramps.classification:
+            raise InputError("weights that are learned have no ramps: leave out one of both")
+        starts = {"reconstruction": joint.reconstruction, "classification": joint.classification}
         if not all(starts.values()):
             raise InputError(f"weights are learned of two terms: neither may begin with 0, got {starts}")
         self.log_variances = nn.ParameterDict(

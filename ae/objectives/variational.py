@@ -66,8 +66,9 @@ class BetaTC:
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
-        code = model.encode(batch.images)
-        loss = self.joint.of(model, batch, code, step)
+        images, mask = self.joint.corrupted(batch.images)
+        code = model.encode(images)
+        loss = self.joint.of(model, batch, code, step, mask)
         parts = self.parts(code)
         total = loss.total + parts["mutual_information"] + self.beta * parts["total_correlation"]
         detached = {name: value.detach() for name, value in parts.items()}
@@ -106,8 +107,9 @@ class MMD:
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
-        code = model.encode(batch.images)
-        loss = self.joint.of(model, batch, code, step)
+        images, mask = self.joint.corrupted(batch.images)
+        code = model.encode(images)
+        loss = self.joint.of(model, batch, code, step, mask)
         if not self.weight:
             return loss
         z = code.z.flatten(1)
