@@ -22,7 +22,7 @@ class Config:
     model: Model = Model(norm=True)
     objective: Joint = Joint(reconstruction=0.0)
     teaching: Teaching = Teaching()
-    recipe: Recipe = Recipe(steps=10_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
+    recipe: Recipe = Recipe(steps=6_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
     run: RunConfig = RunConfig()
 
 

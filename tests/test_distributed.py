@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from ae import load
 from ae.cli import parse
 from experiments import joint
 from tests.test_experiments import ROOT
@@ -162,3 +163,20 @@ def test_two_machines_meet_on_the_loopback(tmp_path: Path) -> None:
         ended(agent)
     train(tmp_path / "one", *flags)
     check_same(tmp_path / "one", tmp_path / "many")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["semi", "vqvae"])
+def test_other_experiments_run_in_several_processes(tmp_path: Path, experiment: str) -> None:
+    small = "--data.limit 300 --data.validation 64 --recipe.steps 4 --recipe.log-every 2 --run.wandb disabled".split()
+    small += ["--prior-steps", "2"] if experiment == "vqvae" else ["--data.labels", "20"]
+    ended(torchrun(f"experiments.{experiment}", *small, "--run.dir", tmp_path / "run"))
+    assert history(tmp_path / "run")[-1]["step"] == 4
+    load(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_loop_of_its_own_refuses_several_processes(tmp_path: Path) -> None:
+    small = ["--data.limit", "300", "--run.wandb", "disabled", "--run.dir", tmp_path / "run"]
+    _, err = ended(torchrun("experiments.gan", *small), code=1)
+    assert "error: this experiment has a loop of its own, which runs in one process only" in err
