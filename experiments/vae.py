@@ -2,6 +2,13 @@
 
 Kingma & Welling 2014, Higgins et al. 2017. The loss is -ELBO in nats an image (for beta = 1), of pixels that are drawn
 black or white anew each time.
+
+| with `--model.widths 400 400 --recipe.epochs 250`, 33 minutes on one core | |
+|---|---|
+| test log-likelihood, 968,816 parameters (`--generation.likelihood-samples 1000`, all images) | -87.21 nats |
+| Fréchet classifier distance of samples of the prior; of the mixture; of test digits | 66.0; 20.4; 1.1 |
+
+(Classifier b587c7803d36, which has 96.3 % right of the test digits in black and white.)
 """
 
 from dataclasses import dataclass, replace

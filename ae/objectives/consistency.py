@@ -55,8 +55,9 @@ class Consistency(nn.Module):
     """A `Joint` on augmented images, and a teacher's term on those without a label.
 
     Labelled images are augmented weakly, the others strongly, with parts hidden that reconstructions are to restore;
-    the teacher sees those weakly augmented. The teacher is what is validated and saved (`averaged`), and what the model
-    is at the end of `fit`. Terms: `consistency`, a mean over all unlabelled images, and `taught`, the fraction of them
+    the teacher sees those weakly augmented, and its batch norm takes its statistics of these: they are nearer than the
+    model's to the images that it is made for. It is what is validated and saved (`averaged`), and what the model is at
+    the end of `fit`. Terms: `consistency`, a mean over all unlabelled images, and `taught`, the fraction of them
     that the teacher was sure of. In evaluation it is the `Joint` alone, on images as they are.
     """
 
@@ -77,16 +78,19 @@ class Consistency(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Consistency":
-        """As any module's; but the teacher is always in evaluation mode, with the statistics that it has averaged."""
+        """As any module's; but of the teacher only batch norm is ever in training mode."""
         super().train(mode)
         self.averaged.eval()
+        for module in self.averaged.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(mode)
         return self
 
     def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`; the first step's teacher is the model."""
         if not model.training:
             return self.joint(model, batch, step)
-        average_(self.averaged, model, step, self.teaching.decay)
+        average_(self.averaged, model, step, self.teaching.decay, statistics=False)
         teaching, unlabelled = self.teaching, batch.labels < 0
         weak = teaching.weak(batch.images)
         if not teaching.weight:
