@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
 from ae.training import Recipe
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+Evaluation = tuple[dict[str, float], dict[str, Any]]
+"""Metrics, and pictures (Pillow's), by name."""
 
 
 class Loop:
@@ -50,7 +50,7 @@ class Loop:
         data: Splits,
         recipe: Recipe,
         run: Run,
-        evaluate: "Callable[[], tuple[dict[str, float], dict[str, Image]]] | None" = None,
+        evaluate: Callable[[], Evaluation] | None = None,
     ) -> None:
         if distributed.world() > 1:
             raise InputError("this experiment has a loop of its own, which runs in one process only")
@@ -148,7 +148,7 @@ class Loop:
             measured |= {"learning_rate": self._lr, "weight_norm": norm}
             self._progress.show("train", measured, epoch)
             row = with_prefix("train", measured)
-            pictures: Mapping[str, Image] = {}
+            pictures: dict[str, Any] = {}
             if evaluates and self._evaluate is not None:
                 before = time.perf_counter()
                 at.validation, pictures = self._evaluate()

@@ -69,6 +69,12 @@ def adversarial(logits: Float[Tensor, " b"], real: bool) -> Float[Tensor, " b"]:
     return F.softplus(-logits if real else logits)
 
 
+def gradient_penalty(logits: Float[Tensor, " b"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """The squared norm of each logit's gradient by its image; has a gradient itself (Mescheder et al. 2018, R1)."""
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return slope.square().flatten(1).sum(1)
+
+
 def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, ""]:
     """The rate of a batch, of which `nats` of each latent cost nothing: sum over latents of max(nats, mean rate).
 

@@ -2,10 +2,16 @@
 
 Makhzani et al. 2016. A loop of its own, of three losses for each batch: encoder and decoder reconstruct it; the
 discriminator learns to tell its codes from draws of N(0, I); the encoder learns to pass for these.
+
+| with `--recipe.epochs 4` | |
+|---|---|
+| Fréchet classifier distance of samples of the prior; of the mixture; of test digits | 472; 440; 1.2 |
+| test MSE a pixel, of a code of 8 numbers | 0.0329 |
+
+(Classifier b587c7803d36, which has 99.5 % right of the test digits. The samples can be read, and are pale.)
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,13 +19,11 @@ from torch import nn
 from ae import Data, Generation, Joint, Loop, Recipe, Run, RunConfig, evaluate
 from ae.checks import check_positive
 from ae.cli import cli
+from ae.loop import Evaluation
 from ae.losses import adversarial
 from ae.pictures import reconstruction_picture
 from ae.sampling import standard_normal
 from experiments.reconstruct import Model, build
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def main(config: Config) -> None:
         "encoder": [*model.encoder.parameters(), *model.bottleneck.parameters()],
     }
 
-    def validate() -> "tuple[dict[str, float], dict[str, Image]]":
+    def validate() -> Evaluation:
         metrics = {} if data.validation is None else evaluate(model, data.validation)
         return metrics, {"reconstructions": reconstruction_picture(model, data.validation or data.train)}
 

@@ -9,8 +9,6 @@ images (Mescheder et al. 2018, R1). Samples are made by an average of the genera
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -21,13 +19,11 @@ from ae.averaging import average_
 from ae.checks import check_positive
 from ae.cli import cli
 from ae.frechet import sample_quality
-from ae.losses import adversarial
+from ae.loop import Evaluation
+from ae.losses import adversarial, gradient_penalty
 from ae.metrics import evaluating
 from ae.pictures import grid_picture
 from ae.seeding import derive
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,11 @@ class Generator(nn.Sequential):
         noise = torch.randn(count, self.latent)
         return self(noise.to(next(self.parameters()).device, non_blocking=True))[..., : self.size[0], : self.size[1]]
 
-
-@torch.no_grad()
-def samples(generator: Generator, count: int) -> Float[Tensor, "b c h w"]:
-    """So many images, by the statistics gathered in training."""
-    with evaluating(generator):
-        return torch.cat([generator.sample(len(part)) for part in torch.arange(count).split(500)])
+    @torch.no_grad()
+    def samples(self, count: int) -> Float[Tensor, "b c h w"]:
+        """So many images, by the statistics gathered in training."""
+        with evaluating(self):
+            return torch.cat([self.sample(len(part)) for part in torch.arange(count).split(500)])
 
 
 def build(model: Model, data: Splits) -> tuple[Generator, nn.Sequential]:
@@ -104,9 +99,9 @@ def main(config: Config) -> None:
     model = nn.ModuleDict({"generator": average, "discriminator": discriminator})
     learners = {"discriminator": discriminator.parameters(), "generator": generator.parameters()}
 
-    def grid() -> "tuple[dict[str, float], dict[str, Image]]":
+    def grid() -> Evaluation:
         torch.manual_seed(derive("grid"))
-        return {}, {"samples": grid_picture(samples(average, 80).unflatten(0, (8, 10)), "samples")}
+        return {}, {"samples": grid_picture(average.samples(80).unflatten(0, (8, 10)), "samples")}
 
     with Run("gan", config.run, config) as run:
         with Loop(model, {"trained": generator}, learners, data, config.recipe, run, grid) as loop:
@@ -115,15 +110,13 @@ def main(config: Config) -> None:
             for batch in loop:
                 real, made = batch.images.requires_grad_(), generator.sample(len(batch))
                 logits = discriminator(real)
-                (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
                 told_apart = adversarial(logits, real=True) + adversarial(discriminator(made.detach()), real=False)
-                penalty = slope.square().flatten(1).sum(1)
-                loop.minimise("discriminator", (told_apart + config.penalty / 2 * penalty).mean())
+                penalty = config.penalty / 2 * gradient_penalty(logits, real)
+                loop.minimise("discriminator", (told_apart + penalty).mean())
                 loop.minimise("generator", adversarial(discriminator(made), real=True).mean())
                 average_(average, generator, loop.step, config.decay)
-        _, pictures = grid()
-        made_by = {"samples": partial(samples, average)}
-        report(model, data, loop.results(), run, pictures, lambda test: sample_quality(made_by, data, test))
+        makes = {"samples": average.samples}
+        report(model, data, loop.results(), run, grid()[1], lambda test: sample_quality(makes, data, test))
 
 
 if __name__ == "__main__":

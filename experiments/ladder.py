@@ -22,7 +22,7 @@ class Config:
     model: Model = Model(norm=True)
     denoising: tuple[float, ...] = (10.0, 1.0, 0.1, 0.1)  # weights of the image's, each stage's, and the logits' cost
     noise: float = 0.3  # in standard deviations of what it is added to
-    recipe: Recipe = Recipe(steps=4_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
+    recipe: Recipe = Recipe(steps=3_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
     run: RunConfig = RunConfig()
 
 

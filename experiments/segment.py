@@ -1,9 +1,7 @@
-"""A trained encoder as the backbone of another task: which pixel belongs to which digit?
+"""A trained encoder as the backbone of another task: which pixel is of which digit?   python -m experiments.segment RUN
 
-python -m experiments.segment RUN
-
-Three digits are placed in a picture of 56x56 pixels. A small pyramid on the encoder's stages says of each pixel what
-it is: the background, or a 0 to 9. Trained with the encoder frozen, or with --fine-tune together with it; without RUN,
+Three digits are placed in a picture of 56x56 pixels. A small pyramid on the encoder's stages says of each pixel what it
+is: the background, or a 0 to 9. Trained with the encoder frozen, or with --fine-tune together with it; without RUN,
 from nothing. Several seeds, one after the other, give mean and deviation.
 """
 
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ae import ConvEncoder, Data, Images, InputError, load
+from ae import ConvEncoder, Data, ImageSet, InputError, load
 from ae.checks import check_positive
 from ae.cli import Positional, cli
 from ae.seeding import derive, generator
@@ -70,7 +68,7 @@ class Segmenter(nn.Module):
         return self.pixels(torch.cat([F.interpolate(x, size=images.shape[-2:]), images], dim=1))
 
 
-def pictures(digits: Images, count: int, key: int) -> tuple[Float[Tensor, "b 1 h w"], Int64[Tensor, "b h w"]]:
+def pictures(digits: ImageSet, count: int, key: int) -> tuple[Float[Tensor, "b 1 h w"], Int64[Tensor, "b h w"]]:
     """Pictures with three digits each, and each pixel's class; which and where is a function of `key`."""
     random = generator("pictures", key)
     chosen = torch.randint(len(digits), (count, DIGITS), generator=random)
@@ -87,19 +85,15 @@ def pictures(digits: Images, count: int, key: int) -> tuple[Float[Tensor, "b 1 h
 
 def mean_iou(predicted: Int64[Tensor, "b h w"], classes: Int64[Tensor, "b h w"]) -> float:
     """Intersection over union, the mean over the classes."""
-    scores = []
-    for c in classes.unique():
-        both, either = (predicted == c) & (classes == c), (predicted == c) | (classes == c)
-        scores.append((both.sum() / either.sum()).item())
-    return sum(scores) / len(scores)
+    of = [(predicted == c, classes == c) for c in classes.unique()]
+    return torch.stack([(found & true).sum() / (found | true).sum() for found, true in of]).mean().item()
 
 
 def main(config: Config) -> None:
     """Train a pyramid with each seed, and test it on the same pictures of test digits."""
     data = Data("mnist").load()
-    test = data.test() if data.test is not None else None
-    assert isinstance(data.train, Images)
-    assert isinstance(test, Images)
+    assert data.test is not None
+    test = data.test()
     images, classes = pictures(test, config.tested, key=0)
     scores = []
     for seed in config.seeds:
@@ -112,7 +106,7 @@ def main(config: Config) -> None:
     print(f"mean IoU {fmean(scores):.4f}{deviation} on {config.tested} pictures of test digits")
 
 
-def train(config: Config, digits: Images, seed: int) -> Segmenter:
+def train(config: Config, digits: ImageSet, seed: int) -> Segmenter:
     """A pyramid on the encoder, trained as `config` says."""
     torch.manual_seed(derive("segment", seed))
     encoder = load(config.run).encoder if config.run else ConvEncoder()
@@ -123,8 +117,8 @@ def train(config: Config, digits: Images, seed: int) -> Segmenter:
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], config.lr)
     for step in range(config.steps):
         images, classes = pictures(digits, config.batch_size, derive("batch", seed, step))
-        loss = F.cross_entropy(model(images), classes)
         optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), classes)
         loss.backward()
         optimizer.step()
         if (step + 1) % 100 == 0:

@@ -2,6 +2,15 @@
 
 van den Oord et al. 2017. The prior, a PixelCNN, is trained on the codes of the training images when the autoencoder is
 done.
+
+| with `--recipe.epochs 2 --prior-steps 600` | |
+|---|---|
+| codes used in a batch, of 128; perplexity of their use | 94 %; 80 |
+| test MSE a pixel | 0.0097 |
+| the prior's nats an image, training digits | 64.0 |
+| Fréchet classifier distance of samples of the prior; of test digits | 184; 1.2 |
+
+(Classifier b587c7803d36, which has 99.5 % right of the test digits.)
 """
 
 from dataclasses import dataclass, replace
