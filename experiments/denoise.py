@@ -1,6 +1,12 @@
 """A denoising autoencoder: from corrupted images back to the clean ones.   python -m experiments.denoise
 
 Noise on every pixel by default; --salt-and-pepper.fraction 0.3 sets some pixels to black or white, too.
+
+| validation MSE a pixel, with `--recipe.epochs 2` | |
+|---|---|
+| of what the model restores | 0.0134 |
+| of what it is given | 0.1155 |
+| of the mean image | 0.0669 |
 """
 
 from dataclasses import dataclass, replace

@@ -4,6 +4,12 @@ python -m experiments.gan
 
 Goodfellow et al. 2014, with the loss that does not saturate, and a penalty on the discriminator's gradient at real
 images (Mescheder et al. 2018, R1). Samples are made by an average of the generator's weights. A loop of its own.
+
+| with `--recipe.epochs 3`, 8 minutes on one core | |
+|---|---|
+| Fréchet classifier distance of samples; of test digits | 190; 1.2 |
+
+(Classifier b587c7803d36, which has 99.5 % right of the test digits.)
 """
 
 import math

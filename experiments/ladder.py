@@ -1,6 +1,12 @@
 """A ladder network: few labels, and noise to be removed at every stage.   python -m experiments.ladder
 
 Rasmus et al. 2015. Of the training images 100 have a label, chosen by --data.seed.
+
+| test error at 100 labels, `--data.seed 0` | 5.2 % |
+|---|---|
+
+(Far from the paper's 0.9 to 1.1 %, of trainings that are fifty times as long. The logits grow without need: the
+cross-entropy of validation images is 9.9 nats.)
 """
 
 from dataclasses import dataclass

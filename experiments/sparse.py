@@ -1,4 +1,14 @@
-"""A sparse autoencoder: of many latents, a few for each image.   python -m experiments.sparse"""
+"""A sparse autoencoder: of many latents, a few for each image.   python -m experiments.sparse
+
+Makhzani & Frey 2014.
+
+| with `--recipe.epochs 3` | |
+|---|---|
+| test MSE a pixel, 16 of 512 latents for each image | 0.0098 |
+| latents that some image of a batch uses | 6.5 % |
+
+(Most latents die early: in effect 16 of some 33 are chosen.)
+"""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,14 @@
 """A Wasserstein autoencoder: codes made alike to a Gaussian, without noise.   python -m experiments.wae
 
 Tolstikhin et al. 2018, WAE-MMD. The codes of a batch as a whole are pulled to N(0, I), so that it can be sampled; each
-image's own code stays one point, which reconstructs sharply.
+image's own code stays one point, with no noise.
+
+| with `--recipe.epochs 5` | |
+|---|---|
+| Fréchet classifier distance of samples of the prior; of the mixture; of test digits | 358; 270; 1.2 |
+| test MSE a pixel, of a code of 8 numbers; MMD in the last batches | 0.0234; 0.0075 |
+
+(Classifier b587c7803d36, which has 99.5 % right of the test digits.)
 """
 
 from dataclasses import dataclass
