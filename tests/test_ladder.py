@@ -51,6 +51,27 @@ def test_before_it_has_learned_what_is_left_is_the_noise(batch: Batch) -> None:
     torch.testing.assert_close(loss.total, expected)
 
 
+def test_a_larger_scale_makes_no_level_less_noisy(batch: Batch) -> None:
+    """Logits of ten times the size have ten times the noise, and the gradient by their scale knows that."""
+    model = make_model()
+    objective = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=0.5)
+    head = model.heads["digit"]
+    assert isinstance(head, Classifier)
+
+    def cross_entropy(scale: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        handle = head.register_forward_hook(lambda _, __, logits: logits * scale)
+        value = objective(model, batch, 0).total
+        handle.remove()
+        return value
+
+    scale = torch.tensor(5.0, requires_grad=True)
+    (found,) = torch.autograd.grad(cross_entropy(scale), scale)
+    with torch.no_grad():
+        expected = (cross_entropy(torch.tensor(5.01)) - cross_entropy(torch.tensor(4.99))) / 0.02
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
+
+
 def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batch) -> None:
     model, alone = make_model(), make_model()
     objective = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=1e-6)

@@ -22,8 +22,8 @@ class Ladder(nn.Module):
     Rasmus et al. 2015, algorithm 1: a corrupted path, with noise at every stage, classifies; a decoder goes down from
     its class probabilities and at each level removes the noise with the help of what the corrupted path was there (the
     lateral connection, equation 2); the targets are the clean path's, each channel normalised over the batch (in
-    several processes, over each one's part). Gradients do not flow into the targets. Noise is in units of the clean
-    path's standard deviations, so that large features do not drown it.
+    several processes, over each one's part). Gradients do not flow into the targets. Noise is in units of the
+    standard deviations of what it is added to.
 
     Terms, beside those of `Joint`: `denoising/0` (image), `denoising/1` (first stage), ..., the last one of the logits;
     mean squared errors a normalised number. In evaluation it is the classification alone, without noise.
@@ -54,13 +54,12 @@ class Ladder(nn.Module):
         """The loss of `model` on `batch`."""
         if not model.training:
             return self.joint(model, batch, step)
-        clean = self._clean(model, batch.images)
-        statistics = [_statistics(level) for level in clean]
+        clean = [_normalised(level) for level in self._clean(model, batch.images)]
         with _running_statistics_kept(model):
-            noisy = self._noisy(model, batch.images, statistics)
-        loss = classification(noisy[-1], batch.labels)
+            noisy, logits = self._noisy(model, batch.images)
+        loss = classification(logits, batch.labels)
         total, terms = loss.total, dict(loss.terms)
-        for i, value in self._costs(noisy, clean, statistics):
+        for i, value in self._costs(noisy, clean, logits.softmax(1)):
             total, terms[f"denoising/{i}"] = total + self.weights[i] * value, value.detach()
         return Loss(total, terms, loss.counts)
 
@@ -71,34 +70,34 @@ class Ladder(nn.Module):
         return [images, *features, only_head(model.classify(model.bottleneck(features[-1])))]
 
     def _noisy(
-        self, model: Autoencoder, images: Float[Tensor, "b c h w"], statistics: list[tuple[Tensor, Tensor]]
-    ) -> list[Float[Tensor, "b ..."]]:
-        """What the corrupted path is at each level."""
+        self, model: Autoencoder, images: Float[Tensor, "b c h w"]
+    ) -> tuple[list[Float[Tensor, "b ..."]], Float[Tensor, "b classes"]]:
+        """What the corrupted path is at each level, normalised; and its logits.
+
+        The noise has the scale of what it is added to, with its gradient: a larger scale makes no level less noisy.
+        """
+        levels: list[Tensor] = []
 
         def with_noise(x: Tensor) -> Tensor:
-            _, std = statistics[len(levels)]
-            return x + self.noise * std * torch.randn_like(x)
+            mean, std = _statistics(x)
+            levels.append((x - mean) / std + self.noise * torch.randn_like(x))
+            return levels[-1] * std + mean
 
-        encoder, levels = model.encoder, list[Tensor]()
-        levels.append(with_noise(images))
-        x = (levels[0] - encoder.mean) / encoder.std  # type: ignore[operator]
+        encoder = model.encoder
+        x = (with_noise(images) - encoder.mean) / encoder.std  # type: ignore[operator]
         for stage in encoder.stages:  # type: ignore[union-attr]
             x = with_noise(stage(x))
-            levels.append(x)
-        levels.append(with_noise(only_head(model.classify(model.bottleneck(x)))))
-        return levels
+        return levels, with_noise(only_head(model.classify(model.bottleneck(x))))
 
     def _costs(
-        self, noisy: list[Tensor], clean: list[Tensor], statistics: list[tuple[Tensor, Tensor]]
+        self, noisy: list[Tensor], clean: list[Tensor], signal: Float[Tensor, "b classes"]
     ) -> Iterator[tuple[int, Float[Tensor, ""]]]:
         """From the top down to the lowest level that has a weight: its number, and the error left after denoising."""
-        signal = noisy[-1].softmax(1)
         lowest = min((i for i, weight in enumerate(self.weights) if weight), default=len(noisy))
         for i in range(len(noisy) - 1, lowest - 1, -1):
-            mean, std = statistics[i]
-            denoised = self.denoise[i]((noisy[i] - mean) / std, _normalised(signal))
+            denoised = self.denoise[i](noisy[i], _normalised(signal))
             if self.weights[i]:
-                yield i, masked_mean((denoised - (clean[i] - mean) / std).square().flatten(1).mean(1))
+                yield i, masked_mean((denoised - clean[i]).square().flatten(1).mean(1))
             if i == len(noisy) - 1:
                 signal = self.from_logits(denoised).unflatten(1, self.top)
             elif i:
