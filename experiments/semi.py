@@ -3,6 +3,11 @@
 Of the training images 100 have a label, chosen by --data.seed. Switch what helps on and off: --objective.reconstruction
 20 adds reconstruction, --teaching.method mean-teacher replaces pseudo-labels (Sohn et al. 2020) by soft ones (Tarvainen
 & Valpola 2017), --teaching.weight 0 leaves the labels alone.
+
+| `--data.seed`: which labels | test error at 100 labels |
+|---|---|
+| 0 | 1.08 % |
+| 2, with which an eighth of the sevens is lost early | 2.56 % |
 """
 
 from dataclasses import dataclass
