@@ -142,6 +142,16 @@ def test_the_teachers_statistics_are_of_the_weakly_augmented_images(batch: Batch
     assert not any(module.training for module in objective.modules())
 
 
+def test_an_average_that_teaches_nothing_has_averaged_statistics(batch: Batch) -> None:
+    model = make_model(norm=True)
+    objective = Consistency(model, 10, teaching=replace(STILL, weight=0.0))
+    for step in range(5):
+        objective(model, batch, step)
+    kept, new = (m.state_dict()["encoder.stages.0.norm.running_mean"] for m in (objective.averaged, model))
+    assert kept.any()
+    assert (kept - new).abs().max() < new.abs().max()
+
+
 def test_an_average_forgets_its_start_and_then_the_past() -> None:
     """With values 0, 1, 2, ... : first their mean, later an exponential average; whole numbers are the last one's."""
     average, module = nn.BatchNorm1d(1), nn.BatchNorm1d(1)

@@ -90,8 +90,8 @@ class Consistency(nn.Module):
         """The loss of `model` on `batch`; the first step's teacher is the model."""
         if not model.training:
             return self.joint(model, batch, step)
-        average_(self.averaged, model, step, self.teaching.decay, statistics=False)
         teaching, unlabelled = self.teaching, batch.labels < 0
+        average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else it takes its own
         weak = teaching.weak(batch.images)
         if not teaching.weight:
             return self.joint(model, Batch(weak, batch.labels), step)
