@@ -59,7 +59,10 @@ def test_turns_are_taken_by_all_and_missed_by_none(capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_everything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))  # for the processes that it starts
     small = partial(benchmark.Config, rounds=2, steps=2, starts=1, sizes=(100, 200), batches=(64,), sides=(28,))
     benchmark.main(small(growth_images=128, evaluations=1, epochs=1, seeds=(0,), to=tmp_path / "benchmark.json"))
     said = capsys.readouterr().out
