@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ae.errors import InputError
+from ae.seeding import normal_like
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class GaussianNoise:
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """Images [b c h w] in [0, 1] -> the same with noise; the loss is on all pixels."""
-        return (images + self.std * torch.randn_like(images)).clamp(0, 1), None
+        return (images + self.std * normal_like(images)).clamp(0, 1), None
 
 
 @dataclass(frozen=True)

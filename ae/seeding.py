@@ -3,6 +3,8 @@
 import hashlib
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 def derive(*key: str | int) -> int:
@@ -25,3 +27,15 @@ def reseed(device: torch.device, *key: str | int) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+def normal_like(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Draws of N(0, 1) by the global generator, in the shape and memory format of `x`.
+
+    As `torch.randn_like`, which draws number by number what isn't contiguous: on a CPU, images and features that are
+    channels-last take it 6 to 20 times as long.
+    """
+    if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.randn_like(x)
+    b, c, h, w = x.shape
+    return torch.randn(b, h, w, c, dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)

@@ -1,6 +1,8 @@
+import pytest
 import torch
+from scipy import stats
 
-from ae.seeding import derive, generator
+from ae.seeding import derive, generator, normal_like
 
 
 def test_seeds_are_fixed_for_ever() -> None:
@@ -20,3 +22,21 @@ def test_a_generator_depends_on_its_key_alone() -> None:
     torch.rand(7)
     assert torch.equal(torch.rand(3, generator=generator("a", 1)), first)
     assert not torch.equal(torch.rand(3, generator=generator("a", 2)), first)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normal_draws_are_in_the_shape_and_format_of_what_they_are_added_to(
+    channels: int, memory_format: torch.memory_format
+) -> None:
+    x = torch.empty(50, channels, 40, 30, dtype=torch.float64).contiguous(memory_format=memory_format)
+    torch.manual_seed(0)
+    drawn = normal_like(x)
+    assert drawn.shape == x.shape
+    assert drawn.dtype == x.dtype
+    assert drawn.is_contiguous(memory_format=memory_format)
+    statistic, p_value = stats.kstest(drawn.flatten().numpy(), "norm")
+    assert p_value > 0.01, statistic
+    torch.manual_seed(0)
+    assert torch.equal(normal_like(x), drawn)
+    assert normal_like(torch.zeros(3, 4)).shape == (3, 4)
