@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ae import (
     IWAE,
@@ -132,6 +133,35 @@ def test_a_weight_of_zero_removes_a_term_exactly(name: str, batch: Batch) -> Non
     found, expected = (loss_of(make(model), model, batch) for make in without)
     assert found.total == expected.total
     assert found.terms.keys() <= expected.terms.keys()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda joint: joint,
+        LearnedWeights,
+        lambda joint: BetaTC(images=100, joint=joint),
+        lambda joint: MMD(joint=joint),
+        lambda joint: Contractive(joint=joint),
+    ],
+    ids=["joint", "learned", "beta-tc", "mmd", "contractive"],
+)
+def test_a_corruption_is_what_the_model_sees_and_the_loss_is_on_clean_images(
+    make: Callable[[Joint], Objective], mode: bool, batch: Batch
+) -> None:
+    """All is black but for a mask of the upper half: of the lower half nothing is asked."""
+    mask = (torch.arange(28) < 14)[:, None].expand(8, 1, 28, 28)
+    model = make_model().train(mode)
+    seen: list[Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    loss = loss_of(make(replace(NATS, corruption=lambda images: (torch.zeros_like(images), mask))), model, batch)
+    assert seen
+    assert not any(images.any() for images in seen)
+    torch.manual_seed(1)
+    pixels = model.pixels(model.encode(torch.zeros_like(batch.images)).z, batch.images.shape[-2:])
+    nats = F.binary_cross_entropy_with_logits(pixels, batch.images, reduction="none")
+    torch.testing.assert_close(loss.terms["bernoulli"], nats[:, :, :14].flatten(1).sum(1).mean())
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.classifies])
