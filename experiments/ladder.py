@@ -36,7 +36,7 @@ def main(config: Config) -> None:
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
-    objective = Ladder(model, len(data.classes), *data.shape[1:], config.denoising, config.noise)
+    objective = Ladder(model, *data.shape[1:], config.denoising, config.noise)
     with Run("ladder", config.run, config) as run:
         report(model, data, fit(model, objective, data, config.recipe, run), run)
 

@@ -38,29 +38,29 @@ def test_a_combinator_is_the_papers() -> None:
 def test_before_it_has_learned_what_is_left_is_the_noise(batch: Batch) -> None:
     """A combinator begins as the identity: each level's error is the variance of the noise, and what it has become."""
     torch.manual_seed(0)
-    loss = Ladder(make_model(), 10, 28, 28, (1.0, 1.0, 1.0, 1.0), noise=0.3)(make_model(), batch, 0)
+    loss = Ladder(make_model(), 28, 28, (1.0,) * 5, noise=0.3)(make_model(), batch, 0)
     assert loss.terms["denoising/0"].item() == pytest.approx(0.09, rel=0.05)
     assert loss.terms["denoising/1"].item() > 0.09  # the image's noise has come through
-    denoising = sum(loss.terms[f"denoising/{i}"] for i in range(4))
+    denoising = sum(loss.terms[f"denoising/{i}"] for i in range(5))
     torch.testing.assert_close(loss.total, loss.terms["cross_entropy"] + denoising)
-    weighted = Ladder(make_model(), 10, 28, 28, (0.0, 2.0, 0.0, 3.0), noise=0.3)
+    weighted = Ladder(make_model(), 28, 28, (0.0, 2.0, 0.0, 0.0, 3.0), noise=0.3)
     torch.manual_seed(1)
     loss = weighted(make_model(), batch, 0)
-    assert {"denoising/1", "denoising/3"} == {name for name in loss.terms if name.startswith("denoising")}
-    expected = loss.terms["cross_entropy"] + 2 * loss.terms["denoising/1"] + 3 * loss.terms["denoising/3"]
+    assert {"denoising/1", "denoising/4"} == {name for name in loss.terms if name.startswith("denoising")}
+    expected = loss.terms["cross_entropy"] + 2 * loss.terms["denoising/1"] + 3 * loss.terms["denoising/4"]
     torch.testing.assert_close(loss.total, expected)
 
 
 def test_a_larger_scale_makes_no_level_less_noisy(batch: Batch) -> None:
     """Logits of ten times the size have ten times the noise, and the gradient by their scale knows that."""
     model = make_model()
-    objective = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=0.5)
+    objective = Ladder(model, 28, 28, (0.0,) * 5, noise=0.5)
     head = model.heads["digit"]
     assert isinstance(head, Classifier)
 
     def cross_entropy(scale: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
-        handle = head.register_forward_hook(lambda _, __, logits: logits * scale)
+        handle = head.fc2.register_forward_hook(lambda _, __, logits: logits * scale)
         value = objective(model, batch, 0).total
         handle.remove()
         return value
@@ -72,16 +72,36 @@ def test_a_larger_scale_makes_no_level_less_noisy(batch: Batch) -> None:
     torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
 
 
+def test_gradients_flow_into_the_targets_too(batch: Batch) -> None:
+    """As a difference quotient has it: what moves the clean path's logits moves the error."""
+    model = make_model().double()
+    objective = Ladder(model, 28, 28, (0.0, 0.0, 0.0, 1.0, 10.0)).double()
+    unlabelled = Batch(batch.images.double(), torch.full_like(batch.labels, -1))
+    weight = model.get_parameter("heads.digit.fc1.weight")
+
+    def error() -> torch.Tensor:
+        torch.manual_seed(3)
+        return objective(model, unlabelled, 0).total
+
+    (gradient,) = torch.autograd.grad(error(), weight)
+    with torch.no_grad():
+        weight[2, 100] += 1e-5
+        above = error()
+        weight[2, 100] -= 2e-5
+        expected = (above - error()) / 2e-5
+    torch.testing.assert_close(gradient[2, 100], expected, rtol=1e-4, atol=0)
+
+
 def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batch) -> None:
     model, alone = make_model(), make_model()
-    objective = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=1e-6)
+    objective = Ladder(model, 28, 28, (0.0,) * 5, noise=1e-6)
     loss = objective(model, batch, 0)
     logits = alone(batch.images).logits["digit"]
     labelled = batch.labels >= 0
     torch.testing.assert_close(
         loss.terms["cross_entropy"], F.cross_entropy(logits[labelled], batch.labels[labelled]), rtol=1e-3, atol=1e-4
     )
-    noisy = Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=3.0)
+    noisy = Ladder(model, 28, 28, (0.0,) * 5, noise=3.0)
     assert abs(noisy(model, batch, 0).terms["cross_entropy"] - loss.terms["cross_entropy"]) > 0.01
     alone(batch.images)
     for (name, ours), theirs in zip(model.named_buffers(), alone.buffers(), strict=True):
@@ -93,19 +113,21 @@ def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batc
 def test_it_stands_on_odd_sizes(batch: Batch) -> None:
     model = Autoencoder(ConvEncoder(1, (4, 6), norm=True), heads={"digit": Classifier((6, 3, 4), 10)})
     odd = Batch(torch.rand(12, 1, 11, 14), batch.labels)
-    Ladder(model, 10, 11, 14, (1.0, 1.0, 1.0, 1.0))(model, odd, 0).total.backward()
+    Ladder(model, 11, 14, (1.0,) * 5)(model, odd, 0).total.backward()
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"weights": (1.0, 1.0)}, "4 weights of 0 or more: of image, 2 stages, logits; got \\(1.0, 1.0\\)"),
-        ({"weights": (1.0, 1.0, -1.0, 1.0)}, "4 weights of 0 or more"),
+        ({"weights": (1.0, 1.0)}, "5 weights of 0 or more: image, 2 stages, hidden layer, logits; got \\(1.0, 1.0\\)"),
+        ({"weights": (1.0, 1.0, -1.0, 1.0, 1.0)}, "5 weights of 0 or more"),
         ({"noise": 0.0}, "noise must be positive, got 0"),
     ],
 )
 def test_refuses_what_can_not_be(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        Ladder(make_model(), 10, 28, 28, **{"weights": (1.0, 1.0, 1.0, 1.0), **arguments})
-    with pytest.raises(InputError, match="a ConvEncoder, got Dense"):
-        Ladder(Autoencoder(Dense((1, 28, 28), 4)), 10, 28, 28, (1.0,))
+        Ladder(make_model(), 28, 28, **{"weights": (1.0,) * 5, **arguments})
+    with pytest.raises(InputError, match=r"a ConvEncoder and one Classifier, got Dense$"):
+        Ladder(Autoencoder(Dense((1, 28, 28), 4)), 28, 28, (1.0,))
+    with pytest.raises(InputError, match=r"a ConvEncoder and one Classifier, got ConvEncoder, Linear$"):
+        Ladder(Autoencoder(ConvEncoder(), heads={"digit": torch.nn.Linear(4, 10)}), 28, 28, (1.0,))

@@ -72,10 +72,10 @@ CASES = {
     ),
     "mean-teacher": Case(lambda model: Consistency(model, 10, NATS, replace(SHIFTED, method="mean-teacher"))),
     "ladder": Case(
-        lambda model: Ladder(model, 10, 28, 28, (1.0, 1.0, 1.0, 1.0)),
+        lambda model: Ladder(model, 28, 28, (1.0,) * 5),
         decodes=False,
         without=(
-            lambda model: Ladder(model, 10, 28, 28, (0.0, 0.0, 0.0, 0.0), noise=1e-9),
+            lambda model: Ladder(model, 28, 28, (0.0,) * 5, noise=1e-9),
             lambda _: Joint(reconstruction=0.0),
         ),
     ),

@@ -1,7 +1,10 @@
-"""The ladder network's objective: denoising at every stage of an encoder beside a classifier."""
+"""The ladder network's objective: denoising at every level of an encoder and its classifier."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,83 +14,66 @@ from ae.checks import check_positive
 from ae.data import Batch
 from ae.encoders import ConvEncoder
 from ae.errors import InputError
+from ae.heads import Classifier
 from ae.losses import masked_mean
 from ae.model import Autoencoder
-from ae.objectives.joint import Joint, Loss, classification, only_head
+from ae.objectives.joint import Joint, Loss, classification
+from ae.seeding import normal_like
 
 
 class Ladder(nn.Module):
-    """Classification under noise, and the noise's removal from image, features of every stage, and logits.
+    """Classification under noise, and the noise's removal at every level of an encoder and its classifier.
 
-    Rasmus et al. 2015, algorithm 1: a corrupted path, with noise at every stage, classifies; a decoder goes down from
-    its class probabilities and at each level removes the noise with the help of what the corrupted path was there (the
-    lateral connection, equation 2); the targets are the clean path's, each channel normalised over the batch (in
-    several processes, over each one's part). Gradients do not flow into the targets. Noise is in units of the
-    standard deviations of what it is added to.
+    Rasmus et al. 2015, algorithm 1. A corrupted path, with noise at every level, classifies; a decoder goes down from
+    its class probabilities, and at each level removes the noise with the help of what the corrupted path was there (the
+    lateral connection, equation 2). The targets are the clean path's. Levels are the image, each stage's and the head's
+    hidden features before their ReLU, and the logits; each channel is normalised over the batch (in several processes,
+    over each one's part), and the noise is in units of its standard deviation. Gradients flow into the targets too:
+    features that are easily told from noise are what unlabelled images teach, and as they are normalised they can't
+    vanish.
 
     Terms, beside those of `Joint`: `denoising/0` (image), `denoising/1` (first stage), ..., the last one of the logits;
     mean squared errors a normalised number. In evaluation it is the classification alone, without noise.
     """
 
     def __init__(
-        self, model: Autoencoder, classes: int, height: int, width: int, weights: Sequence[float], noise: float = 0.3
+        self, model: Autoencoder, height: int, width: int, weights: Sequence[float], noise: float = 0.3
     ) -> None:
         super().__init__()
-        if not isinstance(model.encoder, ConvEncoder):
-            raise InputError(f"a ladder stands on the stages of a ConvEncoder, got {type(model.encoder).__name__}")
-        self.channels = (model.encoder.in_channels, *model.encoder.channels)
-        if len(weights) != len(self.channels) + 1 or not all(weight >= 0 for weight in weights):
-            wanted = f"{len(self.channels) + 1} weights of 0 or more: of image, {len(self.channels) - 1} stages, logits"
-            raise InputError(f"a ladder on this encoder takes {wanted}; got {tuple(weights)}")
+        encoder, heads = model.encoder, list(model.heads.values())
+        head = heads[0] if len(heads) == 1 else None
+        if not isinstance(encoder, ConvEncoder) or not isinstance(head, Classifier):
+            found = ", ".join(type(part).__name__ for part in (encoder, *heads))
+            raise InputError(f"a ladder stands on a ConvEncoder and one Classifier, got {found}")
+        channels = (encoder.in_channels, *encoder.channels)
+        if len(weights) != len(channels) + 2 or not all(weight >= 0 for weight in weights):
+            levels = f"image, {len(channels) - 1} stages, hidden layer, logits"
+            wanted = f"{len(channels) + 2} weights of 0 or more: {levels}"
+            raise InputError(f"a ladder on this model takes {wanted}; got {tuple(weights)}")
         check_positive(noise=noise)
         self.weights, self.noise = tuple(weights), noise
-        self.top = model.encoder.feature_shape(height, width)
-        self.from_logits = nn.Linear(classes, self.channels[-1] * self.top[1] * self.top[2])
+        top = encoder.feature_shape(height, width)
         self.down = nn.ModuleList(
             nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
-            for c_out, c_in in zip(self.channels, self.channels[1:], strict=False)
+            for c_out, c_in in pairwise(channels)
         )
-        self.denoise = nn.ModuleList(Combinator(c) for c in (*self.channels, classes))
+        self.down.append(nn.Sequential(nn.Linear(head.hidden, prod(top)), nn.Unflatten(1, top)))
+        self.down.append(nn.Linear(head.classes, head.hidden))
+        self.denoise = nn.ModuleList(Combinator(count) for count in (*channels, head.hidden, head.classes))
         self.joint = Joint(reconstruction=0.0)
 
     def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
         if not model.training:
             return self.joint(model, batch, step)
-        clean = [_normalised(level) for level in self._clean(model, batch.images)]
+        clean, _ = _path(model, batch.images, noise=0.0)
         with _running_statistics_kept(model):
-            noisy, logits = self._noisy(model, batch.images)
+            noisy, logits = _path(model, batch.images, self.noise)
         loss = classification(logits, batch.labels)
         total, terms = loss.total, dict(loss.terms)
         for i, value in self._costs(noisy, clean, logits.softmax(1)):
             total, terms[f"denoising/{i}"] = total + self.weights[i] * value, value.detach()
         return Loss(total, terms, loss.counts)
-
-    @torch.no_grad()
-    def _clean(self, model: Autoencoder, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b ..."]]:
-        """What the clean path is at each level, from the image to the logits."""
-        features = model.encoder.features(images)  # type: ignore[operator]
-        return [images, *features, only_head(model.classify(model.bottleneck(features[-1])))]
-
-    def _noisy(
-        self, model: Autoencoder, images: Float[Tensor, "b c h w"]
-    ) -> tuple[list[Float[Tensor, "b ..."]], Float[Tensor, "b classes"]]:
-        """What the corrupted path is at each level, normalised; and its logits.
-
-        The noise has the scale of what it is added to, with its gradient: a larger scale makes no level less noisy.
-        """
-        levels: list[Tensor] = []
-
-        def with_noise(x: Tensor) -> Tensor:
-            mean, std = _statistics(x)
-            levels.append((x - mean) / std + self.noise * torch.randn_like(x))
-            return levels[-1] * std + mean
-
-        encoder = model.encoder
-        x = (with_noise(images) - encoder.mean) / encoder.std  # type: ignore[operator]
-        for stage in encoder.stages:  # type: ignore[union-attr]
-            x = with_noise(stage(x))
-        return levels, with_noise(only_head(model.classify(model.bottleneck(x))))
 
     def _costs(
         self, noisy: list[Tensor], clean: list[Tensor], signal: Float[Tensor, "b classes"]
@@ -98,10 +84,37 @@ class Ladder(nn.Module):
             denoised = self.denoise[i](noisy[i], _normalised(signal))
             if self.weights[i]:
                 yield i, masked_mean((denoised - clean[i]).square().flatten(1).mean(1))
-            if i == len(noisy) - 1:
-                signal = self.from_logits(denoised).unflatten(1, self.top)
-            elif i:
-                signal = self.down[i - 1](denoised)[..., : clean[i - 1].shape[2], : clean[i - 1].shape[3]]
+            if i > lowest:
+                signal = self.down[i - 1](denoised)
+                if signal.ndim == 4:  # of an odd size the stage below had one row or column less
+                    signal = signal[..., : clean[i - 1].shape[2], : clean[i - 1].shape[3]]
+
+
+def _path(
+    model: Autoencoder, images: Float[Tensor, "b c h w"], noise: float
+) -> tuple[list[Float[Tensor, "b ..."]], Float[Tensor, "b classes"]]:
+    """What a path is at each level, normalised, with its noise; and its logits.
+
+    The noise has the scale of what it is added to, with its gradient: a larger scale makes no level less noisy.
+    """
+    levels: list[Tensor] = []
+
+    def level(x: Tensor) -> Tensor:
+        mean, std = _statistics(x)
+        z = (x - mean) / std
+        if noise:
+            drawn = noise * normal_like(z)
+            z, x = z + drawn, x + drawn * std
+        levels.append(z)
+        return x
+
+    encoder: Any = model.encoder
+    head: Any = next(iter(model.heads.values()))
+    x = (level(images) - encoder.mean) / encoder.std
+    for stage in encoder.stages:
+        x = level(stage[:-1](x)).relu()
+    x = level(head.fc1(model.bottleneck(x).mean.flatten(1))).relu()
+    return levels, level(head.fc2(x))
 
 
 class Combinator(nn.Module):
