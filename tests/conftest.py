@@ -10,7 +10,7 @@ import pytest
 import torch
 import wandb
 
-from ae.data import Data, Images, Splits, sources
+from ae.data import Batch, Data, Images, Splits, sources
 from ae.seeding import generator
 from tests.wandb_server import WandbServer
 
@@ -53,6 +53,13 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the test set, 300 digits."""
     mnist = sources.mnist()
     monkeypatch.setattr(sources, "mnist", lambda: replace(mnist, test=lambda: mnist.test().select(slice(300))))
+
+
+@pytest.fixture
+def batch(digits: Splits) -> Batch:
+    """12 digits, of which every third has a label."""
+    some = digits.train.batch(slice(12))
+    return Batch(some.images, torch.where(torch.arange(12) % 3 == 0, some.labels, -1))
 
 
 @pytest.fixture

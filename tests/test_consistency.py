@@ -38,12 +38,6 @@ def make_model(norm: bool = False) -> Autoencoder:
     return Autoencoder(ConvEncoder(1, (4, 6), norm), heads={"digit": Classifier((6, 7, 7), 10, hidden=8)})
 
 
-@pytest.fixture
-def batch(digits: Splits) -> Batch:
-    some = digits.train.batch(slice(12))
-    return Batch(some.images, torch.where(torch.arange(12) % 3 == 0, some.labels, -1))
-
-
 def logits_of(model: Autoencoder, images: Tensor) -> Tensor:
     return model(images).logits["digit"].detach()
 

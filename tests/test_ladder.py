@@ -6,19 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ae import Autoencoder, Batch, Classifier, ConvEncoder, Dense, InputError, Ladder, Splits
+from ae import Autoencoder, Batch, Classifier, ConvEncoder, Dense, InputError, Ladder
 from ae.objectives.ladder import Combinator
 
 
 def make_model(norm: bool = True) -> Autoencoder:
     torch.manual_seed(0)
     return Autoencoder(ConvEncoder(1, (4, 6), norm), heads={"digit": Classifier((6, 7, 7), 10, hidden=8)})
-
-
-@pytest.fixture
-def batch(digits: Splits) -> Batch:
-    some = digits.train.batch(slice(12))
-    return Batch(some.images, torch.where(torch.arange(12) % 3 == 0, some.labels, -1))
 
 
 def test_a_combinator_is_the_papers() -> None:
@@ -99,7 +93,10 @@ def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batc
     logits = alone(batch.images).logits["digit"]
     labelled = batch.labels >= 0
     torch.testing.assert_close(
-        loss.terms["cross_entropy"], F.cross_entropy(logits[labelled], batch.labels[labelled]), rtol=1e-3, atol=1e-4
+        loss.terms["cross_entropy"],
+        F.cross_entropy(logits[labelled], batch.labels[labelled]),
+        rtol=1e-3,
+        atol=1e-4,
     )
     noisy = Ladder(model, 28, 28, (0.0,) * 5, noise=3.0)
     assert abs(noisy(model, batch, 0).terms["cross_entropy"] - loss.terms["cross_entropy"]) > 0.01
