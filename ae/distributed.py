@@ -161,11 +161,13 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked.add_(1)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
+        if not self.affine:
+            return normalised
+        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 @torch.no_grad()

@@ -84,11 +84,12 @@ def check_means_and_their_gradients_are_those_of_the_batch() -> None:
 
 
 def check_batch_norm_is_that_of_the_batch() -> None:
-    for count in (5, 7, 2):  # of the last, three processes have none or one
+    for count, side, affine in ((5, 4, True), (7, 4, True), (2, 4, True), (7, 1, False)):  # of 2, three have 0 or 1
         torch.manual_seed(0)
-        x, towards = torch.randn(count, 3, 4, 4), torch.randn(count, 3, 4, 4)
-        one = nn.BatchNorm2d(3)
-        nn.init.normal_(one.weight)
+        x, towards = torch.randn(count, 3, side, side), torch.randn(count, 3, side, side)
+        one = nn.BatchNorm2d(3, affine=affine)
+        if affine:
+            nn.init.normal_(one.weight)
         many = copy.deepcopy(one)
         many.__class__ = SyncedBatchNorm2d
         (one(x) * towards).sum().backward()

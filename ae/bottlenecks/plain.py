@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ae import distributed
 from ae.bottlenecks.code import Code
 from ae.checks import check_positive, check_shape
 from ae.errors import InputError
@@ -62,8 +63,10 @@ class Sphere(Dense):
 class TopK(Dense):
     """A sparse latent vector: as `Dense`, of which the `k` numbers of largest magnitude are kept, the others 0.
 
-    Makhzani & Frey 2014 (k-sparse autoencoders), with magnitudes in the place of values. `stats`: the fraction of
-    latents that some image of the batch uses.
+    Makhzani & Frey 2014 (k-sparse autoencoders), with magnitudes in the place of values. Each latent is normalised
+    over the batch before (Ioffe & Szegedy 2015, without scale or shift), so that all are as likely to be among the
+    largest: otherwise most are never chosen, have no gradient, and die. `stats`: the fraction of latents that some
+    image of the batch uses.
     """
 
     def __init__(self, in_shape: tuple[int, ...], latent: int, k: int) -> None:
@@ -72,13 +75,23 @@ class TopK(Dense):
         if k > latent:
             raise InputError(f"k must be at most the {latent} latents, got {k}")
         self.k = k
+        self.norm = nn.BatchNorm2d(latent, affine=False)
 
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z [b latent], `k` of each not 0."""
         check_shape("features", features, self.in_shape)
-        dense = self.reduce(features.flatten(1))
+        dense = self._normalised(self.reduce(features.flatten(1)))
         kept = dense.abs().topk(self.k, dim=1).indices
         z = torch.zeros_like(dense).scatter(1, kept, dense.gather(1, kept))
         code = Code.deterministic(z)
         code.stats["used"] = (z.detach() != 0).any(0).float().mean()
         return code
+
+    def _normalised(self, dense: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
+        """Each latent with mean 0 and variance 1 over the batch; one image has none: by the moving averages."""
+        x = dense[:, :, None, None]
+        if len(x) < 2 and distributed.world() == 1:
+            x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
+        else:
+            x = self.norm(x)
+        return x[:, :, 0, 0]
