@@ -21,13 +21,12 @@ from experiments.classify import Model, build
 class Config:
     """A ladder network."""
 
-    data: Data = Data(
-        "mnist", labels=100, labelled_per_batch=32, augment=Augment(shift=2, rotate=15.0, scale=0.1, shear=10.0)
-    )
+    data: Data = Data("mnist", labels=100, labelled_per_batch=32)
     model: Model = Model(norm=True)
-    denoising: tuple[float, ...] = (10.0, 1.0, 0.1, 0.1)  # weights of the image's, each stage's, and the logits' cost
+    denoising: tuple[float, ...] = (10.0, 1.0, 0.3, 0.3, 4.0)  # weights: image, each stage, hidden layer, logits
     noise: float = 0.3  # in standard deviations of what it is added to
-    recipe: Recipe = Recipe(steps=3_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
+    augment: Augment = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)  # of labelled images alone
+    recipe: Recipe = Recipe(steps=3_000, batch_size=96, optimizer="adamw", lr=0.002, evaluate_every=500)
     run: RunConfig = RunConfig()
 
 
@@ -36,7 +35,7 @@ def main(config: Config) -> None:
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
-    objective = Ladder(model, *data.shape[1:], config.denoising, config.noise)
+    objective = Ladder(model, *data.shape[1:], config.denoising, config.noise, config.augment)
     with Run("ladder", config.run, config) as run:
         report(model, data, fit(model, objective, data, config.recipe, run), run)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ae import Autoencoder, Batch, Classifier, ConvEncoder, Dense, InputError, Ladder
+from ae import Augment, Autoencoder, Batch, Classifier, ConvEncoder, Dense, InputError, Ladder
 from ae.objectives.ladder import Combinator
 
 
@@ -105,6 +105,18 @@ def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batc
         if "running" in name:
             torch.testing.assert_close(ours, theirs)
     assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_labelled_images_alone_are_augmented(batch: Batch) -> None:
+    seen: list[torch.Tensor] = []
+    model = make_model(norm=False)
+    objective = Ladder(model, 28, 28, (0.0,) * 5, noise=1e-9, augment=Augment(shift=3, rotate=30.0))
+    model.get_submodule("encoder.stages.0.conv").register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    objective(model, batch, 0)
+    clean, noisy = seen
+    torch.testing.assert_close(clean, noisy)
+    same = ((clean * 0.5 + 0.5) - batch.images).abs().flatten(1).amax(1) < 1e-5
+    assert torch.equal(same, batch.labels < 0)
 
 
 def test_it_stands_on_odd_sizes(batch: Batch) -> None:

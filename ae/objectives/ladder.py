@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ae.checks import check_positive
-from ae.data import Batch
+from ae.data import Augment, Batch
 from ae.encoders import ConvEncoder
 from ae.errors import InputError
 from ae.heads import Classifier
@@ -30,14 +30,21 @@ class Ladder(nn.Module):
     hidden features before their ReLU, and the logits; each channel is normalised over the batch (in several processes,
     over each one's part), and the noise is in units of its standard deviation. Gradients flow into the targets too:
     features that are easily told from noise are what unlabelled images teach, and as they are normalised they can't
-    vanish.
+    vanish. `augment` moves labelled images alone: few are soon known by heart, while the others are to show where
+    between the classes there are none.
 
     Terms, beside those of `Joint`: `denoising/0` (image), `denoising/1` (first stage), ..., the last one of the logits;
     mean squared errors a normalised number. In evaluation it is the classification alone, without noise.
     """
 
     def __init__(
-        self, model: Autoencoder, height: int, width: int, weights: Sequence[float], noise: float = 0.3
+        self,
+        model: Autoencoder,
+        height: int,
+        width: int,
+        weights: Sequence[float],
+        noise: float = 0.3,
+        augment: Augment | None = None,
     ) -> None:
         super().__init__()
         encoder, heads = model.encoder, list(model.heads.values())
@@ -51,7 +58,7 @@ class Ladder(nn.Module):
             wanted = f"{len(channels) + 2} weights of 0 or more: {levels}"
             raise InputError(f"a ladder on this model takes {wanted}; got {tuple(weights)}")
         check_positive(noise=noise)
-        self.weights, self.noise = tuple(weights), noise
+        self.weights, self.noise, self.augment = tuple(weights), noise, augment or Augment()
         top = encoder.feature_shape(height, width)
         self.down = nn.ModuleList(
             nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
@@ -66,9 +73,11 @@ class Ladder(nn.Module):
         """The loss of `model` on `batch`."""
         if not model.training:
             return self.joint(model, batch, step)
-        clean, _ = _path(model, batch.images, noise=0.0)
+        labelled = (batch.labels >= 0)[:, None, None, None]
+        images = torch.where(labelled, self.augment(batch.images), batch.images)
+        clean, _ = _path(model, images, noise=0.0)
         with _running_statistics_kept(model):
-            noisy, logits = _path(model, batch.images, self.noise)
+            noisy, logits = _path(model, images, self.noise)
         loss = classification(logits, batch.labels)
         total, terms = loss.total, dict(loss.terms)
         for i, value in self._costs(noisy, clean, logits.softmax(1)):
