@@ -32,7 +32,7 @@ class Generation:
 
     components: int = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
     likelihood_samples: int = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
-    likelihood_images: int = 1000  # of the test images, for log-likelihoods
+    likelihood_images: int = 1000  # of the test images, evenly spaced, for log-likelihoods
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -46,7 +46,7 @@ class Generation:
 
         Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. `test/frechet/...` as
         `sample_quality` has them; `test/log_likelihood` in nats an image, of black and white pixels, for a model with a
-        Gaussian posterior.
+        Gaussian posterior; `test/log_likelihood_error` is its standard error over the images.
         """
         if not is_main():
             report(model, data, results, run)
@@ -58,8 +58,11 @@ class Generation:
             makes = {name: partial(samples, model, size=data.shape[1:], draw=draw) for name, draw in draws.items()}
             found: dict[str, Any] = dict(sample_quality(makes, data, test))
             if self.likelihood_samples and self.likelihood_images and hasattr(model.bottleneck, "prior"):
-                some = test.select(slice(self.likelihood_images))
-                found["log_likelihood"] = log_likelihoods(model, some, self.likelihood_samples).mean().item()
+                count = min(self.likelihood_images, len(test))
+                some = test.select(torch.arange(count) * len(test) // count)
+                values = log_likelihoods(model, some, self.likelihood_samples)
+                found["log_likelihood"] = values.mean().item()
+                found["log_likelihood_error"] = (values.std(correction=0) / count**0.5).item()
             return found
 
         seen = data.train if data.validation is None else data.validation

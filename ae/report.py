@@ -81,6 +81,7 @@ def table(summary: dict[str, Any]) -> str:
         "test/psnr": "{:.2f} dB",
         "test/ssim": "{:.4f}",
         "test/log_likelihood": "{:.2f} nats",
+        "test/log_likelihood_error": "{:.2f} nats, a standard error over images",
         "test/frechet/prior": "{:.2f} (Fréchet classifier distance of samples)",
         "test/frechet/mixture": "{:.2f}",
         "test/frechet/samples": "{:.2f}",

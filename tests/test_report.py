@@ -21,6 +21,7 @@ from ae import (
     fit,
     load,
 )
+from ae.sampling import log_likelihoods
 from tests.tracked import job
 
 
@@ -52,3 +53,16 @@ def test_the_model_that_is_tested_is_the_one_that_is_saved(digits: Splits, tmp_p
     assert digits.test is not None
     assert evaluate(load(tmp_path / "run"), digits.test())["mse"] == pytest.approx(summary["test/mse"], rel=1e-6)
     assert {"test/frechet/prior", "test/frechet/mixture", "test/log_likelihood"} <= set(summary)
+
+
+def test_the_likelihood_is_of_images_from_all_of_the_test_set(digits: Splits, tmp_path: Path) -> None:
+    """The first half of MNIST's test digits is the easier one: the first images alone would flatter a model."""
+    model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 7, 7), 3)).eval()
+    with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
+        Generation(components=0, likelihood_samples=50, likelihood_images=8).report(model, digits, {}, run)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert digits.test is not None
+    values = log_likelihoods(model, digits.test().select(slice(None, None, 16)), 50)
+    assert len(values) == 8
+    assert summary["test/log_likelihood"] == pytest.approx(values.mean().item(), rel=1e-3)
+    assert summary["test/log_likelihood_error"] == pytest.approx(values.std(correction=0).item() / 8**0.5, rel=0.02)
