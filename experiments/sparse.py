@@ -4,10 +4,8 @@ Makhzani & Frey 2014.
 
 | with `--recipe.epochs 3` | |
 |---|---|
-| test MSE a pixel, 16 of 512 latents for each image | 0.0098 |
-| latents that some image of a batch uses | 6.5 % |
-
-(Most latents die early: in effect 16 of some 33 are chosen.)
+| test MSE a pixel, 16 of 512 latents for each image | 0.0095 |
+| latents that some image of a batch uses | 99.8 % |
 """
 
 from dataclasses import dataclass
