@@ -26,7 +26,7 @@ class Config:
     denoising: tuple[float, ...] = (10.0, 1.0, 0.3, 0.3, 4.0)  # weights: image, each stage, hidden layer, logits
     noise: float = 0.3  # in standard deviations of what it is added to
     augment: Augment = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)  # of labelled images alone
-    recipe: Recipe = Recipe(steps=3_000, batch_size=96, optimizer="adamw", lr=0.002, evaluate_every=500)
+    recipe: Recipe = Recipe(steps=4_000, batch_size=96, optimizer="adamw", lr=0.002, evaluate_every=500)
     run: RunConfig = RunConfig()
 
 

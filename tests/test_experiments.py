@@ -137,7 +137,7 @@ def test_a_generator_and_its_judge(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "changes", "logged"),
     [
-        (ladder, {}, "denoising/3"),
+        (ladder, {}, "denoising/4"),
         (semi, {}, "taught"),
         (semi, {"teaching": Teaching("mean-teacher"), "objective": Joint()}, "mse"),
         (semi, {"teaching": Teaching(weight=0.0)}, "cross_entropy"),
