@@ -2,10 +2,13 @@
 
 Rasmus et al. 2015. Of the training images 100 have a label, chosen by --data.seed.
 
-| test error at 100 labels, `--data.seed 0` | 5.3 % |
-|---|---|
+| `--data.seed`: which labels | test error at 100 labels | with the labels alone |
+|---|---|---|
+| 0 | 1.93 % | 3.99 % |
+| 1 | 2.14 % | |
+| 2 | 2.97 % | 5.43 % |
 
-(Far from the paper's 0.9 to 1.1 %, of trainings that are fifty times as long.)
+(21 minutes on one core. Labels alone: `classify` with batch norm, AdamW and the same augmentation, 600 and 700 steps.)
 """
 
 from dataclasses import dataclass

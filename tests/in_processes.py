@@ -92,11 +92,15 @@ def check_batch_norm_is_that_of_the_batch() -> None:
             nn.init.normal_(one.weight)
         many = copy.deepcopy(one)
         many.__class__ = SyncedBatchNorm2d
-        (one(x) * towards).sum().backward()
+        whole = x.clone().requires_grad_()
+        (one(whole) * towards).sum().backward()
         mine = part(x).clone().requires_grad_()
         result = many(mine)
         (result * part(towards)).sum().backward()
         torch.testing.assert_close(result, part(one(x)), atol=1e-5, rtol=1e-4)
+        assert mine.grad is not None
+        assert whole.grad is not None
+        torch.testing.assert_close(mine.grad, part(whole.grad), atol=1e-4, rtol=1e-4)
         for name, buffer in one.named_buffers():
             if name != "num_batches_tracked":
                 continue
