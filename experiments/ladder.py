@@ -2,13 +2,14 @@
 
 Rasmus et al. 2015. Of the training images 100 have a label, chosen by --data.seed.
 
-| `--data.seed`: which labels | test error at 100 labels | with the labels alone |
-|---|---|---|
-| 0 | 1.93 % | 3.99 % |
-| 1 | 2.14 % | |
-| 2 | 2.97 % | 5.43 % |
+| `--data.seed`: which labels | test error at 100 labels |
+|---|---|
+| 0 | 1.93 % |
+| 1 | 2.14 % |
+| 2 | 2.97 % |
 
-(21 minutes on one core. Labels alone: `classify` with batch norm, AdamW and the same augmentation, 600 and 700 steps.)
+(21 minutes on one core. The labels alone, with batch norm, AdamW and the same augmentation, in 600 steps: 3.99 % with
+those of seed 0; in 700 steps 5.43 % with those of seed 2.)
 """
 
 from dataclasses import dataclass
