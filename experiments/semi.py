@@ -8,7 +8,7 @@ Of the training images 100 have a label, chosen by --data.seed. Switch what help
 |---|---|
 | 0 | 1.08 % |
 | 1 | 1.21 % |
-| 2, where no labelled seven has a bar, and those that have one are lost | 2.56 % |
+| 2, where no labelled seven has a bar, and an eighth of the sevens is lost | 2.56 % |
 """
 
 from dataclasses import dataclass
