@@ -12,6 +12,7 @@ from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss
+from ae.seeding import normal_like
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Contractive:
         norms = []
         for _ in range(self.projections):
             (gradient,) = torch.autograd.grad(
-                code, images, torch.randn_like(code), create_graph=create_graph, retain_graph=True
+                code, images, normal_like(code), create_graph=create_graph, retain_graph=True
             )
             norms.append(gradient.square().flatten(1).sum(1))
         return torch.stack(norms).mean(0)
