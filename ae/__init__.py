@@ -1,7 +1,6 @@
 """Autoencoder research on PyTorch: encoder -> bottleneck -> decoder, heads that read the code, and one loop."""
 
 from ae.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
-from ae.checks import unchecked_range
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.decoders import DeconvDecoder, DenseDecoder
 from ae.encoders import ConvEncoder, DenseEncoder, Stage
@@ -27,6 +26,7 @@ from ae.objectives import (
 from ae.report import report
 from ae.run import Run, RunConfig
 from ae.training import Recipe, fit
+from ae.validation import unchecked_range
 from ae.weights import About, load, load_weights, read_about, save_weights
 
 __version__ = "0.1.0"

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import difflib
 import inspect
 import io
 import os
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
@@ -20,6 +19,10 @@ from ae.distributed import launched
 from ae.errors import DivergedError, InputError, StorageError
 from ae.run_folder import read_config
 from ae.signals import is_urgent
+from ae.validation import nearest
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 __all__ = ["Positional", "cli", "flags", "parse", "parse_part", "to_args"]
 Config = TypeVar("Config")
@@ -38,7 +41,7 @@ def cli(main: Callable[[Config], None]) -> None:
         with launched():
             main(parse(config_type, sys.argv[1:], description))
     except InputError as error:
-        _stop(str(error), 2)
+        _stop(_with_flags(str(error), config_type, sys.argv[1:]), 2)
     except (DivergedError, StorageError) as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
@@ -74,14 +77,52 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
                 description=description,
                 return_unknown_args=True,
                 config=(tyro.conf.SuppressFixed,),
+                registry=_registry(),
             )
     except SystemExit as stop:
         if stop.code:
-            raise InputError(_one_line(complaint.getvalue())) from None
+            raise InputError(_with_flags(_one_line(complaint.getvalue()), config_type, args)) from None
         raise
     if unknown:
         raise InputError(_unknown(unknown[0], list(flags(config_type))))
     return config
+
+
+def _registry() -> "ConstructorRegistry":
+    """What tyro can't know: of a choice or a function, the command line gives the choice."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def choice_or_function(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
+        choices = _choices_beside_function(info.type)
+        if choices is None:
+            return None
+
+        def chosen(words: list[str]) -> str:
+            if words[0] not in choices:
+                raise ValueError(f"invalid choice '{words[0]}', expected one of {choices}")
+            return words[0]
+
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{{','.join(choices)}}}",
+            instance_from_str=chosen,
+            is_instance=lambda value: value in choices or callable(value),
+            str_from_instance=lambda value: [str(value)],
+            choices=choices,
+        )
+
+    return registry
+
+
+def _choices_beside_function(hint: Any) -> tuple[str, ...] | None:
+    """The choices of a field that takes one of them, or a function from Python; None for any other field."""
+    parts = get_args(hint)
+    if not any(get_origin(part) is Callable for part in parts):
+        return None
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), None)
 
 
 def parse_part(config_type: type[Config], config: dict[str, Any]) -> Config:
@@ -128,7 +169,32 @@ def flags(config_type: type, prefix: str = "--") -> dict[str, Any]:
             found |= flags(hint, f"{flag}.")
         else:
             is_function = any(get_origin(part) is Callable for part in (hint, *get_args(hint)))
-            found[flag] = None if is_function else hint
+            found[flag] = None if is_function and _choices_beside_function(hint) is None else hint
+    return found
+
+
+def _with_flags(message: str, config_type: type, args: Sequence[str]) -> str:
+    """The message with the flag in the place of each field that it names, as `--recipe.lr` for `Recipe.lr`."""
+    named = _flags_by_field(config_type)
+
+    def flag(match: re.Match[str]) -> str:
+        found = named.get(match[0], [match[0]])
+        given = [each for each in found if any(arg.split("=")[0].replace("_", "-") == each for arg in args)]
+        return " or ".join(given or found)
+
+    return re.sub(r"\b[A-Z]\w*\.[a-z]\w*", flag, message)
+
+
+def _flags_by_field(config_type: type, prefix: str = "--") -> dict[str, list[str]]:
+    """The flags that set each field, which is named as `Class.field`; several where a class is used more than once."""
+    hints = get_type_hints(config_type)
+    found: dict[str, list[str]] = {}
+    for field in fields(config_type):
+        flag, hint = prefix + field.name.replace("_", "-"), hints[field.name]
+        found.setdefault(f"{config_type.__name__}.{field.name}", []).append(flag)
+        if isinstance(hint, type) and is_dataclass(hint):
+            for name, below in _flags_by_field(hint, f"{flag}.").items():
+                found.setdefault(name, []).extend(below)
     return found
 
 
@@ -163,8 +229,7 @@ def _value_of(flag: str, args: Sequence[str]) -> str | None:
 
 
 def _unknown(arg: str, flags: list[str]) -> str:
-    near = difflib.get_close_matches(arg.split("=")[0], flags, n=1, cutoff=0.5)
-    return f"unknown option {arg}" + (f"; the nearest is {near[0]}" if near else "; --help lists all options")
+    return f"unknown option {arg}{nearest(arg.split('=')[0], flags) or '; --help lists all options'}"
 
 
 def _one_line(complaint: str) -> str:
@@ -173,8 +238,7 @@ def _one_line(complaint: str) -> str:
     body = next((part for part in text if "│" in part), complaint)
     line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", body).split())
     wrong, *choices = re.findall(r"'([^']*)'", re.sub(r"for argument '\S*'", "", line)) or [""]
-    near = difflib.get_close_matches(wrong, choices, n=1, cutoff=0)
-    return line + (f" The nearest is {near[0]}." if near else "")
+    return line.rstrip(".") + nearest(wrong, choices, cutoff=0.0)
 
 
 def _stop(message: str, code: int) -> NoReturn:

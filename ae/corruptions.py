@@ -7,19 +7,15 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ae.errors import InputError
 from ae.seeding import normal_like
+from ae.validation import AtLeast0, Fraction, Positive, Settings
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Settings):
     """Adds noise to every pixel, and keeps the image in [0, 1] (Vincent et al. 2010, section 3.3)."""
 
-    std: float = 0.3  # standard deviation of the noise
-
-    def __post_init__(self) -> None:
-        if not self.std >= 0:
-            raise InputError(f"std must be 0 or more, got {self.std}")
+    std: AtLeast0[float] = 0.3  # standard deviation of the noise
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """Images [b c h w] in [0, 1] -> the same with noise; the loss is on all pixels."""
@@ -27,13 +23,10 @@ class GaussianNoise:
 
 
 @dataclass(frozen=True)
-class SaltAndPepper:
+class SaltAndPepper(Settings):
     """Sets a fraction of the pixels, of all channels together, to 0 or 1 (Vincent et al. 2010, section 3.3)."""
 
-    fraction: float = 0.2  # of the pixels
-
-    def __post_init__(self) -> None:
-        _check_fraction(self.fraction)
+    fraction: Fraction = 0.2  # of the pixels
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """Images [b c h w] in [0, 1] -> the same with some pixels set; the loss is on all pixels."""
@@ -42,20 +35,15 @@ class SaltAndPepper:
 
 
 @dataclass(frozen=True)
-class PatchMask:
+class PatchMask(Settings):
     """Hides the same number of square patches, set to 0, in every image; the loss is on what is hidden.
 
     As masked autoencoders do (He et al. 2022), but for the hidden patches' being shown as black to a convolution.
     Patches at the right and lower edge are smaller where the image is no multiple of their size.
     """
 
-    patch: int = 4  # pixels, of a side
-    fraction: float = 0.5  # of the patches, rounded
-
-    def __post_init__(self) -> None:
-        if self.patch < 1:
-            raise InputError(f"patch must be positive, got {self.patch}")
-        _check_fraction(self.fraction)
+    patch: Positive[int] = 4  # pixels, of a side
+    fraction: Fraction = 0.5  # of the patches, rounded
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b 1 h w"]]:
         """Images [b c h w] -> the same with patches set to 0, and a mask [b 1 h w] that is true there."""
@@ -66,8 +54,3 @@ class PatchMask:
         grid = rearrange(hidden, "b (r c) -> b 1 r c", r=rows)
         mask = repeat(grid, "b 1 r c -> b 1 (r p) (c q)", p=self.patch, q=self.patch)[..., :height, :width]
         return images.masked_fill(mask, 0), mask
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
-        raise InputError(f"fraction must be from 0 to 1, got {fraction}")

@@ -8,8 +8,8 @@ from math import prod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae.checks import check_positive, check_shape
 from ae.errors import InputError
+from ae.validation import Positive, check_shape, checked_arguments
 
 
 class DeconvDecoder(nn.Module):
@@ -23,11 +23,13 @@ class DeconvDecoder(nn.Module):
     becomes 13, then 25.
     """
 
-    def __init__(self, out_channels: int = 1, channels: Sequence[int] = (64, 32), norm: bool = False) -> None:
+    @checked_arguments
+    def __init__(
+        self, out_channels: Positive[int] = 1, channels: Sequence[Positive[int]] = (64, 32), norm: bool = False
+    ) -> None:
         super().__init__()
         if not channels:
             raise InputError("a decoder needs at least one stage, got channels=()")
-        check_positive(out_channels=out_channels, channels=min(channels))
         self.out_channels = out_channels
         self.channels = tuple(channels)
         self.norm = norm
@@ -51,11 +53,13 @@ class DenseDecoder(nn.Module):
     Features [b widths[0]] -> pixel logits [b *image_shape]. Raises InputError for features of another size.
     """
 
-    def __init__(self, image_shape: Sequence[int] = (1, 28, 28), widths: Sequence[int] = (400, 400)) -> None:
+    @checked_arguments
+    def __init__(
+        self, image_shape: Sequence[Positive[int]] = (1, 28, 28), widths: Sequence[Positive[int]] = (400, 400)
+    ) -> None:
         super().__init__()
         if not widths:
             raise InputError("a decoder needs at least one layer, got widths=()")
-        check_positive(image_shape=min(image_shape), widths=min(widths))
         self.image_shape, self.widths = tuple(image_shape), tuple(widths)
         sizes = (*widths, prod(self.image_shape))
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae.checks import check_images, check_positive, check_shape
 from ae.errors import InputError
+from ae.validation import Positive, check_images, check_shape, checked_arguments
 
 
 class Stage(NamedTuple):
@@ -33,18 +33,18 @@ class ConvEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @checked_arguments
     def __init__(
         self,
-        in_channels: int = 1,
-        channels: Sequence[int] = (32, 64),
+        in_channels: Positive[int] = 1,
+        channels: Sequence[Positive[int]] = (32, 64),
         norm: bool = False,
         mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
+        std: Positive[float] | Sequence[Positive[float]] = 0.5,
     ) -> None:
         super().__init__()
         if not channels:
             raise InputError("an encoder needs at least one stage, got channels=()")
-        check_positive(in_channels=in_channels, channels=min(channels), std=min(_numbers(std)))
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.norm = norm
@@ -85,17 +85,17 @@ class DenseEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @checked_arguments
     def __init__(
         self,
-        image_shape: Sequence[int] = (1, 28, 28),
-        widths: Sequence[int] = (400, 400),
+        image_shape: Sequence[Positive[int]] = (1, 28, 28),
+        widths: Sequence[Positive[int]] = (400, 400),
         mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.5,
+        std: Positive[float] | Sequence[Positive[float]] = 0.5,
     ) -> None:
         super().__init__()
         if not widths:
             raise InputError("an encoder needs at least one layer, got widths=()")
-        check_positive(image_shape=min(image_shape), widths=min(widths), std=min(_numbers(std)))
         self.image_shape, self.widths = tuple(image_shape), tuple(widths)
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))

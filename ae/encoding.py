@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ae.checks import unchecked_range
 from ae.data import Batch, ImageSet
 from ae.errors import InputError
 from ae.metrics import evaluating
 from ae.model import Autoencoder
+from ae.validation import unchecked_range
 
 Part = Literal["codes", "logits", "labels", "reconstructions"]
 Format = Literal["npy", "safetensors"]

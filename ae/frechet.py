@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ae.checks import unchecked_range
 from ae.data import Images, ImageSet, Splits
 from ae.errors import InputError
 from ae.heads import Classifier
 from ae.model import Autoencoder
+from ae.validation import unchecked_range
 from ae.weights import load
 
 CLASSIFIER = Path(__file__).parent / "digits.safetensors"

@@ -9,7 +9,6 @@ import torch
 
 from ae.data import ImageSet, Splits
 from ae.distributed import is_main
-from ae.errors import InputError
 from ae.frechet import sample_quality
 from ae.metrics import evaluating
 from ae.model import Autoencoder
@@ -18,6 +17,7 @@ from ae.report import report
 from ae.run import Run
 from ae.sampling import Draw, draws_of, interpolations, log_likelihoods, samples, traversals
 from ae.seeding import derive
+from ae.validation import AtLeast0, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,17 +27,12 @@ _VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Settings):
     """What is made and measured of a model with a latent vector, when it is trained."""
 
-    components: int = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
-    likelihood_samples: int = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
-    likelihood_images: int = 1000  # of the test images, evenly spaced, for log-likelihoods
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0:
-                raise InputError(f"{name} must be 0 or more, got {value}")
+    components: AtLeast0[int] = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
+    likelihood_samples: AtLeast0[int] = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
+    likelihood_images: AtLeast0[int] = 1000  # of the test images, evenly spaced, for log-likelihoods
 
     def report(
         self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run, prior: Draw | None = None

@@ -1,11 +1,12 @@
 """Heads: small modules that read the code's mean."""
 
 import math
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae.checks import check_positive, check_shape
+from ae.validation import Positive, check_shape, checked_arguments
 
 
 class Classifier(nn.Module):
@@ -14,9 +15,11 @@ class Classifier(nn.Module):
     Raises InputError for codes of another shape than `in_shape`.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], classes: int = 10, hidden: int = 128) -> None:
+    @checked_arguments
+    def __init__(
+        self, in_shape: Sequence[Positive[int]], classes: Positive[int] = 10, hidden: Positive[int] = 128
+    ) -> None:
         super().__init__()
-        check_positive(in_shape=min(in_shape), classes=classes, hidden=hidden)
         self.in_shape = tuple(in_shape)
         self.classes = classes
         self.hidden = hidden

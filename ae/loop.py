@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ae import distributed
-from ae.checks import unchecked_range
 from ae.data import Batch, Splits
 from ae.errors import InputError
 from ae.meter import Meter
@@ -22,6 +21,7 @@ from ae.run import Run
 from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
 from ae.training import Recipe
+from ae.validation import unchecked_range
 
 Evaluation = tuple[dict[str, float], dict[str, Any]]
 """Metrics, and pictures (Pillow's), by name."""

@@ -11,12 +11,12 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ae import distributed
-from ae.checks import unchecked_range
 from ae.data import Batch, ImageSet
 from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
 from ae.objectives import Corruption, Loss, only_head
 from ae.seeding import reseed
+from ae.validation import unchecked_range
 
 _SSIM_WINDOW = 11
 _HIGHER = ("accuracy", "psnr", "ssim", "images_per_second", "log_likelihood", "classifier_accuracy")

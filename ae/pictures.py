@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ae.checks import unchecked_range
 from ae.data import Batch, ImageSet
 from ae.metrics import evaluating
 from ae.model import Autoencoder, Output
 from ae.objectives import only_head
+from ae.validation import unchecked_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ae.checks import check_positive
+from ae.validation import Positive, checked_arguments
 
 
 class PixelCNN(nn.Module):
@@ -15,9 +15,9 @@ class PixelCNN(nn.Module):
     masked ones that see their own place too. Grids of any size.
     """
 
-    def __init__(self, codes: int, channels: int = 64, blocks: int = 4) -> None:
+    @checked_arguments
+    def __init__(self, codes: Positive[int], channels: Positive[int] = 64, blocks: Positive[int] = 4) -> None:
         super().__init__()
-        check_positive(codes=codes, channels=channels, blocks=blocks)
         self.codes, self.channels = codes, channels
         self.embedding = nn.Embedding(codes, channels)
         self.first = _Masked(channels, channels, 7, sees_itself=False)

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ae.checks import unchecked_range
 from ae.data import ImageSet
 from ae.data.splits import keep_labels
 from ae.errors import InputError
 from ae.metrics import evaluating
 from ae.model import Autoencoder
 from ae.seeding import derive
+from ae.validation import unchecked_range
 
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of the linear probe, as scikit-learn's C; chosen on the validation images
 _ITERATIONS = 200

@@ -15,9 +15,8 @@ from torch import nn
 
 from ae.changes import changes
 from ae.checkpoint import discard_broken, load_state, save_state
-from ae.checks import check_positive
 from ae.distributed import from_main, is_main, on_main
-from ae.errors import InputError, StorageError
+from ae.errors import InputError, StorageError, one_line
 from ae.evidence import Evidence
 from ae.files import sync, write_whole
 from ae.pictures import png
@@ -39,6 +38,7 @@ from ae.run_folder import (
 )
 from ae.signals import Ending, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
+from ae.validation import Positive, Settings
 from ae.weights import load_weights, read_about, save_weights
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """Where a run is kept, and how it is tracked; W&B's own WANDB_... variables hold where a field is not given."""
 
     dir: Path | None = None  # the run's folder (default: runs/EXPERIMENT-TIME-ID)
     resume: Path | None = None  # continue the run in this folder, with its configuration; other flags override
     fork: Path | None = None  # start a new run from the weights of the one in this folder, with its configuration
-    save_every: int | None = None  # steps between saved states, beside those at each validation
-    save_minutes: float = 5.0  # and minutes
+    save_every: Positive[int] | None = None  # steps between saved states, beside those at each validation
+    save_minutes: Positive[float] = 5.0  # and minutes
     wandb: Mode = "auto"  # auto: online when logged in, else offline
     project: str | None = None  # project in W&B (default: ae)
     entity: str | None = None  # user or team in W&B that the project belongs to
@@ -63,10 +63,10 @@ class RunConfig:
     tags: tuple[str, ...] = ()  # words to find the run by
     notes: str | None = None  # a sentence on what the run is for
     watch: Watch | None = None  # histograms of these in W&B, as often as values are logged
-    patience: float = 12.0  # seconds to wait for W&B's server when a run begins, and twice that when it ends
+    patience: Positive[float] = 12.0  # seconds to wait for W&B's server when a run begins, and twice that when it ends
 
     def __post_init__(self) -> None:
-        check_positive(patience=self.patience, save_every=self.save_every, save_minutes=self.save_minutes)
+        super().__post_init__()
         if self.resume is not None and self.fork is not None:
             raise InputError("resume and fork exclude each other: continue a run, or start a new one from its weights")
 
@@ -133,7 +133,7 @@ class Run:
         except InputError:
             raise
         except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
-            print(f"W&B  this run is not tracked: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            print(f"W&B  this run is not tracked: {one_line(error)}", file=sys.stderr, flush=True)
         content: dict[str, Any] = {"experiment": self._experiment, "id": self.id, "config": self._config}
         if self._changes:
             content["changes"] = self._changes
@@ -240,9 +240,7 @@ class Run:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise InputError(
-                f"the weights of {folder} do not fit this model: {' '.join(str(error).split())}"
-            ) from error
+            raise InputError(f"the weights of {folder} do not fit this model: {one_line(error)}") from error
 
     @on_main
     def rewind(self, step: int) -> None:

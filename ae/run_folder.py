@@ -65,10 +65,13 @@ def is_running(folder: Path) -> bool:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass or dict as what JSON can hold: dataclasses become dicts, paths strings, tuples lists."""
+    """A dataclass or dict as what JSON can hold: dataclasses become dicts, paths strings, tuples lists, functions and
+    classes their names."""
 
     def simplify(value: Any) -> Any:
-        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
 
     values = simplify(config) if is_dataclass(config) else dict(config or {})
     return json.loads(json.dumps(values, default=simplify))

@@ -9,24 +9,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ae.checks import check_positive, unchecked_range
 from ae.data import ImageSet
 from ae.errors import InputError
 from ae.metrics import evaluating
 from ae.model import Autoencoder
 from ae.objectives import log_weights
 from ae.seeding import derive, reseed
+from ae.validation import AtLeast2, Positive, checked_arguments, unchecked_range
 
 Draw = Callable[[int], Tensor]
 """How many -> so many codes [n ...]: a prior, or what stands for one."""
 
 
+@checked_arguments
 @torch.no_grad()
 def samples(
-    model: Autoencoder, count: int, size: Sequence[int] | None = None, draw: Draw | None = None, batch_size: int = 500
+    model: Autoencoder,
+    count: Positive[int],
+    size: Sequence[Positive[int]] | None = None,
+    draw: Draw | None = None,
+    batch_size: Positive[int] = 500,
 ) -> Float[Tensor, "n c h w"]:
     """`count` images from codes that `draw` gives, or the bottleneck's prior; raises InputError where it has none."""
-    check_positive(count=count, batch_size=batch_size)
     draw = draw or getattr(model.bottleneck, "sample", None)
     if draw is None:
         raise InputError(f"{type(model.bottleneck).__name__} has no prior to sample from: fit a mixture to its codes")
@@ -74,10 +78,10 @@ class Mixture:
     Ghosh et al. 2020 (regularised autoencoders), section 4. By scikit-learn (extra `eval`).
     """
 
-    def __init__(self, codes: Float[Tensor, "n d"], components: int = 10, seed: int = 0) -> None:
+    @checked_arguments
+    def __init__(self, codes: Float[Tensor, "n d"], components: Positive[int] = 10, seed: int = 0) -> None:
         from sklearn.mixture import GaussianMixture
 
-        check_positive(components=components)
         if len(codes) < components:
             raise InputError(f"components must be at most the {len(codes)} codes, got {components}")
         random_state = derive("mixture", seed) % 2**32
@@ -93,13 +97,12 @@ class Mixture:
         return (means[chosen] + (torch.linalg.cholesky(factors)[chosen] @ noise).squeeze(2)).float()
 
 
+@checked_arguments
 @torch.no_grad()
 def interpolations(
-    model: Autoencoder, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], steps: int = 9
+    model: Autoencoder, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], steps: AtLeast2[int] = 9
 ) -> Float[Tensor, "b steps c h w"]:
     """Images between each pair, their codes' means mixed evenly; the first and the last are the reconstructions."""
-    if steps < 2:
-        raise InputError(f"steps must be 2 or more, got {steps}")
     with evaluating(model), unchecked_range():
         one, other = model.encode(first).mean, model.encode(second).mean
         mixed = [torch.lerp(one, other, i / (steps - 1)) for i in range(steps)]
@@ -123,16 +126,20 @@ def traversals(
         return model.decode(changed.flatten(0, 1), image.shape[-2:]).unflatten(0, (len(latents), len(values)))
 
 
+@checked_arguments
 @torch.no_grad()
 def log_likelihoods(
-    model: Autoencoder, images: ImageSet, samples: int = 1000, batch_size: int = 64, at_once: int = 20
+    model: Autoencoder,
+    images: ImageSet,
+    samples: Positive[int] = 1000,
+    batch_size: Positive[int] = 64,
+    at_once: Positive[int] = 20,
 ) -> Float[Tensor, " n"]:
     """log p(x) of each image in nats, by importance sampling with so many codes from its posterior; Bernoulli pixels.
 
     Burda et al. 2016, equation 8: a lower bound in expectation, which tightens with the number of samples. Of images
     that are not black and white it is that of their pixels taken as probabilities. The noise is the same at every call.
     """
-    check_positive(samples=samples, at_once=at_once)
     device = next(model.parameters()).device
     found = []
     with evaluating(model), unchecked_range(), torch.random.fork_rng():

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ae.errors import DivergedError, InputError
+from ae.errors import DivergedError, InputError, one_line
 from ae.meter import Meter
 from ae.run import Run
 
@@ -59,8 +59,7 @@ def restore(
         meter.restore(state["meter"])
         at = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
+        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {one_line(error)}") from error
     if at.step > total_steps:
         raise InputError(f"{run.folder} has been trained for {at.step} steps, more than the {total_steps} asked for")
     run.rewind(at.step)

@@ -4,7 +4,6 @@ One study is one folder: `study.log`, Optuna's journal, and a run's folder for e
 see the folder may work on it at once; each trial is a process of its own, watched by what it logs.
 """
 
-import difflib
 import importlib
 import itertools
 import json
@@ -14,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,10 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 
 from ae.cli import flags, parse, to_args
-from ae.errors import InputError
+from ae.errors import InputError, one_line
 from ae.files import write_whole
 from ae.run_folder import is_running, read_history, read_summary
 from ae.seeding import derive
+from ae.validation import nearest
 
 if TYPE_CHECKING:
     import optuna
@@ -111,7 +111,7 @@ def read_sweep(path: Path) -> Sweep:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"can't read {path}: {' '.join(str(error).split())}") from error
+        raise InputError(f"can't read {path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is no sweep: it must have program, method, metric and parameters")
     known = {
@@ -127,7 +127,7 @@ def read_sweep(path: Path) -> Sweep:
     }
     for key in content:
         if key not in known:
-            raise InputError(f"{path}: unknown key {key}{_nearest(key, known)}")
+            raise InputError(f"{path}: unknown key {key}{nearest(key, known)}")
     method, metric = content.get("method"), content.get("metric") or {}
     if method not in ("grid", "random", "bayes"):
         raise InputError(f"{path}: method must be grid, random or bayes, got {method}")
@@ -209,7 +209,7 @@ def _check(sweep: Sweep, path: Path) -> None:
         raise InputError(f"{path}: no experiment {sweep.module}: {error}") from error
     for name in sweep.parameters:
         if name.replace("-", "_") not in known:
-            raise InputError(f"{path}: unknown parameter {name}{_nearest(name, known)}")
+            raise InputError(f"{path}: unknown parameter {name}{nearest(name, known)}")
     if sweep.method == "grid":
         for name, parameter in sweep.parameters.items():
             if not parameter.values:
@@ -388,8 +388,3 @@ def _stop(process: "subprocess.Popen[bytes] | None") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; the nearest is {near[0]}" if near else ""

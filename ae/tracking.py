@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
-from ae.errors import InputError
+from ae.errors import InputError, one_line
 from ae.evidence import Evidence, Table
 from ae.pictures import is_picture
 
@@ -154,7 +154,7 @@ class Tracker:
             with redirect_stderr(io.StringIO()):  # what W&B says at length is said in one line below
                 self._run.finish(exit_code=exit_code)
         except Exception as error:
-            self._trouble = _one_line(error)
+            self._trouble = one_line(error)
         if not online and not self._trouble and not self._was_online:
             return f"W&B  offline: {look}, upload with `wandb sync {shlex.quote(str(part))}`"
         if not online:
@@ -191,9 +191,9 @@ class Tracker:
                 return self._wandb.init(mode="online", **options)
             trouble = "not logged in: run `wandb login`" if wanted == "online" else None
         except errors.UsageError as error:
-            raise InputError(f"W&B refuses the run: {_one_line(error)}") from error
+            raise InputError(f"W&B refuses the run: {one_line(error)}") from error
         except (errors.Error, ValueError, OSError) as error:
-            trouble = _one_line(error)
+            trouble = one_line(error)
         if trouble:
             self._wandb.teardown()  # W&B's service process still holds the run's id
             for part in set(_parts(options["id"], place)) - before:
@@ -322,7 +322,7 @@ class Tracker:
         try:
             yield
         except Exception as error:
-            self._trouble = _one_line(error)
+            self._trouble = one_line(error)
             print(f"W&B  in trouble, the run goes on without: {self._trouble}", file=sys.stderr, flush=True)
 
 
@@ -337,7 +337,3 @@ def _parts(run_id: str, *folders: Path) -> list[Path]:
 def _waits(part: Path) -> bool:
     """Whether it was tracked offline and has not been uploaded."""
     return part.name.startswith("offline-") and not list(part.glob("*.wandb.synced"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ae.errors import InputError
+from ae.errors import InputError, one_line
 
 _TIMEOUT = 20  # seconds
 
@@ -26,7 +26,7 @@ def find_runs(path: str) -> list[Any]:
         api = wandb.Api(timeout=_TIMEOUT)
         found = list(api.runs(f"{entity}/{project}", filters={"group": group} if group else {}, lazy=False))
     except Exception as error:  # whatever the server's answers lead the client to
-        raise InputError(f"can't read wandb:{path}: {_one_line(error)}") from error
+        raise InputError(f"can't read wandb:{path}: {one_line(error)}") from error
     if not found:
         raise InputError(f"no run in wandb:{path}")
     return found
@@ -37,7 +37,7 @@ def read_rows(run: Any, count: int) -> list[dict[str, Any]]:
     try:
         return run.history(samples=count, pandas=False)
     except Exception as error:
-        raise InputError(f"can't read the history of wandb:{'/'.join(run.path)}: {_one_line(error)}") from error
+        raise InputError(f"can't read the history of wandb:{'/'.join(run.path)}: {one_line(error)}") from error
 
 
 def read_file(run: Any, name: str) -> bytes:
@@ -46,7 +46,7 @@ def read_file(run: Any, name: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder, run.file(name).download(root=folder, replace=True) as file:
             return Path(file.name).read_bytes()
     except Exception as error:
-        raise InputError(f"can't read {name} of wandb:{'/'.join(run.path)}: {_one_line(error)}") from error
+        raise InputError(f"can't read {name} of wandb:{'/'.join(run.path)}: {one_line(error)}") from error
 
 
 def download_weights(name: str, folder: Path) -> Path:
@@ -59,8 +59,4 @@ def download_weights(name: str, folder: Path) -> Path:
         entry = wandb.Api(timeout=_TIMEOUT).artifact(name, type="model").get_entry("model.safetensors")
         return Path(entry.download(root=str(folder)))
     except Exception as error:
-        raise InputError(f"can't load wandb:{name}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"can't load wandb:{name}: {one_line(error)}") from error

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Literal
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ae import distributed
-from ae.checks import check_positive, unchecked_range
 from ae.data import Batch, Splits
 from ae.errors import InputError
 from ae.meter import Meter
@@ -23,51 +22,49 @@ from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
+from ae.validation import AtLeast0, BelowOne, Positive, Settings, checked, unchecked_range
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
+Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""Parameters -> their optimiser, as `torch.optim.RMSprop` is one."""
+Schedule = Callable[[int, int], float]
+"""(step counted from 0, number of steps) -> factor of the learning rate."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """How to train: length, batch, optimiser, schedule, precision."""
 
-    epochs: int = 4  # passes over the training images
-    steps: int | None = None  # train for so many steps instead
-    batch_size: int = 128  # images a step
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # gradient descent with momentum, or Adam with decoupled decay
-    lr: float = 0.1  # learning rate; the highest of a schedule
-    momentum: float = 0.9  # of sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
+    epochs: Positive[int] = 4  # passes over the training images
+    steps: Positive[int] | None = None  # train for so many steps instead
+    batch_size: Positive[int] = 128  # images a step
+    optimizer: Literal["sgd", "adam", "adamw"] | Factory = "sgd"  # sgd: with momentum; adamw: Adam, decoupled decay
+    lr: Positive[float] = 0.1  # learning rate; the highest of a schedule
+    momentum: BelowOne = 0.9  # of sgd
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # of adam and adamw
     nesterov: bool = False  # Nesterov's momentum, of sgd
-    weight_decay: float = 0.0  # L2 for sgd, decoupled for adamw
-    schedule: Literal["constant", "one-cycle"] = "one-cycle"  # one-cycle: up for 30 % of the steps, down to almost 0
-    clip: float | None = None  # largest norm of the gradient
+    weight_decay: AtLeast0[float] = 0.0  # L2 for sgd and adam, decoupled for adamw
+    schedule: Literal["constant", "one-cycle", "cosine"] | Schedule = "one-cycle"  # one-cycle: up in 30 % of the steps
+    clip: Positive[float] | None = None  # largest norm of the gradient
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise
-    evaluate_every: int | None = None  # steps between validations (default: an epoch's)
-    log_every: int = 50  # steps between logged values
+    evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
+    log_every: Positive[int] = 50  # steps between logged values
     device: str = "auto"  # auto: cuda, mps or cpu, the first there is
     deterministic: bool = False  # only algorithms that give the same bits each time; on a CPU all do
 
     def __post_init__(self) -> None:
-        check_positive(
-            epochs=self.epochs,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            clip=self.clip,
-            evaluate_every=self.evaluate_every,
-            log_every=self.log_every,
-        )
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum must be from 0 to less than 1, got {self.momentum}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"betas must be from 0 to less than 1, got {self.betas}")
-        if not self.weight_decay >= 0:
-            raise InputError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        super().__post_init__()
+        unread = {"sgd": ("betas",), "adam": ("momentum", "nesterov"), "adamw": ("momentum", "nesterov")}
+        for name in unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay")):
+            if getattr(self, name) != _default(Recipe, name):
+                kind = self.optimizer if isinstance(self.optimizer, str) else "an optimizer of your own"
+                raise InputError(
+                    f"Recipe.{name} is not read by {kind}: leave it out, or choose another Recipe.optimizer"
+                )
         if self.nesterov and not self.momentum:
-            raise InputError("nesterov needs a momentum above 0")
+            raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
 
     def may_change(self, name: str) -> bool:
         """Whether a run may be continued with another value: what decides where it leads may not."""
@@ -79,10 +76,16 @@ class Recipe:
         """The learning rate of a step counted from 0; a function of position, so that resuming needs no state.
 
         one-cycle: Smith & Topin 2018, in PyTorch's form: cosine from lr/25 up to lr over the first 30 % of the steps,
-        then cosine down to lr/250,000. Momentum stays constant.
+        then cosine down to lr/250,000. Momentum stays constant. cosine: from lr down to 0 (Loshchilov & Hutter 2017,
+        equation 5, without restarts). A function gives a factor of lr. Raises InputError where that is no number.
         """
+        if callable(self.schedule):
+            factor = checked(self.schedule(step, total_steps), AtLeast0[float], f"the schedule's factor at step {step}")
+            return self.lr * factor
         if self.schedule == "constant":
             return self.lr
+        if self.schedule == "cosine":
+            return _cosine(self.lr, 0.0, step / total_steps)
         low, high, last = self.lr / 25, self.lr, self.lr / 250_000
         peak = 0.3 * total_steps - 1
         if step <= peak:
@@ -90,8 +93,15 @@ class Recipe:
         return _cosine(high, last, (step - peak) / (total_steps - 1 - peak))
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser; its learning rate is set at each step."""
+        """The optimiser; its learning rate is set at each step. Raises InputError where a factory gives none."""
+        if callable(self.optimizer):
+            optimizer = self.optimizer(parameters)
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise InputError(f"Recipe.optimizer must give a torch.optim.Optimizer, gave {type(optimizer).__name__}")
+            return optimizer
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, betas=self.betas, **options)
         if self.optimizer == "adamw":
             return torch.optim.AdamW(parameters, betas=self.betas, **options)
         return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **options)
@@ -106,6 +116,10 @@ class Recipe:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _default(kind: type, name: str) -> Any:
+    return next(field.default for field in fields(kind) if field.name == name)
 
 
 def _cosine(start: float, end: float, fraction: float) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ae import bottlenecks
 from ae.decoders import DeconvDecoder, DenseDecoder
 from ae.encoders import ConvEncoder, DenseEncoder
-from ae.errors import InputError
+from ae.errors import InputError, one_line
 from ae.files import write_whole
 from ae.heads import Classifier
 from ae.model import Autoencoder
@@ -112,7 +112,7 @@ def read_about(path: str | Path) -> About:
     except KeyError as error:
         raise InputError(f"{path} does not say what model it holds (no {error} in its header)") from error
     except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"can't read {path}: {_one_line(error)}") from error
+        raise InputError(f"can't read {path}: {one_line(error)}") from error
     if content["format"] > FORMAT:
         wanted = f"a version of ae that writes format {FORMAT} or older"
         raise InputError(f"{path} is of format {content['format']}, newer than this version of ae: it needs {wanted}")
@@ -204,7 +204,7 @@ def _build(about: About, given: Mapping[str, nn.Module | None], heads: Mapping[s
     try:
         return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], made)
     except (KeyError, TypeError) as error:  # a name that PyTorch does not allow for a head
-        raise InputError(f"its heads can't be built: {_one_line(error)}") from error
+        raise InputError(f"its heads can't be built: {one_line(error)}") from error
 
 
 def _make(said: Any, name: str) -> nn.Module:
@@ -226,7 +226,7 @@ def _make(said: Any, name: str) -> nn.Module:
         with torch.device("meta"):
             return kind(**arguments)
     except (InputError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"its {name} can't be built: {_short(_one_line(error))}") from error
+        raise InputError(f"its {name} can't be built: {_short(one_line(error))}") from error
 
 
 def _find(path: str | Path, folder: Path) -> Path:
@@ -248,7 +248,7 @@ def _read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors has an exception of its own for each way to be broken
-        raise InputError(f"can't read {path}: {_one_line(error)}") from error
+        raise InputError(f"can't read {path}: {one_line(error)}") from error
 
 
 def _check_header(path: str | Path) -> None:
@@ -279,7 +279,3 @@ def _some(names: Sequence[str], count: int = 8) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

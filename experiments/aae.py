@@ -19,30 +19,27 @@ import torch
 from torch import nn
 
 from ae import Data, Generation, Joint, Loop, Loss, Recipe, Run, RunConfig, evaluate
-from ae.checks import check_positive
 from ae.cli import cli
 from ae.loop import Evaluation
 from ae.losses import adversarial
 from ae.pictures import reconstruction_picture
 from ae.sampling import standard_normal
+from ae.validation import Positive, Settings
 from experiments.reconstruct import Model, build
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """An adversarial autoencoder."""
 
     data: Data = Data("mnist")
     model: Model = Model(latent=8, norm=True)
-    hidden: int = 256  # width of the discriminator's two hidden layers
-    adversarial: float = 0.1  # weight of the encoder's loss against the discriminator
+    hidden: Positive[int] = 256  # width of the discriminator's two hidden layers
+    adversarial: Positive[float] = 0.1  # weight of the encoder's loss against the discriminator
     objective: Joint = Joint(classification=0.0)
     recipe: Recipe = Recipe(epochs=10, batch_size=128, optimizer="adamw", lr=0.001, betas=(0.5, 0.999))
     generation: Generation = Generation()
     run: RunConfig = RunConfig()
-
-    def __post_init__(self) -> None:
-        check_positive(hidden=self.hidden, adversarial=self.adversarial)
 
 
 def main(config: Config) -> None:

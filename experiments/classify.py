@@ -6,19 +6,20 @@ import torch
 
 from ae import Autoencoder, Classifier, ConvEncoder, Data, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """A convolutional encoder with a classifier on its features."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages
     norm: bool = False  # batch norm in every stage
-    hidden: int = 128  # width of the classifier's hidden layer
+    hidden: Positive[int] = 128  # width of the classifier's hidden layer
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Classification alone."""
 
     data: Data = Data("mnist")

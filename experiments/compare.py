@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table, write_csv, write_page
+from ae.validation import Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What to compare, by what, and where to write it."""
 
     runs: Positional[tuple[str, ...]] = ("runs",)  # folders, globs, or wandb:entity/project[/group]

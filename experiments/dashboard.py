@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ae.cli import cli
 from ae.errors import InputError
 from ae.files import write_whole
+from ae.validation import Settings
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -32,7 +33,7 @@ PICTURES = ["reconstructions", "test/reconstructions", "test/code"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Which project, and what the workspace is called. Needs the extra `dashboard`."""
 
     entity: str | None = None  # user or team that the project belongs to (default: who is logged in)

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 
 from ae import Augment, Data, ImageSet, Recipe, Streamed, load
-from ae.checks import check_positive
 from ae.cli import Positional, cli, parse_part
 from ae.data.files import images_below, open_files
 from ae.encoding import Format, Part, encode
@@ -21,10 +20,11 @@ from ae.errors import InputError
 from ae.files import write_whole
 from ae.model import Autoencoder
 from ae.run_folder import read_config
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Which model, which images, and what is written where."""
 
     run: Positional[str]  # a run's folder, a file of weights, or wandb:entity/project/artifact:alias
@@ -35,11 +35,8 @@ class Config:
     workers: int = 2  # processes that decode these
     parts: tuple[Part, ...] = ("codes", "logits", "labels", "reconstructions")  # what is written
     format: Format = "safetensors"  # safetensors: one file; npy: one for each part
-    batch_size: int = 256  # images at a time
+    batch_size: Positive[int] = 256  # images at a time
     device: str = "auto"  # auto: cuda, mps or cpu, the first there is
-
-    def __post_init__(self) -> None:
-        check_positive(batch_size=self.batch_size)
 
 
 def main(config: Config) -> None:

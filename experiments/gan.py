@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae import Classifier, ConvEncoder, Data, DeconvDecoder, InputError, Loop, Recipe, Run, RunConfig, Splits, report
+from ae import Classifier, ConvEncoder, Data, DeconvDecoder, Loop, Recipe, Run, RunConfig, Splits, report
 from ae.averaging import average_
-from ae.checks import check_positive
 from ae.cli import cli
 from ae.frechet import sample_quality
 from ae.loop import Evaluation
@@ -30,35 +29,30 @@ from ae.losses import adversarial, gradient_penalty
 from ae.metrics import evaluating
 from ae.pictures import grid_picture
 from ae.seeding import derive
+from ae.validation import AtLeast0, BelowOne, Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """A transposed-convolution generator behind a linear layer, and a convolutional discriminator."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the discriminator's stages; the generator has them in reverse
-    latent: int = 64  # size of the noise that an image is made of
-    hidden: int = 128  # width of the discriminator's hidden layer
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the discriminator's stages; the generator has them in reverse
+    latent: Positive[int] = 64  # size of the noise that an image is made of
+    hidden: Positive[int] = 128  # width of the discriminator's hidden layer
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A generative adversarial network."""
 
     data: Data = Data("mnist")
     model: Model = Model()
-    penalty: float = 1.0  # weight of the squared gradient of the discriminator at real images
-    decay: float = 0.999  # of the average of the generator's weights, a step
+    penalty: AtLeast0[float] = 1.0  # weight of the squared gradient of the discriminator at real images
+    decay: BelowOne = 0.999  # of the average of the generator's weights, a step
     recipe: Recipe = Recipe(
         epochs=15, batch_size=64, optimizer="adamw", lr=0.0004, betas=(0.5, 0.99), schedule="constant"
     )
     run: RunConfig = RunConfig()
-
-    def __post_init__(self) -> None:
-        check_positive(latent=self.model.latent)
-        if not self.penalty >= 0 or not 0 <= self.decay < 1:
-            given = f"{self.penalty} and {self.decay}"
-            raise InputError(f"penalty must be 0 or more, and decay from 0 to less than 1; got {given}")
 
 
 class Generator(nn.Sequential):

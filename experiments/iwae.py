@@ -17,11 +17,12 @@ import torch
 
 from ae import IWAE, Data, Generation, Recipe, Run, RunConfig, fit
 from ae.cli import cli
+from ae.validation import Settings
 from experiments.vae import Model, build
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """An importance-weighted autoencoder."""
 
     data: Data = Data("mnist", binarise=True)

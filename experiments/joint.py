@@ -22,20 +22,21 @@ from ae import (
     report,
 )
 from ae.cli import cli
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """A convolutional encoder and its mirror image, with a classifier on the code."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    latent: int | None = None  # size of a latent vector between encoder and decoder; none: the features are the code
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    latent: Positive[int] | None = None  # size of a latent vector between both; none: the features are the code
     norm: bool = False  # batch norm in every stage
-    hidden: int = 128  # width of the classifier's hidden layer
+    hidden: Positive[int] = 128  # width of the classifier's hidden layer
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Joint reconstruction and classification."""
 
     data: Data = Data("mnist", augment=Augment(shift=1))

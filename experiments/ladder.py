@@ -18,11 +18,12 @@ import torch
 
 from ae import Augment, Data, Ladder, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
+from ae.validation import Settings
 from experiments.classify import Model, build
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A ladder network."""
 
     data: Data = Data("mnist", labels=100, labelled_per_batch=32)

@@ -15,11 +15,12 @@ from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
 from ae.corruptions import PatchMask
 from ae.metrics import mean_image, restoration, with_prefix
+from ae.validation import Settings
 from experiments.reconstruct import Model, build
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Hidden patches."""
 
     data: Data = Data("mnist")

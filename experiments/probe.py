@@ -11,28 +11,25 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from ae import Augment, Data, Run, RunConfig, load
-from ae.checks import check_positive
 from ae.cli import Positional, cli, parse_part
 from ae.errors import InputError
 from ae.evidence import Evidence
 from ae.pictures import scatter_picture
 from ae.probes import codes_of, neighbour_map, probe
 from ae.run_folder import read_config
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Which runs, on which data, and where the result is kept. Needs the extra `eval`."""
 
     runs: Positional[tuple[Path, ...]]  # folders of runs
     data: Data = Data()  # the data set (default: the first run's)
     labels: tuple[int, ...] = (100, 1000)  # so many labels to learn from, beside all of them
-    repeats: int = 3  # choices of these labels, and starts of k-means
-    map: int = 1000  # test images in the picture, by t-SNE
+    repeats: Positive[int] = 3  # choices of these labels, and starts of k-means
+    map: Positive[int] = 1000  # test images in the picture, by t-SNE
     run: RunConfig = RunConfig()
-
-    def __post_init__(self) -> None:
-        check_positive(repeats=self.repeats, map=self.map)
 
 
 def main(config: Config) -> None:

@@ -6,19 +6,20 @@ import torch
 
 from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """A convolutional encoder and its mirror image."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    latent: int | None = None  # size of a latent vector between encoder and decoder; none: the features are the code
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    latent: Positive[int] | None = None  # size of a latent vector between both; none: the features are the code
     norm: bool = False  # batch norm in every stage
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Reconstruction alone."""
 
     data: Data = Data("mnist")

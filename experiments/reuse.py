@@ -15,20 +15,17 @@ import torch
 from torch.export import Dim
 
 from ae import Autoencoder, InputError, load, unchecked_range
-from ae.checks import check_positive
 from ae.cli import Positional, cli
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Which run, and how much to measure."""
 
     run: Positional[Path]  # a run's folder, or a file of weights
-    rounds: int = 20  # in each, both take their turn
-    batch_size: int = 256  # images at a time
-
-    def __post_init__(self) -> None:
-        check_positive(rounds=self.rounds, batch_size=self.batch_size)
+    rounds: Positive[int] = 20  # in each, both take their turn
+    batch_size: Positive[int] = 256  # images at a time
 
 
 def main(config: Config) -> None:

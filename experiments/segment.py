@@ -15,27 +15,24 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ae import ConvEncoder, Data, ImageSet, InputError, load
-from ae.checks import check_positive
 from ae.cli import Positional, cli
 from ae.seeding import derive, generator
+from ae.validation import Positive, Settings
 
 SIDE, DIGITS, BACKGROUND = 56, 3, 10
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Which encoder, and how long to train."""
 
     run: Positional[Path | None] = None  # a run's folder or a file of weights (default: an untrained encoder)
     fine_tune: bool = False  # train the encoder too
-    steps: int = 1000  # of training
-    batch_size: int = 32  # pictures a step
-    lr: float = 0.003  # learning rate of AdamW
-    tested: int = 500  # pictures of test digits that it is tested on
+    steps: Positive[int] = 1000  # of training
+    batch_size: Positive[int] = 32  # pictures a step
+    lr: Positive[float] = 0.003  # learning rate of AdamW
+    tested: Positive[int] = 500  # pictures of test digits that it is tested on
     seeds: tuple[int, ...] = (0, 1, 2)  # of the pyramid's weights and the pictures
-
-    def __post_init__(self) -> None:
-        check_positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr, tested=self.tested)
 
 
 class Segmenter(nn.Module):

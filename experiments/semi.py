@@ -17,11 +17,12 @@ import torch
 
 from ae import Consistency, Data, Joint, Recipe, Run, RunConfig, Teaching, fit, report
 from ae.cli import cli
+from ae.validation import Settings
 from experiments.joint import Model, build
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Few labels."""
 
     data: Data = Data("mnist", labels=100, labelled_per_batch=32)

@@ -14,19 +14,20 @@ import torch
 
 from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Joint, Recipe, Run, RunConfig, Splits, TopK, fit, report
 from ae.cli import cli
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """A convolutional encoder and its mirror image, with a sparse code between them."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    latent: int = 512  # size of the code
-    k: int = 16  # of these, how many an image uses
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    latent: Positive[int] = 512  # size of the code
+    k: Positive[int] = 16  # of these, how many an image uses
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A sparse code."""
 
     data: Data = Data("mnist")

@@ -14,23 +14,20 @@ from statistics import median
 import torch
 
 from ae import Data, Images, fit
-from ae.checks import check_positive
 from ae.cli import cli
+from ae.validation import Positive, Settings
 from experiments import joint
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """How much to measure."""
 
-    rounds: int = 5  # in each, the three are measured in turn
-    images: int = 6400  # in files
-    size: int = 28  # pixels that they are resized to
-    original: int = 64  # pixels that they are stored with
+    rounds: Positive[int] = 5  # in each, the three are measured in turn
+    images: Positive[int] = 6400  # in files
+    size: Positive[int] = 28  # pixels that they are resized to
+    original: Positive[int] = 64  # pixels that they are stored with
     workers: int = 2  # processes that read ahead
-
-    def __post_init__(self) -> None:
-        check_positive(rounds=self.rounds, images=self.images, size=self.size, original=self.original)
 
 
 def main(config: Config) -> None:

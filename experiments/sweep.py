@@ -7,25 +7,22 @@ study together; start it again after a kill, and it goes on with the trials that
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ae.checks import check_positive
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table
 from ae.signals import Ending
 from ae.sweeps import Study, read_sweep
 from ae.tracking import Mode
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What to search, and where to keep it. Needs the extra `sweep`."""
 
     file: Positional[Path]  # the sweep's file
     dir: Path | None = None  # the study's folder (default: runs/NAME, by the file's name)
-    runs: int | None = None  # trials in all (default: the file's run_cap; a grid has as many as it has points)
+    runs: Positive[int] | None = None  # trials in all (default: the file's run_cap; of a grid, its number of points)
     wandb: Mode = "auto"  # of each trial; they are a group in W&B
-
-    def __post_init__(self) -> None:
-        check_positive(runs=self.runs)
 
 
 def main(config: Config) -> None:

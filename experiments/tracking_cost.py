@@ -19,23 +19,23 @@ import torch
 import wandb
 
 from ae import Data, Run, RunConfig, fit
-from ae.checks import check_positive
 from ae.cli import cli
 from ae.errors import InputError
 from ae.tracking import Mode
+from ae.validation import Positive, Settings
 from experiments import joint
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """How long to measure. Online needs a server that W&B is logged in to."""
 
-    steps: int = 6000  # of a training in each mode
-    log_every: int = 50  # steps between rows
+    steps: Positive[int] = 6000  # of a training in each mode
+    log_every: Positive[int] = 50  # steps between rows
     modes: tuple[Mode, ...] = ("offline", "online")
 
     def __post_init__(self) -> None:
-        check_positive(steps=self.steps, log_every=self.log_every)
+        super().__post_init__()
         if self.steps < 9 * self.log_every:
             raise InputError(f"steps must be at least 9 times log_every, {9 * self.log_every}, got {self.steps}")
 

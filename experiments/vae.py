@@ -33,20 +33,21 @@ from ae import (
     fit,
 )
 from ae.cli import cli
+from ae.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """An encoder and its mirror image, with a Gaussian code between them."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    widths: tuple[int, ...] = ()  # of fully connected layers, which take the place of the stages
-    latent: int = 16  # size of the code
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which take the place of the stages
+    latent: Positive[int] = 16  # size of the code
     norm: bool = True  # batch norm in every stage
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A variational autoencoder."""
 
     data: Data = Data("mnist", binarise=True)

@@ -34,37 +34,34 @@ from ae import (
     report,
     unchecked_range,
 )
-from ae.checks import check_positive
 from ae.cli import cli
 from ae.frechet import sample_quality
 from ae.pictures import grid_picture
 from ae.priors import PixelCNN
 from ae.sampling import Draw, samples
 from ae.seeding import derive
+from ae.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Settings):
     """A convolutional encoder and its mirror image, with a codebook between them."""
 
-    channels: tuple[int, ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    codes: int = 128  # in the codebook
-    commitment: float = 0.25  # weight of the features' distance to their codes
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    codes: Positive[int] = 128  # in the codebook
+    commitment: AtLeast0[float] = 0.25  # weight of the features' distance to their codes
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A VQ-VAE."""
 
     data: Data = Data("mnist")
     model: Model = Model()
     objective: Joint = Joint(classification=0.0)
     recipe: Recipe = Recipe(epochs=4, batch_size=128, optimizer="adamw", lr=0.002)
-    prior_steps: int = 1500  # of training of the prior
+    prior_steps: Positive[int] = 1500  # of training of the prior
     run: RunConfig = RunConfig()
-
-    def __post_init__(self) -> None:
-        check_positive(prior_steps=self.prior_steps)
 
 
 def build(model: Model, data: Splits) -> Autoencoder:

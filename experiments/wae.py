@@ -18,11 +18,12 @@ import torch
 from ae import MMD, Data, Generation, Recipe, Run, RunConfig, fit
 from ae.cli import cli
 from ae.sampling import standard_normal
+from ae.validation import Settings
 from experiments.reconstruct import Model, build
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A Wasserstein autoencoder."""
 
     data: Data = Data("mnist")

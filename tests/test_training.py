@@ -393,13 +393,13 @@ def test_compiled_trains_as_eager(digits: Splits) -> None:
         ({"steps": 0}, "steps must be positive, got 0"),
         ({"batch_size": -1}, "batch_size must be positive, got -1"),
         ({"lr": 0.0}, "lr must be positive, got 0"),
-        ({"lr": math.nan}, "lr must be positive, got nan"),
+        ({"lr": math.nan}, "Recipe.lr must be finite, got nan"),
         ({"log_every": 0}, "log_every must be positive"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"evaluate_every": 0}, "evaluate_every must be positive"),
         ({"momentum": 1.0}, "momentum must be from 0 to less than 1"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
-        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a Recipe.momentum"),
     ],
 )
 def test_refuses_a_bad_recipe(arguments: dict[str, Any], complaint: str) -> None:

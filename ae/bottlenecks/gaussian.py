@@ -1,6 +1,7 @@
 """Stochastic bottlenecks: the code is drawn from a distribution that the features give."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from ae.bottlenecks.code import Code
-from ae.checks import check_positive, check_shape
+from ae.validation import Positive, check_shape, checked_arguments
 
 _LOG_VARIANCES = (-14.0, 14.0)  # in nats; beyond them a variance is not told from 0, or from infinity, in float32
 _ACTIVE = 0.01  # variance over images from which a latent's mean counts as active
@@ -22,9 +23,9 @@ class Gaussian(nn.Module):
     `stats`: the number of active units, whose mean varies over the batch by more than 0.01 (Burda et al. 2016, 5.2).
     """
 
-    def __init__(self, in_shape: tuple[int, ...], latent: int) -> None:
+    @checked_arguments
+    def __init__(self, in_shape: Sequence[Positive[int]], latent: Positive[int]) -> None:
         super().__init__()
-        check_positive(in_shape=min(in_shape), latent=latent)
         self.in_shape = tuple(in_shape)
         self.latent = latent
         self.reduce = nn.Linear(math.prod(in_shape), 2 * latent)

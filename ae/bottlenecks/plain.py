@@ -1,6 +1,7 @@
 """Bottlenecks that are functions: nothing is drawn, and nothing is rounded."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from ae import distributed
 from ae.bottlenecks.code import Code
-from ae.checks import check_positive, check_shape
 from ae.errors import InputError
+from ae.validation import Positive, check_shape, checked_arguments
 
 
 class Identity(nn.Module):
@@ -32,9 +33,9 @@ class Dense(nn.Module):
     Raises InputError for features of another shape than `in_shape`.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], latent: int) -> None:
+    @checked_arguments
+    def __init__(self, in_shape: Sequence[Positive[int]], latent: Positive[int]) -> None:
         super().__init__()
-        check_positive(in_shape=min(in_shape), latent=latent)
         self.in_shape = tuple(in_shape)
         self.latent = latent
         self.reduce = nn.Linear(math.prod(in_shape), latent)
@@ -69,9 +70,9 @@ class TopK(Dense):
     image of the batch uses.
     """
 
-    def __init__(self, in_shape: tuple[int, ...], latent: int, k: int) -> None:
+    @checked_arguments
+    def __init__(self, in_shape: Sequence[Positive[int]], latent: Positive[int], k: Positive[int]) -> None:
         super().__init__(in_shape, latent)
-        check_positive(k=k)
         if k > latent:
             raise InputError(f"k must be at most the {latent} latents, got {k}")
         self.k = k

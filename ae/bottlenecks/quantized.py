@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ae import distributed
 from ae.bottlenecks.code import Code
-from ae.checks import check_positive
 from ae.errors import InputError
+from ae.validation import AtLeast0, AtLeast2, BelowOne, Positive, checked_arguments
 
 _SMALL = 1e-5
 
@@ -47,14 +47,16 @@ class VectorQuantized(nn.Module):
     total: Tensor
     begun: Tensor
 
+    @checked_arguments
     def __init__(
-        self, channels: int, codes: int = 512, decay: float = 0.99, commitment: float = 0.25, revive: float = 0.05
+        self,
+        channels: Positive[int],
+        codes: Positive[int] = 512,
+        decay: BelowOne = 0.99,
+        commitment: AtLeast0[float] = 0.25,
+        revive: BelowOne = 0.05,
     ) -> None:
         super().__init__()
-        check_positive(channels=channels, codes=codes)
-        if not 0 <= decay < 1 or not commitment >= 0 or not 0 <= revive < 1:
-            given = f"decay {decay}, commitment {commitment}, revive {revive}"
-            raise InputError(f"decay and revive must be from 0 to less than 1, commitment 0 or more; got {given}")
         self.channels, self.codes = channels, codes
         self.decay, self.commitment, self.revive = decay, commitment, revive
         self.register_buffer("codebook", torch.randn(codes, channels))
@@ -157,11 +159,11 @@ class FSQ(nn.Module):
     perplexity of the prod(levels) codes in the batch, and the fraction used.
     """
 
-    def __init__(self, channels: int, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
+    @checked_arguments
+    def __init__(self, channels: Positive[int], levels: Sequence[AtLeast2[int]] = (8, 5, 5, 5)) -> None:
         super().__init__()
-        check_positive(channels=channels)
-        if not levels or min(levels) < 2:
-            raise InputError(f"levels must be 2 or more each, got {tuple(levels)}")
+        if not levels:
+            raise InputError("levels must be one or more numbers, got none")
         self.channels, self.levels = channels, tuple(levels)
         self.reduce = nn.Conv2d(channels, len(levels), 1)
         self.restore = nn.Conv2d(len(levels), channels, 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ae.errors import InputError
+from ae.errors import InputError, one_line
 from ae.run_folder import Row, best_of, is_running, read_config, read_history, read_summary
 from ae.tracking_server import find_runs, read_file, read_rows
 
@@ -97,7 +97,7 @@ def _unless_broken(read: Any, path: Path) -> Any:
     try:
         return read()
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        print(f"can't read {path}, going on without it: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"can't read {path}, going on without it: {one_line(error)}", file=sys.stderr)
         return None
 
 

@@ -2,33 +2,28 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ae.errors import InputError
+from ae.validation import AtLeast0, Range, Settings
 
+Acute = Annotated[float, Range(0.0, 90.0, is_high_open=True)]
 _KNOTS = 5  # along each axis, between which an elastic deformation is smooth
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(Settings):
     """Small random motions of training images, different for every image."""
 
-    shift: int = 0  # largest shift along each axis, in whole pixels: a shift alone blurs nothing
-    rotate: float = 0.0  # largest rotation either way, in degrees
-    scale: float = 0.0  # largest growth or shrinking: 0.1 is from 1/1.1 to 1.1 of the size
-    shear: float = 0.0  # largest slant of upright lines either way, in degrees
-    elastic: float = 0.0  # standard deviation of a smooth deformation, in pixels (Simard et al. 2003)
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value >= 0:
-                raise InputError(f"{name} must be 0 or more, got {value}")
-        if not self.shear < 90:
-            raise InputError(f"shear must be less than 90 degrees, got {self.shear}")
+    shift: AtLeast0[int] = 0  # largest shift along each axis, in whole pixels: a shift alone blurs nothing
+    rotate: AtLeast0[float] = 0.0  # largest rotation either way, in degrees
+    scale: AtLeast0[float] = 0.0  # largest growth or shrinking: 0.1 is from 1/1.1 to 1.1 of the size
+    shear: Acute = 0.0  # largest slant of upright lines either way, in degrees
+    elastic: AtLeast0[float] = 0.0  # standard deviation of a smooth deformation, in pixels (Simard et al. 2003)
 
     @property
     def moves(self) -> bool:

@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 
-from ae.checks import check_positive
 from ae.data import sources
 from ae.data.augment import Augment
 from ae.data.images import Batches, Images, ImageSet
 from ae.distributed import once_a_machine
 from ae.errors import InputError
 from ae.seeding import generator
+from ae.validation import AtLeast0, Positive, Settings
 
 Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]
 
@@ -51,32 +51,28 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Settings):
     """Which data set, and how much of it."""
 
     name: Name = "mnist"  # mnist comes with the package; folder: a folder of images for each class
     root: Path | None = None  # where the data set is, or is downloaded to (else the folder data); not used by mnist
-    size: int | None = None  # folder: resize and crop every image to this many pixels square
+    size: Positive[int] | None = None  # folder: resize and crop every image to this many pixels square
     stream: bool = False  # folder: read images while training, for data that do not fit in memory
-    workers: int = 2  # processes that read ahead, where images are streamed
-    validation: int = 5000  # training images held out to validate on, the same for every seed; 0: none
-    limit: int | None = None  # train on so many images at most
-    labels: int | None = None  # keep so many labels, as many of each class; the other images are unlabelled
-    labelled_per_batch: int | None = None  # so many images of every batch are labelled ones
+    workers: AtLeast0[int] = 2  # processes that read ahead, where images are streamed
+    validation: AtLeast0[int] = 5000  # training images held out to validate on, the same for every seed; 0: none
+    limit: Positive[int] | None = None  # train on so many images at most
+    labels: Positive[int] | None = None  # keep so many labels, as many of each class; the other images are unlabelled
+    labelled_per_batch: Positive[int] | None = None  # so many images of every batch are labelled ones
     seed: int = 0  # chooses which labels are kept
     augment: Augment = Augment()
     binarise: bool = False  # draw pixels as 0 or 1, grey as probability: anew each time in training, once to evaluate
 
     def __post_init__(self) -> None:
-        check_positive(size=self.size, limit=self.limit, labels=self.labels, labelled_per_batch=self.labelled_per_batch)
-        if self.workers < 0:
-            raise InputError(f"workers must be 0 or more, got {self.workers}")
+        super().__post_init__()
         if self.stream and self.name != "folder":
             raise InputError(f"only a folder can be streamed, not {self.name}")
         if self.stream and self.binarise:
             raise InputError("images that are streamed can't be binarised: leave out one of stream and binarise")
-        if self.validation < 0:
-            raise InputError(f"validation must be 0 or more, got {self.validation}")
 
     def may_change(self, name: str) -> bool:
         """A run may be continued where the data are somewhere else, or are read by other processes."""

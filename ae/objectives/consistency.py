@@ -17,12 +17,13 @@ from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss, only_head
+from ae.validation import AtLeast0, BelowOne, Fraction, Settings
 
 _STRONG = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)
 
 
 @dataclass(frozen=True)
-class Teaching:
+class Teaching(Settings):
     """How a teacher, an average of the model's weights, teaches what it sees in a weakly augmented image.
 
     `pseudo-labels`: its most likely class, where it is confident, is the strongly augmented image's label (Sohn et al.
@@ -32,23 +33,16 @@ class Teaching:
     """
 
     method: Literal["pseudo-labels", "mean-teacher"] = "pseudo-labels"
-    weight: float = 1.0  # of the teacher's term; 0: it is an average only
-    ramp: int = 0  # steps in which the weight grows from 0, linearly
-    decay: float = 0.99  # of the average, a step
-    confidence: float = 0.8  # of the teacher, from which it labels an image; pseudo-labels only
-    align: int = 2000  # steps in which its predictions are aligned with equally frequent classes, less and less
+    weight: AtLeast0[float] = 1.0  # of the teacher's term; 0: it is an average only
+    ramp: AtLeast0[int] = 0  # steps in which the weight grows from 0, linearly
+    decay: BelowOne = 0.99  # of the average, a step
+    confidence: Fraction = 0.8  # of the teacher, from which it labels an image; pseudo-labels only
+    align: AtLeast0[int] = (
+        2000  # steps in which its predictions are aligned with equally frequent classes, less and less
+    )
     weak: Augment = Augment(shift=2)
     strong: Augment = _STRONG
     hide: PatchMask = PatchMask(4, 0.1)  # hides part of the strongly augmented images
-
-    def __post_init__(self) -> None:
-        if not self.weight >= 0 or min(self.ramp, self.align) < 0:
-            given = f"{self.weight}, {self.ramp} and {self.align}"
-            raise InputError(f"weight, ramp and align must be 0 or more, got {given}")
-        if not 0 <= self.decay < 1:
-            raise InputError(f"decay must be from 0 to less than 1, got {self.decay}")
-        if not 0 <= self.confidence <= 1:
-            raise InputError(f"confidence must be from 0 to 1, got {self.confidence}")
 
 
 class Consistency(nn.Module):

@@ -6,31 +6,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ae.checks import check_positive
 from ae.data import Batch
-from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss
 from ae.seeding import normal_like
+from ae.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)
-class Contractive:
+class Contractive(Settings):
     """Adds the squared Frobenius norm of the Jacobian of the code by what the encoder sees, mean over the batch.
 
     Rifai et al. 2011, equation 7; estimated without bias by random projections v, |J|^2 = E |v J|^2 for v ~ N(0, I)
     (Hutchinson), one an image and `projections` times.
     """
 
-    weight: float = 0.1  # of the squared norm
-    projections: int = 1  # an image, of which the norm is estimated
+    weight: AtLeast0[float] = 0.1  # of the squared norm
+    projections: Positive[int] = 1  # an image, of which the norm is estimated
     joint: Joint = Joint(classification=0.0)  # all other terms
-
-    def __post_init__(self) -> None:
-        check_positive(projections=self.projections)
-        if not self.weight >= 0:
-            raise InputError(f"weight must be 0 or more, got {self.weight}")
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""

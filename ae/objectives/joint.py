@@ -15,6 +15,7 @@ from ae.data import Batch
 from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
+from ae.validation import AtLeast0, Positive, Settings
 
 Corruption = Callable[[Float[Tensor, "b c h w"]], tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]]
 """Clean images -> (corrupted images, mask of the pixels that the loss is taken on, or None: all)."""
@@ -34,24 +35,21 @@ class Loss:
     counts: dict[str, Tensor] = field(default_factory=dict)
 
 
+Ramp = tuple[AtLeast0[float], Positive[int]]
+
+
 @dataclass(frozen=True)
-class Ramps:
+class Ramps(Settings):
     """Weights that begin elsewhere: (first weight, steps) from which, and in which, one goes to its value, linearly."""
 
-    reconstruction: tuple[float, int] | None = None  # of the reconstruction term
-    rate: tuple[float, int] | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
-    penalty: tuple[float, int] | None = None  # of the bottleneck's penalty
-    classification: tuple[float, int] | None = None  # of the cross-entropy
-
-    def __post_init__(self) -> None:
-        for name, ramp in vars(self).items():
-            if ramp is not None and not (ramp[0] >= 0 and ramp[1] > 0):
-                wanted = "a first weight of 0 or more, and 1 step or more"
-                raise InputError(f"the ramp of {name} takes {wanted}; got {ramp[0]} and {ramp[1]}")
+    reconstruction: Ramp | None = None  # of the reconstruction term
+    rate: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
+    penalty: Ramp | None = None  # of the bottleneck's penalty
+    classification: Ramp | None = None  # of the cross-entropy
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(Settings):
     """A weighted sum of reconstruction, rate, penalty and classification; a weight of zero skips its term.
 
     The reconstruction term is `mse`, the squared error, mean over pixels and batch; or in nats per image, summed over
@@ -63,24 +61,18 @@ class Joint:
 
     likelihood: Literal["mse", "bernoulli", "gaussian"] = "mse"  # mse per pixel; bernoulli, gaussian: nats per image
     corruption: Corruption | None = None
-    reconstruction: float = 20.0  # weight of the reconstruction term
-    rate: float = 0.0  # weight of the code's rate in nats (beta); needs a likelihood in nats
-    free_bits: float = 0.0  # nats a latent that cost nothing; needs a bottleneck with a posterior
-    penalty: float = 1.0  # weight of the bottleneck's own penalty
-    classification: float = 1.0  # weight of the cross-entropy
-    std: float = 1.0  # standard deviation of the gaussian likelihood
+    reconstruction: AtLeast0[float] = 20.0  # weight of the reconstruction term
+    rate: AtLeast0[float] = 0.0  # weight of the code's rate in nats (beta); needs a likelihood in nats
+    free_bits: AtLeast0[float] = 0.0  # nats a latent that cost nothing; needs a bottleneck with a posterior
+    penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's own penalty
+    classification: AtLeast0[float] = 1.0  # weight of the cross-entropy
+    std: Positive[float] = 1.0  # standard deviation of the gaussian likelihood
     ramps: Ramps = Ramps()
 
     def __post_init__(self) -> None:
-        for name in vars(self.ramps):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"weight {name} must be 0 or more, got {getattr(self, name)}")
+        super().__post_init__()
         if not self.has("reconstruction") and not self.has("classification"):
             raise InputError("nothing to learn: reconstruction and classification are both 0")
-        if not self.std > 0:
-            raise InputError(f"std must be positive, got {self.std}")
-        if not self.free_bits >= 0:
-            raise InputError(f"free_bits must be 0 or more, got {self.free_bits}")
         if self.has("rate") and self.likelihood == "mse":
             raise InputError("a rate is in nats: with rate > 0 choose likelihood bernoulli or gaussian, not mse")
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ae.checks import check_positive
 from ae.data import Augment, Batch
 from ae.encoders import ConvEncoder
 from ae.errors import InputError
@@ -19,6 +18,7 @@ from ae.losses import masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss, classification
 from ae.seeding import normal_like
+from ae.validation import AtLeast0, Positive, checked_arguments
 
 
 class Ladder(nn.Module):
@@ -37,13 +37,14 @@ class Ladder(nn.Module):
     mean squared errors a normalised number. In evaluation it is the classification alone, without noise.
     """
 
+    @checked_arguments
     def __init__(
         self,
         model: Autoencoder,
-        height: int,
-        width: int,
-        weights: Sequence[float],
-        noise: float = 0.3,
+        height: Positive[int],
+        width: Positive[int],
+        weights: Sequence[AtLeast0[float]],
+        noise: Positive[float] = 0.3,
         augment: Augment | None = None,
     ) -> None:
         super().__init__()
@@ -53,11 +54,10 @@ class Ladder(nn.Module):
             found = ", ".join(type(part).__name__ for part in (encoder, *heads))
             raise InputError(f"a ladder stands on a ConvEncoder and one Classifier, got {found}")
         channels = (encoder.in_channels, *encoder.channels)
-        if len(weights) != len(channels) + 2 or not all(weight >= 0 for weight in weights):
+        if len(weights) != len(channels) + 2:
             levels = f"image, {len(channels) - 1} stages, hidden layer, logits"
-            wanted = f"{len(channels) + 2} weights of 0 or more: {levels}"
+            wanted = f"{len(channels) + 2} weights: {levels}"
             raise InputError(f"a ladder on this model takes {wanted}; got {tuple(weights)}")
-        check_positive(noise=noise)
         self.weights, self.noise, self.augment = tuple(weights), noise, augment or Augment()
         top = encoder.feature_shape(height, width)
         self.down = nn.ModuleList(

@@ -10,27 +10,24 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ae.bottlenecks import Code
-from ae.checks import check_positive
 from ae.data import Batch
 from ae.errors import InputError
 from ae.losses import bernoulli_nll, masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss
+from ae.validation import AtLeast0, Positive, Settings
 
 _NATS = Joint("bernoulli", reconstruction=1.0, classification=0.0)
 
 
 @dataclass(frozen=True)
-class IWAE:
+class IWAE(Settings):
     """The importance-weighted bound on log p(x) with k samples; with one it is the ELBO. Bernoulli likelihood.
 
     Burda et al. 2016, equation 8: -log 1/k sum_i p(x, z_i) / q(z_i | x), nats an image, mean over the batch.
     """
 
-    samples: int = 5  # k
-
-    def __post_init__(self) -> None:
-        check_positive(samples=self.samples)
+    samples: Positive[int] = 5  # k
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
@@ -52,7 +49,7 @@ def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code
 
 
 @dataclass(frozen=True)
-class BetaTC:
+class BetaTC(Settings):
     """A VAE's rate in three parts, of which the codes' total correlation has a weight of its own.
 
     Chen et al. 2018, equation 2: mutual information + beta * total correlation + dimension-wise KL, estimated by
@@ -60,8 +57,8 @@ class BetaTC:
     processes, with those of the same process.
     """
 
-    images: int  # in the training set, which the estimate needs
-    beta: float = 6.0  # weight of the total correlation
+    images: Positive[int]  # in the training set, which the estimate needs
+    beta: AtLeast0[float] = 6.0  # weight of the total correlation
     joint: Joint = field(default=_NATS)  # all other terms
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
@@ -91,19 +88,15 @@ class BetaTC:
 
 
 @dataclass(frozen=True)
-class MMD:
+class MMD(Settings):
     """Adds the maximum mean discrepancy between the batch's codes and the prior N(0, I): WAE, InfoVAE.
 
     Tolstikhin et al. 2018, algorithm 2, with its inverse multiquadratic kernels of several widths; unbiased. A code
     of any bottleneck will do. In several processes, over the codes of each.
     """
 
-    weight: float = 10.0  # of the discrepancy
+    weight: AtLeast0[float] = 10.0  # of the discrepancy
     joint: Joint = Joint(reconstruction=1.0, classification=0.0)  # all other terms
-
-    def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise InputError(f"weight must be 0 or more, got {self.weight}")
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""

@@ -18,20 +18,20 @@ from typing import Any
 import torch
 
 from ae import Data, evaluate
-from ae.checks import check_positive
 from ae.cli import cli
 from ae.files import write_whole
+from ae.validation import Positive, Settings
 from experiments.benchmark import contenders, growth, peers, quality, start
 from experiments.benchmark.turns import Contender, take_turns
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """How much to measure."""
 
-    rounds: int = 40  # turns of each contender
-    steps: int = 43  # of a turn; 40 turns are two epochs
-    starts: int = 5  # of the main job
+    rounds: Positive[int] = 40  # turns of each contender
+    steps: Positive[int] = 43  # of a turn; 40 turns are two epochs
+    starts: Positive[int] = 5  # of the main job
     sizes: tuple[int, ...] = (6_000, 60_000, 600_000)  # images in the data set
     batches: tuple[int, ...] = (64, 128, 256, 512, 1024)  # images a step
     sides: tuple[int, ...] = (28, 64, 128)  # pixels
@@ -42,9 +42,6 @@ class Config:
     accuracy: float = 0.99  # on the test set, that is good
     mse: float = 0.006  # on the test set, that is good
     to: Path = Path("runs/benchmark.json")
-
-    def __post_init__(self) -> None:
-        check_positive(rounds=self.rounds, steps=self.steps, starts=self.starts)
 
 
 def main(config: Config) -> None:

@@ -6,20 +6,17 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from ae import unchecked_range
-from ae.checks import check_positive
 from ae.cli import cli
+from ae.validation import Positive, Settings
 from experiments.benchmark.contenders import JOINT, bare_step
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """How much to look at."""
 
-    steps: int = 100  # that are profiled, after as many that are not
-    rows: int = 20  # the operations that take longest
-
-    def __post_init__(self) -> None:
-        check_positive(steps=self.steps, rows=self.rows)
+    steps: Positive[int] = 100  # that are profiled, after as many that are not
+    rows: Positive[int] = 20  # the operations that take longest
 
 
 def main(config: Config) -> None:
