@@ -200,9 +200,11 @@ def _flags_by_field(config_type: type, prefix: str = "--") -> dict[str, list[str
 
 def _as_we_write(arg: str, config_type: type) -> list[str]:
     """An argument in the form of W&B's agents as flags of ours; any other as it is."""
-    name, _, text = arg.partition("=")
+    name, has_value, text = arg.partition("=")
     hint = flags(config_type).get(name.replace("_", "-"))
     kinds = hint, *get_args(hint)
+    if hint is bool and has_value and text not in ("True", "False"):
+        raise InputError(f"{name} must be True or False, got {text!r}; without a value it is True")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -237,6 +239,7 @@ def _one_line(complaint: str) -> str:
     text = complaint.split("────")
     body = next((part for part in text if "│" in part), complaint)
     line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", body).split())
+    line = re.sub(r"^Error parsing (?!--)\S+: ", "", line)
     wrong, *choices = re.findall(r"'([^']*)'", re.sub(r"for argument '\S*'", "", line)) or [""]
     return line.rstrip(".") + nearest(wrong, choices, cutoff=0.0)
 

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache, wraps
@@ -110,6 +110,8 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     """The value as an instance of the type `hint`; raises InputError that begins with `name` where it is none."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        if arguments[0] in (int, float) and not _is_number(value, arguments[0]):
+            raise _wrong(value, hint, name)
         value = checked(value, arguments[0], name)
         for limit in arguments[1:]:
             if isinstance(limit, Range) and value not in limit:
@@ -125,12 +127,11 @@ def checked(value: Any, hint: Any, name: str) -> Any:
         return _checked_sequence(value, arguments, hint, name)
     if hint is Path:
         return _checked_path(value, hint, name)
-    is_bool = isinstance(value, bool | np.bool_)
-    if hint is bool and is_bool:
+    if hint is bool and isinstance(value, bool | np.bool_):
         return bool(value)
-    if hint is int and isinstance(value, Integral) and not is_bool:
+    if hint is int and _is_number(value, int):
         return int(value)
-    if hint is float and isinstance(value, Real) and not is_bool:
+    if hint is float and _is_number(value, float):
         if not math.isfinite(value):
             raise InputError(f"{name} must be finite, got {float(value)}")
         return float(value)
@@ -144,6 +145,10 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool | np.bool_)
+
+
 def _checked_union(value: Any, kinds: Sequence[Any], hint: Any, name: str) -> Any:
     if value is None and type(None) in kinds:
         return None
@@ -154,18 +159,10 @@ def _checked_union(value: Any, kinds: Sequence[Any], hint: Any, name: str) -> An
         try:
             return checked(value, kind, name)
         except InputError:
-            if get_origin(kind) is Annotated and _has_type(value, get_args(kind)[0]):
+            if get_origin(kind) is Annotated and _is_number(value, get_args(kind)[0]):
                 raise  # a number of the right type, out of its range
     choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     raise _wrong(value, hint, name, nearest(str(value), choices))
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    try:
-        checked(value, hint, "")
-    except InputError:
-        return False
-    return True
 
 
 def _checked_sequence(value: Any, arguments: Sequence[Any], hint: Any, name: str) -> tuple[Any, ...]:
@@ -210,7 +207,8 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return _either([str(choice) for choice in arguments])
     if origin in (Union, types.UnionType):
-        return _either([describe(part) for part in arguments])
+        literals = [str(choice) for part in arguments if get_origin(part) is Literal for choice in get_args(part)]
+        return _either(literals + [describe(part) for part in arguments if get_origin(part) is not Literal])
     if origin is tuple and arguments[-1] is not Ellipsis:
         return f"{len(arguments)} values ({'; '.join(describe(part) for part in arguments)})"
     if origin in (tuple, list, Sequence):
@@ -224,10 +222,11 @@ def _either(choices: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
 
 
-def nearest(name: str, known: Any, cutoff: float = 0.5) -> str:
-    """The end of a message that names the known name which is most like this one; empty where none is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"; the nearest is {near[0]}" if near else ""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """The end of a message, with the known name that is most like this one; empty where none is."""
+    by_small_letters = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_small_letters, n=1, cutoff=cutoff)
+    return f"; the nearest is {by_small_letters[near[0]]}" if near else ""
 
 
 _check_range = True

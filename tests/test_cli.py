@@ -88,7 +88,7 @@ def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path
         ("--recipe.epochs -3", "--recipe.epochs must be positive, got -3"),
         ("--data.labels 0", "--data.labels must be positive, got 0"),
         ("--objective.reconstruction -1", "--objective.reconstruction must be 0 or more, got -1"),
-        ("--objective.rate 1", "choose likelihood bernoulli or gaussian"),
+        ("--objective.rate 1", "likelihood bernoulli or gaussian, not mse"),
         ("--run.resume nowhere", "no run in nowhere"),
         ("--recipe.lr", "--recipe.lr"),
     ],

@@ -106,7 +106,7 @@ def test_a_corruption_is_encoded_and_the_target_stays_clean(model: Autoencoder, 
         ({"reconstruction": -1.0}, "Joint.reconstruction must be 0 or more, got -1"),
         ({"classification": float("nan")}, "Joint.classification must be finite, got nan"),
         ({"reconstruction": 0.0, "classification": 0.0}, "nothing to learn"),
-        ({"rate": 1.0}, "choose likelihood bernoulli or gaussian, not mse"),
+        ({"rate": 1.0}, "likelihood bernoulli or gaussian, not mse"),
         ({"std": 0.0}, "std must be positive"),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
     assert objective.weight("classification", 0) == 2.0
     with pytest.raises(InputError, match=r"Ramps\.rate\[1\] must be positive, got 0"):
         Ramps(rate=(0.0, 0))
-    with pytest.raises(InputError, match="choose likelihood bernoulli or gaussian"):
+    with pytest.raises(InputError, match="likelihood bernoulli or gaussian, not mse"):
         Joint(ramps=Ramps(rate=(1.0, 10)))
 
 

@@ -72,9 +72,9 @@ class Joint(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.has("reconstruction") and not self.has("classification"):
-            raise InputError("nothing to learn: reconstruction and classification are both 0")
+            raise InputError("nothing to learn: Joint.reconstruction and Joint.classification are both 0")
         if self.has("rate") and self.likelihood == "mse":
-            raise InputError("a rate is in nats: with rate > 0 choose likelihood bernoulli or gaussian, not mse")
+            raise InputError("Joint.rate is in nats: choose Joint.likelihood bernoulli or gaussian, not mse")
 
     def __call__(
         self, model: Autoencoder, batch: Batch, step: int, weights: Mapping[str, Tensor] | None = None
