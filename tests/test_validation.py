@@ -154,9 +154,9 @@ def test_public_classes_refuse_what_they_cannot_mean(make: Callable[[], Any], me
 
 
 def test_paths_may_be_text_and_begin_with_the_home(tmp_path: Path) -> None:
-    assert Example(path="~/x").path == Example(path=Path("~/x")).path == Path.home() / "x"  # type: ignore[arg-type]
-    assert RunConfig(dir=str(tmp_path)).dir == tmp_path  # type: ignore[arg-type]
-    assert Data("folder", root=str(tmp_path)).root == tmp_path  # type: ignore[arg-type]
+    assert Example(path="~/x").path == Example(path=Path("~/x")).path == Path.home() / "x"
+    assert RunConfig(dir=str(tmp_path)).dir == tmp_path
+    assert Data("folder", root=str(tmp_path)).root == tmp_path
 
 
 def test_checked_arguments_leaves_other_types_alone() -> None:
