@@ -19,7 +19,7 @@ from ae.distributed import launched
 from ae.errors import DivergedError, InputError, StorageError
 from ae.run_folder import read_config
 from ae.signals import is_urgent
-from ae.validation import nearest
+from ae.validation import checked, describe, nearest
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -81,7 +81,9 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
             )
     except SystemExit as stop:
         if stop.code:
-            raise InputError(_with_flags(_one_line(complaint.getvalue()), config_type, args)) from None
+            raise InputError(
+                _with_flags(_one_line(complaint.getvalue(), config_type, args), config_type, args)
+            ) from None
         raise
     if unknown:
         raise InputError(_unknown(unknown[0], list(flags(config_type))))
@@ -89,15 +91,35 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
 
 
 def _registry() -> "ConstructorRegistry":
-    """What tyro can't know: of a choice or a function, the command line gives the choice."""
+    """Rules for tyro: numbers and paths as `ae.validation` reads them; the choices of a choice or a function."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
+    def number_or_path(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
+        kind: Any = info.type
+        if kind not in _READ:
+            return None
+
+        def read(words: list[str]) -> Any:
+            try:
+                return checked(_READ[kind](words[0]), kind, "")
+            except ValueError as error:
+                raise ValueError(f"must be {describe(kind)}, got {words[0]!r}") from error
+
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=read,
+            is_instance=lambda value: isinstance(value, kind),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
     def choice_or_function(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
-        choices = _choices_beside_function(info.type)
-        if choices is None:
+        choices = get_args(_choices_beside_function(info.type))
+        if not choices:
             return None
 
         def chosen(words: list[str]) -> str:
@@ -117,12 +139,15 @@ def _registry() -> "ConstructorRegistry":
     return registry
 
 
-def _choices_beside_function(hint: Any) -> tuple[str, ...] | None:
-    """The choices of a field that takes one of them, or a function from Python; None for any other field."""
+_READ: dict[Any, Callable[[str], Any]] = {int: int, float: float, Path: str}
+
+
+def _choices_beside_function(hint: Any) -> Any:
+    """The Literal of a field that takes one of its choices, or a function from Python; None for any other field."""
     parts = get_args(hint)
     if not any(get_origin(part) is Callable for part in parts):
         return None
-    return next((get_args(part) for part in parts if get_origin(part) is Literal), None)
+    return next((part for part in parts if get_origin(part) is Literal), None)
 
 
 def parse_part(config_type: type[Config], config: dict[str, Any]) -> Config:
@@ -159,17 +184,17 @@ def _flatten(config: dict[str, Any], prefix: str = "--") -> Iterator[tuple[str, 
             yield flag, value
 
 
-def flags(config_type: type, prefix: str = "--") -> dict[str, Any]:
-    """Every flag with its type; None for what the command line can't give, a function, as a corruption is."""
-    hints = get_type_hints(config_type)
+def flags(config_type: type, prefix: str = "--", include_extras: bool = False) -> dict[str, Any]:
+    """Every flag with its type, with ranges if asked; None for what the command line can't give, a function."""
+    hints = get_type_hints(config_type, include_extras=include_extras)
     found: dict[str, Any] = {}
     for field in fields(config_type):
         flag, hint = prefix + field.name.replace("_", "-"), hints[field.name]
         if isinstance(hint, type) and is_dataclass(hint):
-            found |= flags(hint, f"{flag}.")
+            found |= flags(hint, f"{flag}.", include_extras)
         else:
             is_function = any(get_origin(part) is Callable for part in (hint, *get_args(hint)))
-            found[flag] = None if is_function and _choices_beside_function(hint) is None else hint
+            found[flag] = _choices_beside_function(hint) if is_function else hint
     return found
 
 
@@ -203,6 +228,8 @@ def _as_we_write(arg: str, config_type: type) -> list[str]:
     name, has_value, text = arg.partition("=")
     hint = flags(config_type).get(name.replace("_", "-"))
     kinds = hint, *get_args(hint)
+    if name.removeprefix("--") in _positional(config_type) and arg.startswith("--"):
+        raise InputError(f"{name} is given by its place, without a name: {name.removeprefix('--').upper()}")
     if hint is bool and has_value and text not in ("True", "False"):
         raise InputError(f"{name} must be True or False, got {text!r}; without a value it is True")
     try:
@@ -223,6 +250,13 @@ def _as_we_write(arg: str, config_type: type) -> list[str]:
     return to_args(config_type, nested)
 
 
+def _positional(config_type: type) -> list[str]:
+    """The fields that the command line gives by their place."""
+    (marker,) = get_args(Positional[int])[1:]
+    hints = get_type_hints(config_type, include_extras=True)
+    return [name for name, hint in hints.items() if marker in getattr(hint, "__metadata__", ())]
+
+
 def _value_of(flag: str, args: Sequence[str]) -> str | None:
     """The value of `--flag value` or `--flag=value`, the last one."""
     words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith(f"{flag}=") else [arg])]
@@ -234,14 +268,37 @@ def _unknown(arg: str, flags: list[str]) -> str:
     return f"unknown option {arg}{nearest(arg.split('=')[0], flags) or '; --help lists all options'}"
 
 
-def _one_line(complaint: str) -> str:
-    """What tyro's panel says before its first ruler, on one line, with the nearest of the choices that it names."""
-    text = complaint.split("────")
-    body = next((part for part in text if "│" in part), complaint)
-    line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", body).split())
-    line = re.sub(r"^Error parsing (?!--)\S+: ", "", line)
-    wrong, *choices = re.findall(r"'([^']*)'", re.sub(r"for argument '\S*'", "", line)) or [""]
-    return line.rstrip(".") + nearest(wrong, choices, cutoff=0.0)
+def _one_line(complaint: str, config_type: type, args: Sequence[str]) -> str:
+    """A line for what tyro's panel complains about: in the words of `ae.validation` where a flag has a wrong value."""
+    panel = next((part for part in complaint.split("────") if "│" in part), complaint)
+    line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", panel).split())
+    of_group = re.match(r"Error parsing (?!-)\S+: (.*)", line)  # raised where a group of settings was made
+    if of_group:
+        return of_group[1]
+    hints = flags(config_type, include_extras=True)
+    flag = next((word for word in re.findall(r"--[\w.-]*\w", line) if word in hints), None)
+    given = None if flag is None else _words_of(flag, args)
+    if flag is None or given is None:
+        return re.sub(r"^Missing from \S+:", "missing:", line.removeprefix("Error parsing "))
+    choices = [str(choice) for part in (hints[flag], *get_args(hints[flag])) for choice in _choices(part)]
+    near = nearest(given[-1], choices, cutoff=0.0) if given else ""
+    return f"{flag} must be {describe(hints[flag])}, got {' '.join(given)!r}{near}"
+
+
+def _choices(hint: Any) -> Sequence[Any]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _words_of(flag: str, args: Sequence[str]) -> list[str] | None:
+    """The words that a command line has behind a flag, where it is given last; None where it is not given."""
+    names = [arg.split("=")[0].replace("_", "-") for arg in args]
+    if flag not in names:
+        return None
+    place = len(args) - 1 - names[::-1].index(flag)
+    if "=" in args[place]:
+        return [args[place].partition("=")[2]]
+    rest = args[place + 1 :]
+    return list(rest[: next((i for i, arg in enumerate(rest) if arg.startswith("--")), len(rest))])
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -81,7 +81,7 @@ def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path
         ("--recipe.lrr 0.1", "unknown option --recipe.lrr; the nearest is --recipe.lr"),
         ("--data.labelled_per_batches=3", "the nearest is --data.labelled-per-batch"),
         ("zzz", "unknown option zzz; --help lists all options"),
-        ("--data.name minst", r"'minst'.*--data.name.* the nearest is mnist"),
+        ("--data.name minst", r"--data.name must be mnist, .*, got 'minst'; the nearest is mnist"),
         ("--run.wandb onlin", r"the nearest is online"),
         ("--recipe.lr fast", "--recipe.lr.*fast"),
         ("--recipe.batch-size 0", "--recipe.batch-size must be positive, got 0"),

@@ -171,6 +171,7 @@ def tiny() -> Splits:
 
 def check_trains(config: joint.Config) -> None:
     """A valid configuration comes back from its command line, and trains two steps or is refused in one line."""
+    config = replace(config, run=replace(config.run, resume=None, fork=None))  # there is no run to begin with
     assert parse(joint.Config, to_args(joint.Config, to_json(config))) == config
     data = replace(tiny(), augment=config.data.augment, labelled_per_batch=config.data.labelled_per_batch)
     data = replace(data, binarise=config.data.binarise)
