@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
@@ -16,7 +17,7 @@ def average_(average: nn.Module, module: nn.Module, step: int, decay: float, sta
     for own, other in zip(average.modules(), module.modules(), strict=True):
         pairs: list[tuple[Tensor, Tensor]] = []
         pairs += zip(own.parameters(recurse=False), other.parameters(recurse=False), strict=True)
-        if statistics or not isinstance(own, nn.BatchNorm2d):
+        if statistics or not isinstance(own, _BatchNorm):
             pairs += zip(own.buffers(recurse=False), other.buffers(recurse=False), strict=True)
         for mean, value in pairs:
             if mean.is_floating_point():

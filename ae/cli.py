@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get
 
 from tyro.conf import Positional
 
-from ae.distributed import launched
 from ae.errors import DivergedError, InputError, StorageError
+from ae.launch import launched
 from ae.run_folder import read_config
 from ae.signals import is_urgent
 from ae.validation import checked, describe, nearest

@@ -1,49 +1,42 @@
-"""Training in several processes, one a device: the one module that knows of them. `torchrun` starts them.
+"""Training in several processes, one a device: what is asked of the other processes.
 
-Every batch is the whole group's: each process takes its part of it, means are over all of it, and so N processes train
-as one does, up to the order in which floating-point numbers are added. What that means for the pieces of an objective:
+`torchrun`, or another launcher, starts them; `ae.launch` makes a group of them. Every batch is the whole group's: each
+process takes its part of it, means are over all of it, and so N processes train as one does, up to the order in which
+floating-point numbers are added. What that means for the pieces of an objective:
 
-- means by `ae.losses.masked_mean` are over the whole batch, and so are batch norm's statistics;
+- means by `ae.losses.masked_mean` are over the whole batch, and so are the statistics of batch norm of any kind;
+- other buffers that a module changes in training are the main process's, made from its part; a line says so;
 - noise is drawn by each process for its own part: the same distribution as in one process, other numbers;
 - what couples the examples of a batch in another way (a contrastive term, say) sees this process's part only.
 
-With one process, every function here does nothing.
+A process's part of a small batch may be empty: it takes part in every step nevertheless, as all of them wait for each
+other. With one process, every function here does nothing.
 """
 
-import io
 import os
-import pickle
-import tempfile
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ae.errors import InputError
+from ae.synced_norm import synced_norm
 
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _AGREE_EVERY = 10  # steps between questions to the group
 _batch: float | None = None  # images of the batch that is being trained on, over the number of processes
-
-
-@contextmanager
-def launched() -> Iterator[None]:
-    """Inside, the processes that `torchrun` has started are a group."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+_wrapped: WeakSet[DistributedDataParallel] = WeakSet()
+_apart: set[str] = set()  # buffers of which it has been said that they differ between processes
 
 
 def world() -> int:
@@ -54,6 +47,16 @@ def world() -> int:
 def rank() -> int:
     """Which of them this is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def machine() -> tuple[str, str]:
+    """What this machine has in common with no other one of the group."""
+    return os.environ.get("GROUP_RANK", ""), socket.gethostname()
+
+
+def local_rank() -> int:
+    """Which of the processes of this machine this is, from 0; all processes ask together."""
+    return gathered(machine())[: rank()].count(machine())
 
 
 def is_main() -> bool:
@@ -94,9 +97,30 @@ def from_main(make: Callable[[], Value]) -> Value:
     """What `make` gives in the main process, or raises there, in every process."""
     if world() == 1:
         return make()
-    attempt = gathered(_attempt(make) if is_main() else None)[0]
-    assert attempt is not None
-    return attempt.result()
+    made = gathered(attempt(make) if is_main() else None)[0]
+    assert made is not None
+    return made.result()
+
+
+class Attempt:
+    """A result, or the error that came instead of it."""
+
+    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
+        self._value, self._error = value, error
+
+    def result(self) -> Any:
+        """The result; raises the error."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def attempt(make: Callable[[], Any]) -> Attempt:
+    """What `make` gives or raises."""
+    try:
+        return Attempt(make())
+    except Exception as error:
+        return Attempt(error=error)
 
 
 def agree(wanted: bool, step: int) -> bool:
@@ -108,13 +132,22 @@ def agree(wanted: bool, step: int) -> bool:
 
 @contextmanager
 def one_batch(images: int) -> Iterator[None]:
-    """Inside, means are over a batch of so many images, of which this process has a part."""
+    """Inside, means and batch norm are over a batch of so many images, of which this process has a part."""
     global _batch
-    _batch = images / world() if world() > 1 else None
-    try:
+    if world() == 1:
         yield
+        return
+    _batch = images / world()
+    try:
+        with synced_norm():
+            yield
     finally:
         _batch = None
+
+
+def whole(count: int) -> int:
+    """How many images the batch has, of which this process's part has so many."""
+    return count if _batch is None else round(_batch * world())
 
 
 def mean_count(count: Tensor | int) -> Tensor | float:
@@ -132,42 +165,55 @@ def mean_count(count: Tensor | int) -> Tensor | float:
 
 
 def wrapped(module: nn.Module) -> nn.Module:
-    """The module, in several processes as one of which the gradients are averaged over them at each step."""
+    """The module, in several processes as one of which the gradients are averaged over them at each step.
+
+    Raises InputError for what can't be trained in several: parameters without a size yet, batch norm in TorchScript.
+    """
     if world() == 1:
         return module
-    for part in module.modules():
-        if type(part) is nn.BatchNorm2d:
-            part.__class__ = SyncedBatchNorm2d
+    for name, part in module.named_modules():
+        called = f"{name.removeprefix('model.') or 'the model'} ({type(part).__name__})"
+        if any(nn.parameter.is_lazy(tensor) for tensor in (*part.parameters(False), *part.buffers(False))):
+            raise InputError(
+                f"{called} has no size before its first batch: give it one, then train in several processes"
+            )
+        if isinstance(part, torch.jit.ScriptModule) and hasattr(part, "running_mean"):
+            raise InputError(f"{called} is TorchScript, whose batch norm can't be synchronised: give the Python module")
     device = next(module.parameters()).device
-    return nn.parallel.DistributedDataParallel(
+    parallel = DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # statistics are the same everywhere
         find_unused_parameters=True,  # an objective may leave parts of a model out
     )
+    _wrapped.add(parallel)
+    return parallel
 
 
-class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with the statistics of the whole batch; PyTorch's own does that on CUDA alone."""
+def release() -> None:
+    """Let go of the group, which wrapped modules keep for as long as somebody refers to them."""
+    for parallel in list(_wrapped):
+        vars(parallel).clear()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [b c h w] -> the same, normalised; in evaluation mode as ever."""
-        if not self.training or world() == 1:
-            return super().forward(x)
-        count = _summed(x.new_full((1,), x.numel() / x.shape[1]))
-        mean = _summed(x.sum((0, 2, 3))) / count
-        centred = x - mean[:, None, None]
-        variance = _summed(centred.square().sum((0, 2, 3))) / count
-        if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
-                if self.num_batches_tracked is not None:
-                    self.num_batches_tracked.add_(1)
-        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
-        if not self.affine:
-            return normalised
-        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the main one's buffers; the main one says once of each that they had come apart."""
+    if world() == 1:
+        return
+    apart = []
+    for name, buffer in module.named_buffers():
+        of_main = buffer.clone()
+        dist.broadcast(of_main, src=0)
+        if not torch.allclose(buffer.double(), of_main.double(), rtol=1e-4, atol=1e-6, equal_nan=True):
+            apart.append(name)
+        buffer.copy_(of_main)
+    for name in {name for names in gathered(apart) for name in names} - _apart:
+        _apart.add(name)
+        if is_main():
+            what = f"{name.removeprefix('model.')} differs between processes"
+            print(
+                f"{what}: each changes it by its part of a batch; the main one's is kept", file=sys.stderr, flush=True
+            )
 
 
 @torch.no_grad()
@@ -181,6 +227,14 @@ def summed(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def variance(x: Tensor) -> Tensor:
+    """x [b ...] -> the variance of each of its numbers over the images of the batch; without gradients."""
+    count, x = max(whole(len(x)), 1), x.float()
+    mean = summed(x.sum(0)) / count
+    return summed((x - mean).square().sum(0)) / count
+
+
+@torch.no_grad()
 def from_first(x: Tensor) -> Tensor:
     """The first process's values, in all of them, while they train together."""
     if _batch is None:
@@ -188,88 +242,3 @@ def from_first(x: Tensor) -> Tensor:
     x = x.contiguous().clone()
     dist.broadcast(x, src=0)
     return x
-
-
-def _summed(x: Tensor) -> Tensor:
-    """The sum over the processes; gradients pass through it to all of them."""
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(x)
-
-
-def once_a_machine(make: Callable[[], Value]) -> Value:
-    """What `make` gives, made by one process of each machine; its tensors are in memory once, for all of them.
-
-    Raises in every process what `make` raises in one.
-    """
-    if world() == 1:
-        return make()
-    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
-    machine = os.environ.get("GROUP_RANK", "0")
-    with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder:
-        made = _attempt(lambda: _stored(make(), Path(folder))) if leads else None
-        (found,) = [made for place, made in gathered((machine, made)) if place == machine and made is not None]
-        value = _opened(found.result())
-        gathered(None)  # all have opened the files: their names may go
-    return value
-
-
-class _Attempt:
-    """A result, or the error that came instead of it."""
-
-    def __init__(self, value: Any = None, error: Exception | None = None) -> None:
-        self._value, self._error = value, error
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-def _attempt(make: Callable[[], Any]) -> _Attempt:
-    try:
-        return _Attempt(make())
-    except Exception as error:
-        return _Attempt(error=error)
-
-
-def _memory_folder() -> Path | None:
-    """A folder in memory, where the system has one; else that of temporary files."""
-    shared = Path("/dev/shm")
-    return shared if shared.is_dir() and os.access(shared, os.W_OK) else None
-
-
-def _stored(value: Any, folder: Path) -> bytes:
-    """The value without its tensors, which go to files in `folder`."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, thing: Any) -> Any:
-            if not isinstance(thing, Tensor):
-                return None
-            path = folder / str(len(list(folder.iterdir())))
-            path.touch()
-            if thing.numel():
-                _mapped(path, thing.dtype, thing.shape).copy_(thing)
-            return str(path), thing.dtype, tuple(thing.shape)
-
-    buffer = io.BytesIO()
-    Pickler(buffer).dump(value)
-    return buffer.getvalue()
-
-
-def _opened(content: bytes) -> Any:
-    """The value of which `_stored` made this, with tensors that are the files' memory."""
-
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, place: Any) -> Tensor:
-            path, dtype, shape = place
-            return _mapped(Path(path), dtype, shape)
-
-    return Unpickler(io.BytesIO(content)).load()
-
-
-def _mapped(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    size = torch.Size(shape).numel()
-    if not size:
-        return torch.empty(shape, dtype=dtype)
-    return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)

@@ -184,10 +184,11 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-            with autocast, distributed.one_batch(images):
-                loss = forward(batch, at.step)
             optimizer.zero_grad()
-            loss.total.backward()
+            with distributed.one_batch(images):
+                with autocast:
+                    loss = forward(batch, at.step)
+                loss.total.backward()  # inside: what is recomputed for it, with checkpoints, is of the whole batch, too
             gradient_norm = _clip(parameters, recipe.clip) if logs or recipe.clip is not None else None
             optimizer.step()
             meter.add(at.step, loss, images, gradient_norm)
@@ -201,6 +202,7 @@ def fit(
             if not (logs or saves):
                 continue
             measured = meter.read()
+            distributed.share_buffers(trained)
             if meter.first_bad is not None:
                 step, name = meter.first_bad
                 raise diverged(name, step, recipe.learning_rate(step, total_steps), run)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from ae import distributed
 from ae.bottlenecks.code import Code
 from ae.validation import Positive, check_shape, checked_arguments
 
@@ -38,14 +39,13 @@ class Gaussian(nn.Module):
         std = (0.5 * log_variance.clamp(*_LOG_VARIANCES)).exp()
         posterior = Normal(mean, std, validate_args=False)  # NaN is found by whoever trains, and named
         rate = kl_divergence(posterior, self.prior(mean)).sum(1)
-        variance = (mean - mean.mean(0)).detach().square().mean(0)
         return Code(
             z=mean + std * torch.randn_like(mean),
             mean=mean,
             rate=rate,
             penalty=torch.zeros_like(rate),
             posterior=posterior,
-            stats={"active_units": (variance > _ACTIVE).sum().float()},
+            stats={"active_units": (distributed.variance(mean) > _ACTIVE).sum().float()},
         )
 
     def prior(self, like: Float[Tensor, "b latent"]) -> Normal:

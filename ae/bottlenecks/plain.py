@@ -85,13 +85,14 @@ class TopK(Dense):
         kept = dense.abs().topk(self.k, dim=1).indices
         z = torch.zeros_like(dense).scatter(1, kept, dense.gather(1, kept))
         code = Code.deterministic(z)
-        code.stats["used"] = (z.detach() != 0).any(0).float().mean()
+        images_using = distributed.summed((z.detach() != 0).sum(0))
+        code.stats["used"] = (images_using > 0).float().mean()
         return code
 
     def _normalised(self, dense: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
         """Each latent with mean 0 and variance 1 over the batch; one image has none: by the moving averages."""
         x = dense[:, :, None, None]
-        if len(x) < 2 and distributed.world() == 1:
+        if distributed.whole(len(x)) < 2:
             x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
         else:
             x = self.norm(x)

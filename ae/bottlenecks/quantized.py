@@ -108,11 +108,12 @@ class VectorQuantized(nn.Module):
     @torch.no_grad()
     def _begin(self, vectors: Float[Tensor, "n c"]) -> None:
         """Start from vectors of the first batch, far from each other; the device is asked for that once a process."""
-        if self._has_begun or not len(vectors):
+        if self._has_begun or not distributed.whole(len(vectors)):
             return
         self._has_begun = True
         if not bool(self.begun):
-            self.codebook.copy_(distributed.from_first(_far_apart(vectors, self.codes)))
+            start = _far_apart(vectors, self.codes) if len(vectors) else self.codebook  # which is another process's
+            self.codebook.copy_(distributed.from_first(start))
             self.total.copy_(self.codebook / self.codes)
             self.begun.fill_(True)
 

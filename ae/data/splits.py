@@ -11,9 +11,9 @@ import torch
 from ae.data import sources
 from ae.data.augment import Augment
 from ae.data.images import Batches, Images, ImageSet
-from ae.distributed import once_a_machine
 from ae.errors import InputError
 from ae.seeding import generator
+from ae.shared_memory import once_a_machine
 from ae.validation import AtLeast0, Positive, Settings
 
 Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]

@@ -142,7 +142,8 @@ class _Stacking:
             if image.dtype == torch.float32 and not (image.min() >= 0 and image.max() <= 1):
                 return f"item {place} must lie in [0, 1], got {image.min():.4g} to {image.max():.4g}"
             images.append(image)
-        return torch.tensor(places, dtype=torch.int64), torch.stack(images)
+        pixels = torch.stack(images) if images else torch.empty((0, *self.shape), dtype=torch.uint8)
+        return torch.tensor(places, dtype=torch.int64), pixels
 
 
 def _places(count: int, index: Int64[Tensor, " m"] | slice) -> Int64[Tensor, " m"]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ae import distributed
 from ae.averaging import average_
@@ -76,7 +77,7 @@ class Consistency(nn.Module):
         super().train(mode)
         self.averaged.eval()
         for module in self.averaged.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.train(mode)
         return self
 
