@@ -1,6 +1,7 @@
 """The beginning and the end of a group of processes: what `torchrun`, or another launcher, says in the environment."""
 
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from ae import distributed
 from ae.errors import InputError, one_line
 
+_joined = itertools.count()
 _LOOK = 0.5  # seconds between looks at whether the launcher is there
 _GRACE = 10.0  # seconds in which a process ends by SIGTERM: a training saves its state
 
@@ -75,8 +77,11 @@ def _number(name: str, low: int = 0, high: int | None = None) -> int | None:
 
 
 def _join() -> None:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        store, rank, count = next(dist.rendezvous("env://"))
+        name = f"ae/{next(_joined)}"  # an earlier group of the same processes has left its addresses in the store
+        dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(f"the processes can't meet at MASTER_ADDR:MASTER_PORT, {where}: {one_line(error)}") from error
