@@ -226,6 +226,11 @@ def summed(x: Tensor) -> Tensor:
     return x
 
 
+def averaged(x: Tensor) -> Tensor:
+    """The mean over the processes while they train together; without gradients."""
+    return summed(x) / (1 if _batch is None else world())
+
+
 @torch.no_grad()
 def variance(x: Tensor) -> Tensor:
     """x [b ...] -> the variance of each of its numbers over the images of the batch; without gradients."""

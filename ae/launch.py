@@ -46,7 +46,7 @@ def launched() -> Iterator[None]:
 
 def _count_of_processes() -> int:
     """WORLD_SIZE, where all that a group needs is said with it."""
-    count, rank, local_rank = _number("WORLD_SIZE", 1), _number("RANK"), _number("LOCAL_RANK")
+    count, rank = _number("WORLD_SIZE", 1), _number("RANK")
     world = 1 if count is None else count
     if rank is not None and rank >= world:
         said = "is not set" if count is None else f"is {count}"
@@ -56,12 +56,11 @@ def _count_of_processes() -> int:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name, "").strip()]
     if missing:
         raise InputError(
-            f"the environment variable WORLD_SIZE is {world}, and {', '.join(missing)} not set: "
+            f"the environment variable WORLD_SIZE is set ({world}), and {' and '.join(missing)} not: "
             "start several processes with torchrun, or unset WORLD_SIZE for one"
         )
     _number("MASTER_PORT", 0, 65535)
-    if local_rank is None:
-        os.environ.pop("LOCAL_RANK", None)
+    _number("LOCAL_RANK")
     return world
 
 
@@ -86,7 +85,8 @@ def _join() -> None:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(f"the processes can't meet at MASTER_ADDR:MASTER_PORT, {where}: {one_line(error)}") from error
     if torch.cuda.is_available():
-        torch.cuda.set_device(distributed.local_rank() % torch.cuda.device_count())
+        of_order, of_launcher = distributed.local_rank(), _number("LOCAL_RANK")
+        torch.cuda.set_device((of_order if of_launcher is None else of_launcher) % torch.cuda.device_count())
 
 
 def _leave() -> None:

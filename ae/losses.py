@@ -81,7 +81,7 @@ def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, "
     Kingma et al. 2016, equation 15; a latent that carries less than that is not pushed to carry nothing.
     """
     means = torch.stack([masked_mean(of_one) for of_one in rates.unbind(1)])
-    return means.clamp(min=nats).sum()
+    return torch.where(distributed.averaged(means) > nats, means, nats).sum()
 
 
 def _sum_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:

@@ -3,7 +3,13 @@
 import contextlib
 import copy
 import io
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,24 +19,36 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ae import (
+    FSQ,
+    IWAE,
+    MMD,
     Augment,
     Autoencoder,
     Batch,
+    BetaTC,
     Classifier,
     Consistency,
+    Contractive,
     ConvEncoder,
     Data,
     DeconvDecoder,
     Dense,
+    Gaussian,
+    Identity,
     Images,
     InputError,
     Joint,
+    Ladder,
     LearnedWeights,
+    Sphere,
+    Streamed,
     Teaching,
+    TopK,
     VectorQuantized,
     evaluate,
 )
 from ae.corruptions import PatchMask
+from ae.data.images import Batches
 from ae.distributed import (
     agree,
     from_main,
@@ -46,8 +64,10 @@ from ae.distributed import (
     wrapped,
 )
 from ae.launch import launched
-from ae.losses import masked_mean
+from ae.losses import free_bits, masked_mean
 from ae.shared_memory import once_a_machine
+from ae.signals import Ending
+from ae.training import Objective, Step
 
 
 def check_the_parts_are_the_whole() -> None:
@@ -86,6 +106,21 @@ def check_means_and_their_gradients_are_those_of_the_batch() -> None:
         expected = masked_mean(values, labelled) + values.mean()  # outside of a batch: what one process would have
         for found in (mean.detach() / 2, weight.grad):
             torch.testing.assert_close(torch.stack(gathered(found)).mean(), expected)
+
+
+def check_free_bits_are_those_of_the_batch() -> None:
+    """A latent's rate is above them in one process's part, and below in the batch."""
+    rates = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 5.0], [0.0, 6.0], [0.0, 0.0]])
+    whole, mine = rates.clone().requires_grad_(), part(rates).clone().requires_grad_()
+    expected = free_bits(whole, 1.0)
+    expected.backward()
+    with one_batch(5):
+        found = free_bits(mine, 1.0)
+    found.backward()
+    torch.testing.assert_close(torch.stack(gathered(found.detach())).mean(), expected.detach())
+    assert mine.grad is not None
+    assert whole.grad is not None
+    torch.testing.assert_close(mine.grad / world(), part(whole.grad))
 
 
 class NormAndAct(nn.BatchNorm2d):
@@ -202,7 +237,8 @@ def check_one_value_a_channel_is_refused_by_all() -> None:
 def check_modules_that_cannot_be_trained_together_are_refused() -> None:
     with pytest.raises(InputError, match=r"1 \(LazyBatchNorm2d\) has no size before its first batch"):
         wrapped(nn.Sequential(nn.Conv2d(1, 2, 1), nn.LazyBatchNorm2d()))
-    scripted = torch.jit.trace(nn.BatchNorm2d(1), torch.zeros(2, 1, 2, 2), check_trace=False)
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+        scripted = torch.jit.trace(nn.BatchNorm2d(1), torch.zeros(2, 1, 2, 2), check_trace=False)
     with pytest.raises(InputError, match=r"the model .* is TorchScript, whose batch norm can't be synchronised"):
         wrapped(scripted)
 
@@ -317,15 +353,185 @@ def check_objectives_average_to_that_of_the_batch() -> None:
             torch.testing.assert_close(together.frequencies, alone.frequencies)
 
 
+FEATURES = (6, 3, 3)
+BOTTLENECKS: list[Callable[[], nn.Module]] = [
+    Identity,
+    lambda: Dense(FEATURES, 5),
+    lambda: Sphere(FEATURES, 5),
+    lambda: TopK(FEATURES, 5, 2),
+    lambda: Gaussian(FEATURES, 5),
+    lambda: VectorQuantized(6, codes=4, revive=0.9),
+    lambda: FSQ(6, (4, 3)),
+]
+NATS = Joint("bernoulli", reconstruction=1.0, rate=1.0, free_bits=0.1)
+TAUGHT = Teaching(align=5, confidence=0.0)
+OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
+    lambda model: Joint(),
+    lambda model: Joint(corruption=PatchMask(4, 0.5)),
+    lambda model: NATS,
+    lambda model: IWAE(3),
+    lambda model: BetaTC(100),
+    lambda model: MMD(),
+    lambda model: Contractive(),
+    lambda model: LearnedWeights(Joint()),
+    lambda model: Ladder(model, 12, 12, (1.0, 0.1, 0.1, 0.1, 0.1)),
+    lambda model: Consistency(model, 10, Joint(), TAUGHT),
+    lambda model: Consistency(model, 10, Joint(), replace(TAUGHT, method="mean-teacher")),
+]
+
+
+def model_with(bottleneck: nn.Module) -> Autoencoder:
+    shape = (5,) if isinstance(bottleneck, Dense | Gaussian) else (2, 3, 3) if isinstance(bottleneck, FSQ) else FEATURES
+    encoder, decoder = ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True)
+    return Autoencoder(encoder, decoder, bottleneck, {"digit": Classifier(shape)})
+
+
+def check_a_batch_of_one_image_is_trained_on_as_by_one_process() -> None:
+    """The first process has it, and draws what a single one would; the parts of the others are empty."""
+    for bottleneck in BOTTLENECKS:
+        check_batch_of_one(bottleneck, lambda model: Joint())
+    for objective in OBJECTIVES:
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective)
+
+
+def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[[Autoencoder], Objective]) -> None:
+    torch.manual_seed(0)
+    model = model_with(bottleneck())
+    alone = Step(model, objective(model))
+    together = copy.deepcopy(alone)
+    parallel = wrapped(together)
+    for step in range(2):
+        image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(step))
+        batch = Batch(image, torch.tensor([step - 1]))  # without a label, then with one
+        alone.zero_grad()
+        parallel.zero_grad()
+        torch.manual_seed(step)
+        expected = alone(batch, step)
+        expected.total.backward()
+        torch.manual_seed(step)
+        with one_batch(1):
+            found = parallel(Batch(part(batch.images), part(batch.labels)), step)
+            found.total.backward()
+        total = torch.stack(gathered(found.total.detach())).mean()
+        torch.testing.assert_close(total, expected.total.detach())
+        for name in ("active_units", "used", "perplexity", "codes_used"):
+            assert found.terms.get(name) == expected.terms.get(name), name
+        for (name, ours), theirs in zip(together.named_parameters(), alone.parameters(), strict=True):
+            if theirs.grad is not None and theirs.grad.any():
+                assert ours.grad is not None, name
+                torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+    for before, after in zip(alone.buffers(), together.buffers(), strict=True):
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def check_what_bottlenecks_tell_is_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(7, *FEATURES)
+    for make in (lambda: TopK(FEATURES, 5, 2), lambda: Gaussian(FEATURES, 5)):
+        bottleneck = make()
+        expected = bottleneck(features).stats
+        with one_batch(7):
+            found = bottleneck(part(features)).stats
+        assert found == expected
+
+
+def check_streamed_images_have_empty_parts_too() -> None:
+    images = Images(torch.randint(0, 256, (61, 1, 4, 4), dtype=torch.uint8), torch.arange(61) % 3, ("a", "b", "c"))
+    items = list(zip(images.pixels, images.labels.tolist(), strict=True))
+    streamed = Streamed(items, images.labels, images.classes, images.shape, workers=0)
+    for batch_size in (20, 60):  # the last batch has one image
+        held = Batches(images, batch_size, seed=0).epoch(0)
+        for expected, found in zip(held, Batches(streamed, batch_size, seed=0).epoch(0), strict=True):
+            assert torch.equal(found.images, expected.images)
+            assert torch.equal(found.labels, expected.labels)
+
+
+def check_an_evaluation_of_fewer_images_than_processes_is_that_of_one() -> None:
+    torch.manual_seed(0)
+    model = model_with(Gaussian(FEATURES, 5))
+    images = Images(torch.randint(0, 256, (1, 1, 12, 12), dtype=torch.uint8), torch.tensor([3]), tuple("0123456789"))
+    found = gathered(evaluate(model, images, Joint()))
+    assert all(each == found[0] for each in found)
+    assert found[0].keys() >= {"loss", "mse", "accuracy", "accuracy/3"}
+
+
 def summed(x: Tensor) -> Tensor:
     return torch.stack(gathered(x)).sum(0)
 
 
-CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_") and name != "check_norm"]
+def check_ends_of_groups() -> None:
+    """However a group is left, and whoever keeps what: no thread and no group is left behind."""
+    kept: list[object] = []
+
+    def work(end: BaseException | None) -> None:
+        import torch.distributed.nn.functional as late  # has the group in its functions' defaults
+
+        module = wrapped(nn.Linear(3, 3))
+        output = module(torch.ones(2, 3))
+        output.sum().backward()
+        kept.extend((late, module, output, lambda group=dist.group.WORLD: group))
+        if end is not None:
+            raise end
+
+    for end in (None, InputError("bad"), KeyboardInterrupt(), SystemExit(3), RuntimeError("bug")):
+        with warnings.catch_warnings(action="ignore"), contextlib.ExitStack() as stack:
+            if end is not None:
+                stack.enter_context(pytest.raises(type(end)))
+            with launched():
+                work(end)
+        assert not dist.is_initialized()
+        until = time.monotonic() + 5
+        while threads() != ["python"] and time.monotonic() < until:  # those that have ended are listed for a moment
+            time.sleep(0.01)
+        assert threads() == ["python"], (end, threads())
+
+
+def threads() -> list[str]:
+    """The names of the threads that this process has beside those of computations."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "autograd" not in name]
+
+
+CHECKS = [
+    check_the_parts_are_the_whole,
+    check_what_one_process_does_all_know,
+    check_means_and_their_gradients_are_those_of_the_batch,
+    check_free_bits_are_those_of_the_batch,
+    check_norms_are_those_of_the_batch,
+    check_norms_of_lower_precision_have_exact_statistics,
+    check_norms_have_second_derivatives,
+    check_norms_are_those_of_the_batch_where_activations_are_recomputed,
+    check_one_value_a_channel_is_refused_by_all,
+    check_modules_that_cannot_be_trained_together_are_refused,
+    check_buffers_that_come_apart_are_told_and_shared,
+    check_images_are_in_memory_once,
+    check_an_evaluation_is_that_of_one_process,
+    check_a_codebook_follows_the_whole_batch,
+    check_objectives_average_to_that_of_the_batch,
+    check_a_batch_of_one_image_is_trained_on_as_by_one_process,
+    check_what_bottlenecks_tell_is_of_the_whole_batch,
+    check_streamed_images_have_empty_parts_too,
+    check_an_evaluation_of_fewer_images_than_processes_is_that_of_one,
+]
+
+
+def wait_for_ever() -> None:
+    """As a training whose first process waits for one that has stopped; signals wait for its next state."""
+    with launched(), Ending().deferred():
+        print(f"process {os.getpid()}", flush=True)
+        if is_main():
+            dist.barrier()
+        while True:
+            time.sleep(1)
+
 
 if __name__ == "__main__":
+    if "wait" in sys.argv:
+        wait_for_ever()
     with launched():
         for check in CHECKS:
             check()
-        if is_main():
-            print("all checks passed")
+        is_first = is_main()
+    check_ends_of_groups()
+    if is_first:
+        print("all checks passed")

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from ae import load
+from ae import InputError, load, shared_memory
 from ae.cli import parse
+from ae.distributed import world
+from ae.launch import launched
 from experiments import joint
 from tests.test_experiments import ROOT
 from tests.tracked import history, slow
 
+GROUP = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SMALL = "--data.validation 100 --model.channels 4 8 --model.hidden 16 --run.wandb disabled".split()
 
 
@@ -78,6 +82,104 @@ def test_inside_of_a_group() -> None:
 def test_inside_of_a_group_of_three() -> None:
     out, _ = ended(torchrun("tests.in_processes", processes=3))
     assert "all checks passed" in out
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set (2), and RANK and MASTER_ADDR and MASTER_PORT not: start several"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "1"}, "WORLD_SIZE is set (2), and MASTER_ADDR not"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number 1 or more, got 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number 1 or more, got '0'"),
+        ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE must be a whole number 1 or more, got '2.0'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK must be less than WORLD_SIZE, which is 2; got 2"),
+        ({"RANK": "1"}, "RANK must be less than WORLD_SIZE, which is not set; got 1"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a whole number 0 or more, got '-1'"),
+        ({**GROUP, "MASTER_PORT": "http"}, "MASTER_PORT must be a whole number from 0 to 65535, got 'http'"),
+        ({**GROUP, "LOCAL_RANK": "a"}, "LOCAL_RANK must be a whole number 0 or more, got 'a'"),
+    ],
+)
+def test_launched_refuses_half_an_environment(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=re.escape(message)), launched():
+        pass
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": " ", "RANK": ""}, {"WORLD_SIZE": "1"}, {}])
+def test_launched_is_one_process_where_nothing_else_is_said(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with launched():
+        assert world() == 1
+        assert not torch.distributed.is_initialized()
+
+
+def test_launched_needs_no_local_rank() -> None:
+    port = str(29700 + os.getpid() % 1000)
+    code = "from ae.launch import launched\nfrom ae.distributed import gathered, local_rank\n"
+    code += "with launched(): print(gathered(local_rank()))"
+    group = {**GROUP, "MASTER_PORT": port, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **group, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["[0, 1]\n"] * 2
+
+
+def test_stored_tensors_are_in_memory_if_it_has_the_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory, temporary = tmp_path / "memory", tmp_path / "temporary"
+    memory.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(shared_memory, "_MEMORY", memory)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    value = {"a": torch.arange(5.0)[::2], "b": torch.tensor(True), "c": torch.zeros(0, 3), "d": [1, "x"]}
+    used = []
+    for spare in (1.0, 1e15):  # more than there is
+        monkeypatch.setattr(shared_memory, "_SPARE", spare)
+        with shared_memory._stored(value) as content:
+            used.append([len(list(place.glob("*/*"))) for place in (memory, temporary)])
+            found = shared_memory._opened(content)
+        assert torch.equal(found["a"], value["a"])
+        assert found["b"]
+        assert found["c"].shape == (0, 3)
+        assert found["d"] == [1, "x"]
+        assert not list(tmp_path.glob("*/*"))
+    assert used == [[3, 0], [0, 3]]
+
+
+def test_stored_tensors_that_nothing_has_the_space_for_are_refused(tmp_path: Path) -> None:
+    large = torch.zeros(1, dtype=torch.uint8).expand(2**60)
+    with pytest.raises(InputError, match=r"the images take 1,099,511,627,776 MiB, which neither /dev/shm nor .* has"):
+        shared_memory._stored([large]).__enter__()
+
+
+def is_there(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # ended, and nobody has asked for its exit code
+
+
+def test_processes_end_with_their_launcher() -> None:
+    """Though one waits for another one in vain, and signals wait for the training's state."""
+    process = torchrun("tests.in_processes", "wait")
+    assert process.stdout is not None
+    workers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+    assert all(map(is_there, workers))
+    process.kill()
+    wait_for(lambda: not any(map(is_there, workers)), seconds=20)
+    process.communicate()
 
 
 # At higher rates, and with batch norm after some dozen steps, training is chaotic (equal pixels of the background are
