@@ -87,7 +87,7 @@ def _written(tensors: list[Tensor]) -> Iterator[Path]:
 def _write(path: Path, tensor: Tensor) -> None:
     """Write a tensor to a file; what is not mapped before it is written is an OSError on a full disk, not a SIGBUS."""
     with open(path, "xb") as file:
-        file.write(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _opened(content: bytes) -> Any:

@@ -5,15 +5,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from ae import InputError, load, shared_memory
+from ae import InputError, launch, load, shared_memory
 from ae.cli import parse
 from ae.distributed import world
 from ae.launch import launched
@@ -119,6 +121,7 @@ def test_launched_is_one_process_where_nothing_else_is_said(
         assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_launched_needs_no_local_rank() -> None:
     port = str(29700 + os.getpid() % 1000)
     code = "from ae.launch import launched\nfrom ae.distributed import gathered, local_rank\n"
@@ -142,7 +145,12 @@ def test_stored_tensors_are_in_memory_if_it_has_the_space(monkeypatch: pytest.Mo
     temporary.mkdir()
     monkeypatch.setattr(shared_memory, "_MEMORY", memory)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    value = {"a": torch.arange(5.0)[::2], "b": torch.tensor(True), "c": torch.zeros(0, 3), "d": [1, "x"]}
+    value: dict[str, Any] = {
+        "a": torch.arange(5.0)[::2],
+        "b": torch.tensor(True),
+        "c": torch.zeros(0, 3),
+        "d": [1, "x"],
+    }
     used = []
     for spare in (1.0, 1e15):  # more than there is
         monkeypatch.setattr(shared_memory, "_SPARE", spare)
@@ -171,6 +179,22 @@ def is_there(pid: int) -> bool:
     return state != "Z"  # ended, and nobody has asked for its exit code
 
 
+def test_a_launcher_that_has_ended_is_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_left, arrived = threading.Event(), []
+
+    def handle(number: int, frame: object) -> None:
+        arrived.append(number)
+        has_left.set()
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        launch._watch(launcher=os.getppid() + 1, has_left=has_left)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert arrived == [signal.SIGTERM]
+
+
+@pytest.mark.slow
 def test_processes_end_with_their_launcher() -> None:
     """Though one waits for another one in vain, and signals wait for the training's state."""
     process = torchrun("tests.in_processes", "wait")
@@ -275,6 +299,41 @@ def test_other_experiments_run_in_several_processes(tmp_path: Path, experiment: 
     ended(torchrun(f"experiments.{experiment}", *small, "--run.dir", tmp_path / "run"))
     assert history(tmp_path / "run")[-1]["step"] == 4
     load(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_batches_smaller_than_the_group_are_trained_on(tmp_path: Path, processes: int) -> None:
+    """Streamed, 61 images in batches of 20; and a codebook that begins with a batch of one image."""
+    for i in range(90):
+        folder = tmp_path / "images" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), i).save(folder / f"{i}.png")
+    flags = f"--data.name folder --data.root {tmp_path / 'images'} --data.size 16 --data.validation 9".split()
+    flags += "--data.limit 61 --recipe.log-every 1 --run.wandb disabled".split()
+    joint = ["--data.stream", "--recipe.batch-size", "20", "--model.channels", "4", "8", "--recipe.epochs", "2"]
+    ended(torchrun("experiments.joint", *flags, *joint, "--run.dir", tmp_path / "joint", processes=processes))
+    assert [row["step"] for row in history(tmp_path / "joint")][-1] == 8
+    vqvae = "--data.limit 130 --recipe.batch-size 1 --recipe.steps 2 --prior-steps 1 --run.wandb disabled".split()
+    ended(torchrun("experiments.vqvae", *vqvae, "--run.dir", tmp_path / "vqvae", processes=processes))
+    assert [row["step"] for row in history(tmp_path / "vqvae")][-1] == 2
+
+
+@pytest.mark.slow
+def test_images_find_room_outside_of_a_small_memory(tmp_path: Path) -> None:
+    mount = "mount -t tmpfs -o size=2m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("no file system of its own may be mounted here")
+    train = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2 -m experiments.joint "
+    train += f"--data.limit 300 --recipe.steps 2 {' '.join(SMALL)} --run.dir {tmp_path / 'run'}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    script = f"{mount}; {train} && ls -A /dev/shm"
+    found = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert not list(tmp_path.glob("ae-*"))
 
 
 @pytest.mark.slow
