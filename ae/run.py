@@ -38,6 +38,7 @@ from ae.run_folder import (
 )
 from ae.signals import Ending, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
+from ae.tracking_options import check_environment, check_options, check_settings
 from ae.validation import Positive, Settings
 from ae.weights import load_weights, read_about, save_weights
 
@@ -69,6 +70,8 @@ class RunConfig(Settings):
         super().__post_init__()
         if self.resume is not None and self.fork is not None:
             raise InputError("resume and fork exclude each other: continue a run, or start a new one from its weights")
+        labels = {name: getattr(self, name) for name in ("project", "entity", "group", "job_type", "name", "notes")}
+        check_options(labels, self.tags, type(self).__name__)
 
     def may_change(self, name: str) -> bool:
         """A run that is continued may be kept and tracked in another way."""
@@ -92,16 +95,22 @@ class Run:
     ) -> None:
         where = where or RunConfig()
         self._experiment, self._where, self._may_fall_back = experiment, where, may_fall_back
-        self._config = to_json(config)
+        self._given, self._config = config, to_json(config)
         self._at: tuple[int, float] | None = None  # step and epoch of the last row
-        self._has_begun = self._has_logged = self._is_summarised = False
+        self._has_begun = self._has_logged = self._is_summarised = self._is_finished = False
         self._tracker: Tracker | None = None
         self._changes: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()
         self._ending = Ending()
-        if not is_main():
-            self.folder, self.id = where.resume or where.dir or Path("runs"), ""
-            return
+        self.folder, self.id = where.resume or where.dir or Path("runs"), ""
+        from_main(self._prepare)
+
+    def _prepare(self) -> None:
+        """Make the folder and begin; of a run to be resumed, look at its folder only."""
+        where, experiment, config = self._where, self._experiment, self._given
+        if effective(where.wandb) != "disabled":
+            check_environment()
+            check_settings()
         if where.resume is not None:
             before = read_config(where.resume)
             self.folder, self.id = where.resume, before["id"]
@@ -118,22 +127,20 @@ class Run:
         make_folder(self.folder)
         self._lock = lock_run(self.folder)
         try:
-            self._begin()
-        except InputError:
+            with self._ending:  # W&B's server may take its time
+                self._begin()
+        except (InputError, KeyboardInterrupt, SystemExit):
             self._undo()
             raise
 
     @on_main
     def _begin(self) -> None:
         """Open the run in W&B and write its configuration, once."""
+        if self._is_finished:
+            raise InputError(f"the run in {self.folder} is finished: continue it with --run.resume {self.folder}")
         if self._has_begun:
             return
-        try:
-            self._tracker = self._make_tracker()
-        except InputError:
-            raise
-        except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
-            print(f"W&B  this run is not tracked: {one_line(error)}", file=sys.stderr, flush=True)
+        self._tracker = self._make_tracker()
         content: dict[str, Any] = {"experiment": self._experiment, "id": self.id, "config": self._config}
         if self._changes:
             content["changes"] = self._changes
@@ -149,7 +156,7 @@ class Run:
             where.wandb,
             self.folder,
             where.patience,
-            logged=int(max((row["step"] for row in self.history()), default=-1)),
+            is_new=where.resume is None,
             may_fall_back=self._may_fall_back,
             defaults={"project": "ae", "job_type": self._experiment, "name": self.folder.resolve().name},
             id=self.id,
@@ -312,6 +319,7 @@ class Run:
                 self._track_end(best_of(self.history()), Evidence())
             print(self._tracker.finish(exit_code), flush=True)
             self._tracker = None
+        self._is_finished = True
         self._lock.release()
 
     def __enter__(self) -> "Run":
@@ -342,8 +350,7 @@ class Run:
 
     def _track(self, row: Row) -> None:
         if self._tracker:
-            paths = (self.folder / "pictures").glob(f"*-{row['step']:08d}.png")
-            self._tracker.log(row, {path.stem.rpartition("-")[0]: path for path in paths})
+            self._tracker.log(row)
 
     def _track_end(self, summary: dict[str, Any], evidence: Evidence) -> None:
         self._is_summarised = True

@@ -21,6 +21,12 @@ def is_urgent() -> bool:
     return _is_urgent
 
 
+def hurry() -> None:
+    """Have the process wait for nothing any more: what it would wait for has been given up."""
+    global _is_urgent
+    _is_urgent = True
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM wait; one that has come takes effect at the end.
