@@ -38,6 +38,7 @@ _TRANSMIT_EVERY = 5  # seconds between uploads of rows
 _CHART = "confusion"  # the table that W&B shows as a chart, and keeps as NAME_table
 _RETRY_AT_LEAST_EVERY = 4  # seconds, while the server fails
 _LONGEST_DEFAULT = 128  # characters that W&B takes of a name
+_MANY = 1_000_000  # rows
 _REOPENINGS = 3  # of a run whose service process dies
 _VARIABLES = {"project": "WANDB_PROJECT", "job_type": "WANDB_JOB_TYPE", "name": "WANDB_NAME"}
 _FORMER_MODES = {"run": "online", "dryrun": "offline"}
@@ -107,7 +108,7 @@ class Tracker:
         self._was_online = False
         self._lacks_test = False  # whether the server has not all that an earlier part showed of the test
         self._first_step, self._last_step = 0, -1
-        self._pictures: set[str] = set()  # how the files of the pictures that were logged begin
+        self._pictures: set[tuple[str, str]] = set()  # how the files of the pictures that were logged begin and end
         self._reopenings = 0
         self._options = dict(options)
         for key, value in defaults.items():
@@ -218,6 +219,7 @@ class Tracker:
         make_places()
         self._run = _abandonable(lambda: self._open(may_fall_back, resume))
         _ours.add(self._run)
+        self._service = os.environ.get("WANDB_SERVICE")
         self._finalizer = weakref.finalize(self, _finish_forgotten, self._run)
         self._finalizer.atexit = False  # W&B does that itself
         self._first_step = self._continue()
@@ -255,8 +257,11 @@ class Tracker:
         try:
             if wanted not in ("auto", "online"):
                 return self._wandb.init(mode=wanted, **options)
-            with redirect_stderr(_Mute()):  # where W&B says who is logged in
-                logged_in = self._wandb.login(prompt=False, verify=False)
+            if self._wandb.run is not None:  # then W&B refuses to log in
+                logged_in = not self._wandb.run.offline
+            else:
+                with redirect_stderr(_Mute()):  # where W&B says who is logged in
+                    logged_in = self._wandb.login(prompt=False, verify=False)
             if logged_in:
                 return self._wandb.init(mode="online", **options)
             trouble = "not logged in: run `wandb login`" if wanted == "online" else None
@@ -290,17 +295,18 @@ class Tracker:
 
     def _reopen(self, error: Exception) -> None:
         """Open the run again, whose service process has died, and log what the server lacks of the history."""
-        if not self._is_ours or self._reopenings >= _REOPENINGS:
+        if not self._is_ours or self._reopenings >= _REOPENINGS or not isinstance(error, ConnectionError):
             self._lose("rows", error)
             return
         self._reopenings += 1
-        _ours.discard(self._opened)
         self._finalizer.detach()
         self._run = None
-        if not _ours:
+        if os.environ.get("WANDB_SERVICE") == self._service:  # and not the next one, of another run
             self._forget_service()
         try:
             self._begin(may_fall_back=True, resume="allow")
+            if _may_save_code():
+                self._in_background(self._save_code, "code")
             for row in read_history(self._folder):
                 if int(row["step"]) >= self._first_step:
                     self._log_row(row)
@@ -354,12 +360,16 @@ class Tracker:
         """Log a row with its pictures and histograms, or without them where W&B fails to take them."""
         step = int(row["step"])
         media: dict[str, Any] = {}
+        pictures = self._pictures_of(step)
         with self._without("pictures"):
-            media |= {name: self._wandb.Image(str(path)) for name, path in self._pictures_of(step).items()}
+            media |= {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
         with self._without("histograms"):
             media |= self._histograms()
         try:
             self._log({**row, **media}, step)
+            for name, path in pictures.items():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                self._pictures.add((f"media/images/{name}_", f"_{digest[:20]}.png"))
         except Exception as error:
             if not media:
                 raise
@@ -378,6 +388,7 @@ class Tracker:
                 shown[f"test/{name}"] = self._table(name, table)
         try:
             self._log({**at, **test, **shown}, step)
+            self._pictures |= {(f"media/images/test/{name}_", ".png") for name in evidence.pictures}
         except Exception as error:
             self._log({**at, **test}, step)
             self._lose("test's pictures and tables", error)
@@ -386,9 +397,6 @@ class Tracker:
         """Log on our step, so that what is logged of one step is one row; in a run that is not ours, on its own."""
         self._opened.log(row, step=step if self._has_our_steps else None)
         self._last_step, self._first_step = step, max(self._first_step, step)
-        if self._has_our_steps:
-            names = [name for name, value in row.items() if isinstance(value, self._wandb.Image)]
-            self._pictures |= {f"media/images/{name}_{step}_" for name in names}
 
     def _pictures_of(self, step: int) -> dict[str, Path]:
         """The pictures of this step in the run's folder, by name."""
@@ -433,8 +441,10 @@ class Tracker:
             if run.state == "running":
                 self._missing["end"] = "the server takes the run for running"
             there = {file.name for file in run.files()}
-            lost = [start for start in self._pictures if not any(name.startswith(start) for name in there)]
-            if lost or self._missing_files(there, self._parts()):
+            has_pictures = all(
+                any(name.startswith(start) and name.endswith(end) for name in there) for start, end in self._pictures
+            )
+            if not has_pictures or self._missing_files(there, self._parts()):
                 self._missing["pictures"] = "the server has not all"
 
     def send_missing_files(self) -> None:
@@ -448,8 +458,8 @@ class Tracker:
             for folder, file in missing:
                 run.upload_file(str(file), root=str(folder))
             with tempfile.TemporaryDirectory() as copies:
-                for name, path in self._named_as_by_wandb().items():
-                    if self._has_our_steps and name not in there:
+                for name, path in self._named_by_server(run).items():
+                    if name not in there:
                         copy = Path(copies, name)
                         copy.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(path, copy)
@@ -458,13 +468,13 @@ class Tracker:
         if self._run is not None:
             self._in_background(send, "pictures")
 
-    def _named_as_by_wandb(self) -> dict[str, Path]:
-        """The pictures of the history by the names of their files on the server."""
+    def _named_by_server(self, run: Any) -> dict[str, Path]:
+        """The pictures in the run's folder, by the names that the server's rows have for their files."""
         named = {}
-        for row in read_history(self._folder):
-            for name, path in self._pictures_of(int(row["step"])).items():
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()[:20]
-                named[f"media/images/{name}_{row['step']}_{digest}.png"] = path
+        for row in run.history(samples=_MANY, pandas=False):
+            for key, path in self._pictures_of(int(row.get("step", -1))).items():
+                if isinstance(row.get(key), dict) and "path" in row[key]:
+                    named[row[key]["path"]] = path
         return named
 
     def _on_server(self) -> Any:

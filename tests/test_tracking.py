@@ -307,8 +307,9 @@ def test_a_run_whose_server_died_is_whole_when_it_is_resumed_offline_and_uploade
 
 def test_a_wrong_id_to_resume_is_refused(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "not/an/id")
-    with pytest.raises(InputError, match="W&B refuses the run"):
+    with pytest.raises(InputError, match=r"WANDB_RUN_ID must be 1 to 128 .*none of .*, got 'not/an/id'"):
         Run("joint", RunConfig(dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_uploading_what_is_there_already_does_no_harm(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
@@ -406,9 +407,10 @@ def test_wandb_that_cannot_begin_never_fails_a_run(
     assert len(run.history()) == 1
 
 
-def test_a_refused_run_leaves_nothing(server: WandbServer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="W&B refuses the run"):
-        Run("joint", RunConfig(dir=tmp_path / "run", project="a/b"))
+def test_a_refused_run_leaves_nothing(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RESUME", "must")
+    with pytest.raises(InputError, match=r"W&B refuses the run: .* does not exist"):
+        Run("joint", RunConfig(dir=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
