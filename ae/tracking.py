@@ -266,12 +266,14 @@ class Tracker:
                 return self._wandb.init(mode="online", **options)
             trouble = "not logged in: run `wandb login`" if wanted == "online" else None
         except errors.UsageError as error:
+            if not others:
+                self._forget_service()  # it still holds the run's id
             raise InputError(f"W&B refuses the run: {one_line(error)}") from error
         except (errors.Error, ValueError, OSError) as error:
             trouble = one_line(error)
         if trouble:
             if not others:
-                self._forget_service()  # it still holds the run's id
+                self._forget_service()
             for part in set(_parts(options["id"], place)) - before:
                 shutil.rmtree(part, ignore_errors=True)
         if not may_fall_back:

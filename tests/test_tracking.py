@@ -1,7 +1,11 @@
 """What reaches W&B, of runs of the main job: by the offline log, and by a server that the real client talks to."""
 
+import gc
 import json
+import os
 import subprocess
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -438,3 +442,108 @@ def test_failing_wandb_never_fails_a_run(
     assert shown.err.count("W&B  in trouble, the run goes on without: the service is gone") == 1
     assert f"python -m ae.upload --run {tmp_path / 'run'}" in shown.out
     assert [row["step"] for row in run.history()] == [1, 2]
+
+
+def rows_of(server: WandbServer, run: Run) -> list[int]:
+    return [row["step"] for row in server.store.run("ae", run.id).rows]
+
+
+def test_runs_left_open_each_get_their_own_rows(server: WandbServer, tmp_path: Path) -> None:
+    runs = [Run("joint", RunConfig(dir=tmp_path / name)) for name in ("a", "b", "c")]
+    for step in range(3):
+        for offset, run in enumerate(runs):
+            run.log({"train/loss": 0.5}, 10 * offset + step, 0.1)
+    assert len({run.id for run in runs}) == 3
+    for run in runs:
+        run.finish()
+    assert [rows_of(server, run) for run in runs] == [[0, 1, 2], [10, 11, 12], [20, 21, 22]]
+    assert [run.state for run in server.store.runs.values()] == ["finished"] * 3
+
+
+def test_a_run_that_is_forgotten_is_finished(server: WandbServer, tmp_path: Path) -> None:
+    run = Run("joint", RunConfig(dir=tmp_path / "run"))
+    run.log({"train/loss": 0.5}, 1, 0.1)
+    for _ in range(100):  # what is sent in the background holds it
+        if not any(thread.is_alive() for thread in run._tracker._threads):  # type: ignore[union-attr]
+            break
+        time.sleep(0.05)
+    del run
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while server.run.state == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [row["step"] for row in server.run.rows] == [1]
+    assert not (tmp_path / "run/summary.json").exists()
+
+
+def test_the_users_run_is_used_beside_one_left_open(server: WandbServer, tmp_path: Path) -> None:
+    ours = Run("joint", RunConfig(dir=tmp_path / "ours"))
+    with wandb.init(project="mine", reinit="finish_previous") as theirs:
+        with Run("joint", RunConfig(dir=tmp_path / "theirs")) as run:
+            run.log({"train/loss": 0.5}, 1, 0.1)
+        assert run.id == theirs.id != ours.id
+    assert [row["step"] for row in server.store.run("mine", run.id).rows] == [1]
+    ours.finish()
+
+
+def test_a_finished_run_takes_no_rows_and_finishes_once(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+        run.log({"train/loss": 0.5}, 1, 0.1)
+        run.finish()
+        with pytest.raises(InputError, match=r"is finished: continue it with --run\.resume"):
+            run.log({"train/loss": 0.4}, 2, 0.2)
+    run.finish()
+    assert capsys.readouterr().out.count("W&B  ") == 1
+    assert [row["step"] for row in server.run.rows] == [row["step"] for row in history(tmp_path / "run")] == [1]
+
+
+def test_a_run_in_a_thread_is_tracked(server: WandbServer, tmp_path: Path) -> None:
+    def work() -> None:
+        with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+            run.log({"train/loss": 0.5}, 1, 0.1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(30)
+    assert [row["step"] for row in server.run.rows] == [1]
+    assert server.run.state == "finished"
+
+
+def test_a_forked_process_does_not_log_to_wandb(server: WandbServer, tmp_path: Path) -> None:
+    with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+        run.log({"train/loss": 0.5}, 1, 0.1)
+        assert run._tracker is not None
+        child = os.fork()
+        if child == 0:
+            run._tracker.log({"step": 2, "epoch": 0.2, "train/loss": 7.0})
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        run.log({"train/loss": 0.25}, 2, 0.2)
+    assert [row["train/loss"] for row in server.run.rows] == [0.5, 0.25]
+
+
+def test_a_new_run_is_not_mixed_with_another_of_its_id(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    with Run("joint", RunConfig(dir=tmp_path / "a")) as first:
+        first.log({"train/loss": 0.5}, 1, 0.1)
+        with pytest.raises(InputError, match="WANDB_RUN_ID=chosen is the id of a run that is open"):
+            Run("joint", RunConfig(dir=tmp_path / "b"))
+    with pytest.raises(InputError, match=r"W&B refuses the run: .*chosen"):
+        Run("joint", RunConfig(dir=tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+    monkeypatch.setenv("WANDB_RESUME", "must")
+    with Run("joint", RunConfig(dir=tmp_path / "c")) as second:
+        second.log({"train/loss": 0.4}, 1, 0.1)
+        second.log({"train/loss": 0.3}, 2, 0.2)
+    assert [(row["step"], row["train/loss"]) for row in server.run.rows] == [(1, 0.5), (1, 0.4), (2, 0.3)]
+
+
+def test_names_of_folders_that_wandb_would_refuse_are_shortened(server: WandbServer, tmp_path: Path) -> None:
+    with Run("joint" * 40, RunConfig(dir=tmp_path / ("r" * 200))):
+        pass
+    assert (server.run.display_name, server.run.job_type) == ("r" * 128, ("joint" * 40)[:128])

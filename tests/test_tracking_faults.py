@@ -1,22 +1,31 @@
 """What becomes of a run when W&B is in trouble: exit code 0, and a line whose command brings all rows to the server."""
 
+import errno
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ae import (
     Run,
     RunConfig,
     Splits,
+    signals,
 )
+from ae.evidence import Evidence, Table
 from tests.test_experiments import ROOT
 from tests.tracked import history, job, last_line, numbers, run_command, table
 from tests.wandb_server import Fault, WandbServer
@@ -97,6 +106,136 @@ def test_one_403_on_the_file_stream_loses_nothing(
     assert "not all has reached the server" in line
     assert len(server.run.rows) < 20
     all_arrives(server, tmp_path / "run", line)
+
+
+def test_the_last_line_says_which_rows_the_server_refused(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_some(tmp_path / "run", before=lambda: server.break_down(Fault("file_stream", 413, count=1)))
+    assert re.match(
+        "W&B  not all has reached the server, missing: .*rows.*: look with .*upload with ", last_line(capsys)
+    )
+
+
+def kill_service() -> None:
+    """Kill W&B's service process, which this process has started."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            is_child = int((process / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            if is_child and b"wandb-core" in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+    time.sleep(0.3)  # until the client has seen that
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the process in Linux's /proc")
+def test_a_run_whose_service_process_is_killed_is_opened_again(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
+        for step in range(3):
+            run.log({"train/loss": 0.5}, step, step / 10, {"reconstructions": picture(step)})
+        kill_service()
+        for step in range(3, 6):
+            run.log({"train/loss": 0.5}, step, step / 10)
+        kill_service()
+        run.summarise({"test/mse": 0.5})
+    shown = capsys.readouterr()
+    assert shown.err.count("W&B  opened the run again after: ") == 2
+    assert shown.out.strip() == f"W&B  {server.url}/tester/ae/runs/{run.id}"
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [0, 1, 2]
+    assert (server.run.summary["test/mse"], server.run.state) == (0.5, "finished")
+    assert server.store.artifact("ae", "source-ae", "latest") is not None
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8))
+
+
+def log_pictures(folder: Path, before_the_last: Callable[[], object]) -> None:
+    evidence = Evidence({"code": picture(9)}, {"worst": Table(("mse",), [(0.5,)])})
+    with Run("joint", RunConfig(dir=folder)) as run:
+        run.log({"train/loss": 0.5}, 1, 0.1, {"reconstructions": picture(1)})
+        before_the_last()
+        run.log({"train/loss": 0.4}, 2, 0.2, {"reconstructions": picture(2)})
+        run.summarise({"test/mse": 0.5}, evidence)
+
+
+def test_a_home_that_cannot_be_written_costs_nothing(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("CACHE", "DATA"):  # remembered, to be set back
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+    log_pictures(tmp_path / "run", lambda: None)
+    shown = capsys.readouterr()
+    assert shown.out.strip() == f"W&B  {server.url}/tester/ae/runs/{server.run.name}"
+    assert shown.err == ""
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    assert server.store.artifact("ae", "source-ae", "latest") is not None
+    assert "test/code" in server.run.rows[-1]
+    assert table(server, "test/worst") == [{"mse": 0.5}]
+
+
+def test_pictures_that_were_deleted_are_missed_and_sent_from_the_runs_folder(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.break_down(Fault("storage/run/.*media", 403))
+    folder = tmp_path / "run"
+    log_pictures(folder, lambda: None)
+    for media in folder.glob("wandb/run-*/files/media"):
+        shutil.rmtree(media)
+    line = last_line(capsys)
+    assert "not all has reached the server, missing: pictures" in line
+    server.faults.clear()
+    run_command(line)
+    sent = {row["step"]: server.run.files[row["reconstructions"]["path"]] for row in server.run.rows}
+    assert sent == {step: (folder / f"pictures/reconstructions-{step:08d}.png").read_bytes() for step in (1, 2)}
+
+
+def test_numbers_are_logged_where_pictures_cannot_be(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log_pictures(tmp_path / "run", lambda: monkeypatch.setattr(shutil, "copy", fail))  # W&B's, of media
+    monkeypatch.undo()
+    shown = capsys.readouterr()
+    assert shown.err.count("W&B  in trouble, the run goes on without pictures: ") == 1
+    assert "missing: pictures" in shown.out
+    assert numbers(server.run.rows) == history(tmp_path / "run")
+    assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [1]
+    assert server.run.summary["test/mse"] == 0.5
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_does_not_wait_for_wandb_to_begin(
+    server: WandbServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    error: type[BaseException],
+) -> None:
+    monkeypatch.setattr(signals, "_is_urgent", False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+    server.break_down(Fault(status=None, seconds=5))
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
+    timer.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(error):
+            Run("joint", RunConfig(dir=tmp_path / "run", patience=2.0))
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 4
+    assert signals.is_urgent()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert ("error: terminated" in capsys.readouterr().err) == (number == signal.SIGTERM)
+    assert not (tmp_path / "run/config.json").exists()
 
 
 @pytest.mark.slow
