@@ -177,14 +177,14 @@ class Tracker:
     def finish(self, exit_code: int) -> str:
         """End the run in W&B; returns the line that says where it is, and how to upload what is not there."""
         upload = f"upload with `python -m ae.upload --run {shlex.quote(str(self._folder))}`"
-        if self._run is None:
-            return f"W&B  {self._lost() if self._missing else 'this run is not tracked'}: {upload}"
-        run, part, online = self._run, Path(self._run.dir).parent, not self._run.offline
         deadline = time.monotonic() + self._patience
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self._missing["answers"] = "the server does not answer"
+        if self._run is None:
+            return f"W&B  {self._lost() if self._missing else 'this run is not tracked'}: {upload}"
+        run, part, online = self._run, Path(self._run.dir).parent, not self._run.offline
         look = f"look with `wandb leet {shlex.quote(str(part))}`"
         if not self._is_ours:
             return f"W&B  {part} (left open)" + (f", {self._lost()}: {upload}" if self._missing else "")
@@ -357,6 +357,7 @@ class Tracker:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
             self._opened.log_code(folder, name=f"source-{self._opened.project}", include_fn=lambda path: True)
+        self._missing.pop("code", None)  # of an earlier attempt
 
     def _log_row(self, row: Row) -> None:
         """Log a row with its pictures and histograms, or without them where W&B fails to take them."""

@@ -477,16 +477,6 @@ def test_a_run_that_is_forgotten_is_finished(server: WandbServer, tmp_path: Path
     assert not (tmp_path / "run/summary.json").exists()
 
 
-def test_the_users_run_is_used_beside_one_left_open(server: WandbServer, tmp_path: Path) -> None:
-    ours = Run("joint", RunConfig(dir=tmp_path / "ours"))
-    with wandb.init(project="mine", reinit="finish_previous") as theirs:
-        with Run("joint", RunConfig(dir=tmp_path / "theirs")) as run:
-            run.log({"train/loss": 0.5}, 1, 0.1)
-        assert run.id == theirs.id != ours.id
-    assert [row["step"] for row in server.store.run("mine", run.id).rows] == [1]
-    ours.finish()
-
-
 def test_a_finished_run_takes_no_rows_and_finishes_once(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
