@@ -109,7 +109,7 @@ class Tracker:
         self._lacks_test = False  # whether the server has not all that an earlier part showed of the test
         self._first_step, self._last_step = 0, -1
         self._pictures: set[tuple[str, str]] = set()  # how the files of the pictures that were logged begin and end
-        self._reopenings = 0
+        self._is_new, self._reopenings = is_new, 0
         self._options = dict(options)
         for key, value in defaults.items():
             if options.get(key) is None and not os.environ.get(_VARIABLES[key]):
@@ -263,7 +263,8 @@ class Tracker:
                 with redirect_stderr(_Mute()):  # where W&B says who is logged in
                     logged_in = self._wandb.login(prompt=False, verify=False)
             if logged_in:
-                return self._wandb.init(mode="online", **options)
+                with redirect_stderr(_Mute()):
+                    return self._wandb.init(mode="online", **options)
             trouble = "not logged in: run `wandb login`" if wanted == "online" else None
         except errors.UsageError as error:
             if not others:
@@ -302,7 +303,6 @@ class Tracker:
             return
         self._reopenings += 1
         self._finalizer.detach()
-        self._run = None
         if os.environ.get("WANDB_SERVICE") == self._service:  # and not the next one, of another run
             self._forget_service()
         try:
@@ -340,8 +340,11 @@ class Tracker:
             part.rename(part.parent / "superseded" / part.name)
         if run.offline or run.starting_step == 0:
             return 0
+        if self._is_new and not self._reopenings:
+            self._has_our_steps = False
+            return 0
         logged = int(run.summary.get("step", -1))
-        self._has_our_steps = run.starting_step <= logged + 2  # the test may have a step of its own
+        self._has_our_steps &= run.starting_step <= logged + 2  # the test may have a step of its own
         return run.starting_step if self._has_our_steps else logged + 1
 
     def _save_code(self) -> None:

@@ -439,7 +439,7 @@ def test_failing_wandb_never_fails_a_run(
         run.log({"train/loss": 0.4}, 2, 0.2)
         monkeypatch.undo()
     shown = capsys.readouterr()
-    assert shown.err.count("W&B  in trouble, the run goes on without: the service is gone") == 1
+    assert shown.err.count("W&B  in trouble, the run goes on without rows: the service is gone") == 1
     assert f"python -m ae.upload --run {tmp_path / 'run'}" in shown.out
     assert [row["step"] for row in run.history()] == [1, 2]
 
