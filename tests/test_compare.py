@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import f_oneway, spearmanr
 
 from ae import InputError, Run, RunConfig
 from ae.compare import Record, compare, read_runs, table, write_csv
@@ -151,9 +151,8 @@ def test_seeds_of_one_configuration_are_a_group_and_the_best_comes_first(tmp_pat
     for latent, values in accuracies.items():
         for seed, value in enumerate(values):
             make_run(tmp_path / f"{latent}-{seed}", {"test/accuracy": value, "test/mse": 1 / latent}, seed, latent)
-    comparison = compare(read_runs([str(tmp_path)]))
+    comparison = compare(read_runs([str(tmp_path)]), sort="test/accuracy")
     assert comparison.fields == ["model.latent"]
-    assert comparison.sort == "test/accuracy"
     assert [group.settings for group in comparison.groups] == [{"model.latent": latent} for latent in (64, 32, 16)]
     last = comparison.groups[-1]
     assert last.mean("test/accuracy") == pytest.approx(np.mean(accuracies[16]))
@@ -184,15 +183,25 @@ def test_runs_without_the_metric_or_with_nan_come_last() -> None:
     assert "–" in table(comparison)  # noqa: RUF001
 
 
-def test_what_a_field_explains_is_the_correlation_ratio() -> None:
+def test_effects_are_omega_squared_of_replicated_values() -> None:
     runs = [record(f"{a}{b}", {"test/mse": 10.0 * a + b}, a=a, b=b) for a in (0, 1) for b in (0, 1, 2)]
     strong, weak = compare(runs).effects()
     values = np.array([run.metrics["test/mse"] for run in runs]).reshape(2, 3)
     assert (strong.field, weak.field) == ("a", "b")
-    assert strong.explained == pytest.approx(values.mean(1).var() / values.var())
-    assert weak.explained == pytest.approx(values.mean(0).var() / values.var())
+    f = f_oneway(*values).statistic
+    assert strong.explained == pytest.approx((f - 1) / (f - 1 + 6))  # (k - 1)(F - 1) / ((k - 1)(F - 1) + N)
+    assert weak.explained == 0
     assert [(value, mean, count) for value, mean, _, count in strong.by_value] == [(0, 1.0, 3), (1, 11.0, 3)]
     assert strong.by_value[0][2] == pytest.approx(1.0)
+
+
+def test_effects_of_values_that_occur_once_are_none() -> None:
+    rates = [record(str(i), {"val/mse": 0.1 * i}, lr=0.1 * i) for i in range(6)]
+    assert compare(rates).effects() == []
+    rates.append(record("again", {"val/mse": 0.12}, lr=0.1, recipe__seed=1))
+    assert compare(rates).effects() == []  # one value of several measurements has none to be compared with
+    same_seed = [record(f"{i}{j}", {"val/mse": 0.1 * i}, lr=0.1 * i, recipe__seed=0) for i in range(6) for j in "ab"]
+    assert compare(same_seed).effects() == []
 
 
 def test_of_many_values_the_rank_correlation_is_shown() -> None:
@@ -202,8 +211,9 @@ def test_of_many_values_the_rank_correlation_is_shown() -> None:
         record(str(i), {"test/mse": e}, lr=float(r), i=i) for i, (r, e) in enumerate(zip(rates, errors, strict=True))
     ]
     effects = {effect.field: effect for effect in compare(runs).effects()}
-    assert effects["lr"].explained == pytest.approx(spearmanr(rates, errors).statistic ** 2)
-    assert not effects["lr"].by_value
+    assert effects["lr"].correlation == pytest.approx(spearmanr(rates, errors).statistic)
+    assert effects["lr"].p == pytest.approx(spearmanr(rates, errors).pvalue)
+    assert (effects["lr"].count, effects["lr"].explained, effects["lr"].by_value) == (30, None, ())
     same = [record(str(i), {"test/mse": 1.0}, i=i) for i in range(3)]
     assert compare(same).effects() == []
 
@@ -233,17 +243,19 @@ def test_the_table_says_what_each_run_is(tmp_path: Path, capsys: pytest.CaptureF
         make_run(tmp_path / f"a{seed}", {"test/accuracy": accuracy, "test/mse": 0.01, "code_size": 3136.0}, seed)
     make_run(tmp_path / "b", {"test/accuracy": 0.97, "test/mse": 0.005, "code_size": 16.0}, latent=16)
     make_run(tmp_path / "c", latent=8, steps=7)
-    main(Config(runs=(str(tmp_path),)))
-    header, *rows = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    main(Config(runs=(str(tmp_path),), sort="test/accuracy"))
+    header, *rows, said = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
     metrics = ["test/accuracy", "test/mse", "val/mse", "val/accuracy"]
     assert header == ["runs", "latent", *metrics, "code_size"]
     assert rows == [
-        ["2", "none", "98.50% ± 0.71%*", "0.01 ± 0", "–", "–", "3,136"],  # noqa: RUF001
-        ["1", "16", "97.00%", "0.005*", "–", "–", "16"],  # noqa: RUF001
-        ["1 stopped at step 7", "8", "–", "–", "0.01429*", "87.50%*", "–"],  # noqa: RUF001
+        ["2", "none", "98.50% ± 0.71%", "0.01 ± 0", "–", "–", "3,136"],  # noqa: RUF001
+        ["1", "16", "97.00%", "0.005", "–", "–", "16"],  # noqa: RUF001
+        ["1 stopped at step 7", "8", "–", "–", "0.01429", "87.50%", "–"],  # noqa: RUF001
     ]
-    main(Config(runs=(str(tmp_path),), each=True))
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "a0", "a1", "b", "c"]
+    assert said[0].startswith("Can't be told: best by test/accuracy is latent none")
+    main(Config(runs=(str(tmp_path),), sort="test/accuracy", each=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "a0", "a1", "b", "c", "Can't"]
 
 
 def test_experiments_of_different_kinds_can_be_compared(tmp_path: Path) -> None:

@@ -4,5 +4,17 @@ from ae.compare.comparison import Comparison, Group, compare
 from ae.compare.page import write_page
 from ae.compare.records import Record, read_runs
 from ae.compare.table import table, write_csv
+from ae.compare.verdict import Verdict, verdict
 
-__all__ = ["Comparison", "Group", "Record", "compare", "read_runs", "table", "write_csv", "write_page"]
+__all__ = [
+    "Comparison",
+    "Group",
+    "Record",
+    "Verdict",
+    "compare",
+    "read_runs",
+    "table",
+    "verdict",
+    "write_csv",
+    "write_page",
+]

@@ -1,19 +1,32 @@
-"""Which runs differ in what, and which is best."""
+"""Which runs differ in what, which is best, and whether that is settled."""
 
 import difflib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, pvariance, stdev
-from typing import Any
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any, Literal
 
-from ae.compare.records import Record, canonical, shown
+from ae.compare.records import Record, canonical, is_number, shown
+from ae.compare.statistics import (
+    LEVEL,
+    Difference,
+    difference,
+    holm,
+    omega_squared,
+    paired_difference,
+    rank_correlation,
+    seeds_needed,
+)
 from ae.errors import InputError
 from ae.metrics import higher_is_better
 
+Kind = Literal["settled", "not settled", "can't be told"]
+
 _SEED = "recipe.seed"
-_FIRST_ASKED = ("test/accuracy", "test/mse", "val/accuracy", "val/mse")
+_FIRST_ASKED = ("accuracy", "mse")
 _COSTS = ("code_size", "parameters", "seconds")
 _FEW = 8  # values of a field, each of which is shown by itself
 
@@ -25,20 +38,40 @@ class Group:
     settings: dict[str, Any]
     runs: list[Record]
 
-    def values(self, metric: str) -> list[int | float]:
-        """The metric of each run that has it, where it is a number."""
-        found = [run.metrics[metric] for run in self.runs if metric in run.metrics]
-        return [value for value in found if not math.isnan(value)]
+    def by_seed(self, metric: str) -> dict[str, float]:
+        """The metric by seed, where it is a finite number. Runs of one seed repeat each other, and are averaged."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for number, run in enumerate(self.runs):
+            if (value := run.value(metric)) is not None:
+                seed = run.config.get(_SEED)
+                found[f"run {number}" if seed is None else canonical(seed)].append(float(value))
+        return {seed: fmean(values) for seed, values in found.items()}
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each seed that has it, where it is a finite number."""
+        return list(self.by_seed(metric).values())
+
+    def count(self, metric: str) -> int:
+        """How many of its runs have the metric, as a finite number."""
+        return sum(run.value(metric) is not None for run in self.runs)
 
     def mean(self, metric: str) -> float | None:
-        """The mean over the runs; None where none has it."""
+        """The mean over the seeds; None where none has it."""
         values = self.values(metric)
         return fmean(values) if values else None
 
     def std(self, metric: str) -> float | None:
-        """The standard deviation of a sample; None for fewer than two runs."""
+        """The standard deviation of a sample; None for fewer than two seeds."""
         values = self.values(metric)
         return stdev(values) if len(values) > 1 else None
+
+    def minus(self, other: "Group", metric: str) -> Difference | None:
+        """The test of the two means: paired by seed where both have the same seeds, else Welch's; None of one seed."""
+        first, second = self.by_seed(metric), other.by_seed(metric)
+        is_named = not any(seed.startswith("run ") for seed in first)
+        if is_named and first.keys() == second.keys():
+            return paired_difference(list(first.values()), [second[seed] for seed in first])
+        return difference(list(first.values()), list(second.values()))
 
     @property
     def name(self) -> str:
@@ -49,62 +82,126 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """How much of a metric's variance over the runs a field explains, alone: read it as a hint, the others vary too.
+class Rival:
+    """Another configuration beside the best: whether the best is better by more than chance.
 
-    by_value  for each value of the field: the value, the mean, its spread over runs, their number; empty where there
-              are too many values, and `explained` is then the square of Spearman's rank correlation
+    measured     the best minus this one; None where one of them has a single seed
+    p            adjusted by Holm's method for all configurations that the best is compared with
+    more_seeds   of each, for a power of 80 %, where it is not settled; None: more than 100
+    """
+
+    group: Group
+    measured: Difference | None
+    p: float | None
+    comparisons: int
+
+    @property
+    def kind(self) -> Kind:
+        """Settled where the adjusted p-value is below 5 %."""
+        if self.p is None:
+            return "can't be told"
+        return "settled" if self.p < LEVEL else "not settled"
+
+    @property
+    def more_seeds(self) -> int | None:
+        """Seeds of each that a power of 80 % needs, beside those measured; None: more than 100."""
+        return None if self.measured is None else seeds_needed(self.measured, self.comparisons)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a field does to a metric over the runs, alone: read it as a hint, the others vary too.
+
+    explained    the share of the variance, omega squared; of the field's values that two or more measurements have
+    correlation  Spearman's rank correlation, in its place, of a number with many values; and its p-value
+    count        measurements, one a configuration and seed
+    by_value     for each value of the field: the value, the mean, its spread, their number; empty for many values
     """
 
     field: str
-    explained: float
-    by_value: list[tuple[Any, float, float | None, int]]
+    count: int
+    explained: float | None = None
+    correlation: float | None = None
+    p: float | None = None
+    by_value: tuple[tuple[Any, float, float | None, int], ...] = ()
+
+    @property
+    def strength(self) -> float:
+        """By which effects are ordered: the share explained, or the square of the correlation."""
+        return self.explained if self.explained is not None else (self.correlation or 0.0) ** 2
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, the best first by `sort`; the configuration's fields that differ, and the metrics shown."""
+    """Groups of runs, the best first by `sort`; the configuration's fields that differ, and the metrics shown.
+
+    maximize  whether `sort` is best when it is high
+    """
 
     groups: list[Group]
     fields: list[str]
     metrics: list[str]
     sort: str
+    maximize: bool
 
     @property
     def runs(self) -> list[Record]:
         """All runs, in the groups' order."""
         return [run for group in self.groups for run in group.runs]
 
-    def best(self, groups: Sequence[Group] | None = None) -> dict[str, Group]:
-        """The group with the best mean of each metric that tells of quality."""
-        found = {}
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether a metric is best when it is high; of the one sorted by, a sweep may have said."""
+        return self.maximize if metric == self.sort else higher_is_better(metric)
+
+    def rivals(self, metric: str) -> list[Rival]:
+        """All other configurations that have the metric beside the best of them, the nearest first."""
+        first, *others = self._ranked(metric) or [None]
+        if first is None:
+            return []
+        measured = [first.minus(other, metric) for other in others]
+        adjusted = iter(holm([found.p for found in measured if found is not None]))
+        count = sum(found is not None for found in measured)
+        return [
+            Rival(other, found, None if found is None else next(adjusted), count)
+            for other, found in zip(others, measured, strict=True)
+        ]
+
+    def best(self, metric: str) -> Group | None:
+        """The configuration with the best mean of a metric; None where none has it."""
+        return next(iter(self._ranked(metric)), None)
+
+    @cached_property
+    def stars(self) -> dict[str, list[Group]]:
+        """For each metric of quality: the best, and each configuration that is not settled to be worse.
+
+        Empty where nothing could be tested, since the best or all others have a single seed; what has a single seed is
+        in none. So a star tells "may well be the best", and a star alone in its column "is the best".
+        """
+        found: dict[str, list[Group]] = {}
         for metric in self.metrics:
-            measured = [group for group in groups or self.groups if group.mean(metric) is not None]
-            if measured and "/" in metric:
-                found[metric] = min(measured, key=lambda group: _badness(group.mean(metric), metric))
+            rivals = [rival for rival in self.rivals(metric) if rival.measured is not None] if "/" in metric else []
+            best = self.best(metric)
+            if rivals and best is not None:
+                found[metric] = [best, *(rival.group for rival in rivals if rival.kind == "not settled")]
         return found
 
+    def has_star(self, group: Group, metric: str) -> bool:
+        """Whether a configuration is among the `stars` of a metric."""
+        return any(group is starred for starred in self.stars.get(metric, []))
+
     def effects(self) -> list[Effect]:
-        """What each field that differs does to the metric that is sorted by, the strongest first."""
-        measured = [(run.config, run.metrics[self.sort]) for run in self.runs if self.sort in run.metrics]
-        measured = [(config, metric) for config, metric in measured if not math.isnan(metric)]
-        total = pvariance([metric for _, metric in measured]) if measured else 0.0
-        effects = []
-        for name in self.fields if total > 0 else []:
-            values = {canonical(config.get(name)): config.get(name) for config, _ in measured}
-            if len(values) <= _FEW:
-                of_value = {key: [m for config, m in measured if canonical(config.get(name)) == key] for key in values}
-                by_value = [
-                    (values[key], fmean(found), stdev(found) if len(found) > 1 else None, len(found))
-                    for key, found in of_value.items()
-                ]
-                within = sum(pvariance(found) * len(found) for found in of_value.values()) / len(measured)
-                by_value.sort(key=lambda row: _order(row[0]))
-                effects.append(Effect(name, 1 - within / total, by_value))
-            elif all(isinstance(value, int | float) for value in values.values()):
-                pairs = [(config[name], metric) for config, metric in measured]
-                effects.append(Effect(name, _rank_correlation(pairs) ** 2, []))
-        return sorted(effects, key=lambda effect: -effect.explained)
+        """What each field that differs does to the metric that is sorted by, the strongest first.
+
+        Of fields whose values occur once each, nothing is said: there is no telling a value's part from chance.
+        """
+        measured = [(group.settings, value) for group in self.groups for value in group.values(self.sort)]
+        effects = [effect for name in self.fields if (effect := _effect(name, measured)) is not None]
+        return sorted(effects, key=lambda effect: -effect.strength)
+
+    def _ranked(self, metric: str) -> list[Group]:
+        means = [(group.mean(metric), group) for group in self.groups]
+        known = [(mean, group) for mean, group in means if mean is not None]
+        return [group for _, group in sorted(known, key=lambda pair: pair[0], reverse=self.higher_is_better(metric))]
 
 
 def compare(runs: Sequence[Record], metrics: Sequence[str] = (), sort: str | None = None) -> Comparison:
@@ -112,10 +209,14 @@ def compare(runs: Sequence[Record], metrics: Sequence[str] = (), sort: str | Non
 
     metrics  what is shown; by default what the test measured, or the validation where some run was not tested, and
              the size of the code, of the model, and the seconds
-    sort     the metric that decides; by default the accuracy, or without it the squared error
+    sort     the metric that decides; by default that of the sweep whose trials all runs are, or a metric of the
+             validation that most runs have: the accuracy, or else the squared error, at the end or at its best. Test
+             data decide only where no run was validated
 
     Raises InputError for a metric that no run has, and where no two runs have any measured metric in common.
     """
+    if not runs:
+        raise InputError("there is no run to compare")
     known = list(dict.fromkeys(key for run in runs for key in run.metrics))
     for metric in (*metrics, *([sort] if sort else [])):
         if metric not in known:
@@ -123,18 +224,40 @@ def compare(runs: Sequence[Record], metrics: Sequence[str] = (), sort: str | Non
             raise InputError(f"no run has the metric {metric}" + (f"; the nearest is {near[0]}" if near else ""))
     _check_that_something_is_shared(runs)
     chosen = list(metrics) or _default_metrics(runs, known)
+    goals = {run.goal for run in runs}
+    goal = goals.pop() if len(goals) == 1 else None
     if sort is None:
-        sort = next((metric for metric in (*_FIRST_ASKED, *chosen) if metric in chosen), None)
+        sort = goal[0] if goal is not None and goal[0] in known else _default_sort(runs, known, metrics)
     if sort is None:
         raise InputError("none of these runs has measured anything yet")
     if sort not in chosen:
         chosen.insert(0, sort)
+    maximize = goal[1] if goal is not None and goal[0] == sort else higher_is_better(sort)
     fields = _differing(runs)
     groups: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
         groups[repr([canonical(run.config.get(name)) for name in fields])].append(run)
     made = [Group({name: found[0].config.get(name) for name in fields}, found) for found in groups.values()]
-    return Comparison(sorted(made, key=lambda group: _badness(group.mean(sort), sort)), fields, chosen, sort)
+    ranked = sorted(made, key=lambda group: _badness(group.mean(sort), maximize))
+    return Comparison(ranked, fields, chosen, sort, maximize)
+
+
+def _default_sort(runs: Sequence[Record], known: list[str], asked: Sequence[str]) -> str | None:
+    """The metric to sort by where nobody has said: of the validation, of those asked for if there is one, else of the
+    test, else any. Of several, the one that most runs have."""
+    validated = [
+        f"{prefix}{name}"
+        for name in dict.fromkeys((*_FIRST_ASKED, *(key.rpartition("/")[2] for key in known)))
+        for prefix in ("val/", "best/val/")
+        if name != "loss"
+    ]
+    tested = [*(f"test/{name}" for name in _FIRST_ASKED), *(key for key in known if key.startswith("test/"))]
+    rest = [key for key in known if key.startswith(("val/", "best/val/"))]
+    for candidates in ([key for key in validated if key in asked], validated, tested, rest, known):
+        counts = {key: sum(run.value(key) is not None for run in runs) for key in candidates if key in known}
+        if any(counts.values()):
+            return max(counts, key=lambda key: counts[key])
+    return known[0] if known else None
 
 
 def _default_metrics(runs: Sequence[Record], known: list[str]) -> list[str]:
@@ -164,27 +287,34 @@ def _differing(runs: Sequence[Record]) -> list[str]:
     ]
 
 
-def _badness(value: float | None, metric: str) -> float:
-    if value is None or math.isnan(value):
+def _badness(value: float | None, maximize: bool) -> float:
+    if value is None:
         return math.inf
-    return -value if higher_is_better(metric) else value
+    return -value if maximize else value
+
+
+def _effect(name: str, measured: Sequence[tuple[dict[str, Any], float]]) -> Effect | None:
+    """What a field does; None where that can't be told."""
+    values = {canonical(settings[name]): settings[name] for settings, _ in measured}
+    if len(values) > _FEW:
+        pairs = [(settings[name], metric) for settings, metric in measured]
+        if not all(is_number(value) for value, _ in pairs):
+            return None
+        found = rank_correlation([value for value, _ in pairs], [metric for _, metric in pairs])
+        return found and Effect(name, len(pairs), correlation=found[0], p=found[1])
+    of_value: dict[str, list[float]] = defaultdict(list)
+    for settings, metric in measured:
+        of_value[canonical(settings[name])].append(metric)
+    explained = omega_squared(list(of_value.values()))
+    if explained is None:
+        return None
+    rows = [
+        (values[key], fmean(found), stdev(found) if len(found) > 1 else None, len(found))
+        for key, found in of_value.items()
+    ]
+    return Effect(name, len(measured), explained, by_value=tuple(sorted(rows, key=lambda row: _order(row[0]))))
 
 
 def _order(value: Any) -> tuple[bool, int | float, str]:
     """Numbers by size, then the rest by name."""
-    is_number = isinstance(value, int | float)
-    return not is_number, value if is_number else 0.0, shown(value)
-
-
-def _rank_correlation(pairs: list[tuple[int | float, int | float]]) -> float:
-    """Spearman's, with mean ranks for ties."""
-    import numpy as np
-
-    def ranks(values: list[float]) -> Any:
-        _, place, counts = np.unique(np.array(values), return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-    first, second = (ranks([float(pair[side]) for pair in pairs]) for side in (0, 1))
-    if first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
+    return not is_number(value), value if is_number(value) else 0.0, shown(value)

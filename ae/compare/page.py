@@ -3,29 +3,31 @@
 import base64
 import io
 import json
-import math
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ae.compare.comparison import Comparison, Group
-from ae.compare.records import shown
+from ae.compare.records import Record, is_number, printable, shown
 from ae.compare.table import describe_states, form, number, short_names
+from ae.compare.verdict import verdict
+from ae.errors import one_line
 from ae.files import write_whole
-from ae.metrics import higher_is_better
 from ae.run_folder import Row
 
 _CURVES = 100  # runs whose curves are drawn
 _POINTS = 150  # of a curve
 _PICTURES = 24  # groups whose reconstructions are shown
+_PIXELS = 20_000_000  # of such a picture
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
-    """Write the page: what is best and by how much, all groups and runs, curves, what each field does, pictures.
+    """Write the page: what is best and whether that is settled, groups, runs, curves, what each field does, pictures.
 
     Curves are those of the 100 best runs, thinned to 150 points each; reconstructions those of the 24 best groups.
     """
-    write_whole(path, render(comparison).encode())
+    write_whole(path, render(comparison).encode(errors="backslashreplace"))
 
 
 def render(comparison: Comparison) -> str:
@@ -39,7 +41,6 @@ def render(comparison: Comparison) -> str:
         comparison=comparison,
         verdict=verdict(comparison),
         names=short_names(comparison.fields),
-        best=comparison.best(),
         number=number,
         form=form,
         states=describe_states,
@@ -50,36 +51,13 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def verdict(comparison: Comparison) -> str:
-    """In a sentence: which group is best, and how far it is ahead of the next, in standard errors where there are."""
-    metric, (first, *others) = comparison.sort, comparison.groups
-    if first.mean(metric) is None:
-        return f"No run has the metric {metric} yet."
-    text = f"Best by {metric}: {first.name}, with {number(first, metric)}"
-    measured = [group for group in others if group.mean(metric) is not None]
-    if not measured:
-        return f"{text}."
-    second = measured[0]
-    ahead = abs(float(first.mean(metric) or 0) - float(second.mean(metric) or 0))
-    text += f"; the next, {second.name}, has {number(second, metric)}"
-    errors = [(group.std(metric) or 0.0) / len(group.values(metric)) ** 0.5 for group in (first, second)]
-    if not all(group.std(metric) is not None for group in (first, second)):
-        return f"{text}. With one run of one of them, how much of that is chance can't be told."
-    error = math.hypot(*errors)
-    if ahead <= 2 * error:
-        return (
-            f"{text}: less apart than two standard errors of the difference ({form(metric, error)}): no clear winner."
-        )
-    return f"{text}: ahead by {ahead / error:.1f} standard errors of the difference."
-
-
 def _data(comparison: Comparison) -> dict[str, Any]:
     """What the page's script draws from."""
     runs = comparison.runs
     of_run = [number for number, group in enumerate(comparison.groups) for _ in group.runs]
     return {
         "sort": comparison.sort,
-        "higher": {metric: higher_is_better(metric) for metric in comparison.metrics},
+        "higher": {metric: comparison.higher_is_better(metric) for metric in comparison.metrics},
         "metrics": comparison.metrics,
         "fields": [{"name": name, "short": short} for name, short in short_names(comparison.fields).items()],
         "groups": [
@@ -94,7 +72,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
             {
                 "name": run.name,
                 "group": of_run[i],
-                "metrics": [_finite(run.metrics.get(metric)) for metric in comparison.metrics],
+                "metrics": [_finite(run.value(metric)) for metric in comparison.metrics],
                 "curves": _curves(run.history) if i < _CURVES else {},
             }
             for i, run in enumerate(runs)
@@ -118,23 +96,32 @@ def _curves(history: list[Row]) -> dict[str, list[list[int | float | None]]]:
 
 
 def _picture(group: Group) -> str | None:
-    """The reconstructions of the group's first run that has some, small, as a data URL."""
+    """The reconstructions of the group's first run that has some, small, as a data URL; a broken one is named."""
+    return next((url for run in group.runs if (url := _picture_of(run)) is not None), None)
+
+
+def _picture_of(run: Record) -> str | None:
     from PIL import Image
 
-    content = next((run.picture for run in group.runs if run.picture), None)
-    if content is None:
+    if run.picture is None:
         return None
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as picture:
-        picture.convert("RGB").save(buffer, "WEBP", quality=80)
+    try:
+        with Image.open(io.BytesIO(run.picture), formats=["PNG"]) as picture:
+            if picture.width * picture.height > _PIXELS:
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels")
+            picture.convert("RGB").save(buffer, "WEBP", quality=80)
+    except Exception as error:  # decoders raise whatever the bytes lead them to
+        print(printable(f"skipping the picture of {run.where}: {one_line(error)}"), file=sys.stderr)
+        return None
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _plain(value: Any) -> Any:
     """A setting as an axis shows it: numbers as numbers, all else as text."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else shown(value)
+    return value if is_number(value) else shown(value)
 
 
 def _finite(value: int | float | None) -> float | None:
     """With five digits; None where it is no number."""
-    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+    return float(f"{value:.5g}") if value is not None and is_number(value) else None

@@ -2,18 +2,27 @@
 
 import glob
 import json
+import math
 import os
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ae.errors import InputError, one_line
-from ae.run_folder import Row, best_of, is_running, read_config, read_history, read_summary
+from ae.run_folder import CONFIG, HISTORY, SUMMARY, Row, best_of, is_running, read_config, read_history, read_summary
 from ae.tracking_server import find_runs, read_file, read_rows
 
 State = Literal["finished", "running", "stopped"]
+T = TypeVar("T")
+
+STUDY = "sweep.json"  # in the folder of a study, which holds the runs of its trials
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST = 1e150  # of a metric: its square is finite
+_DEEPEST = 50  # of a configuration: dicts and lists within each other
+_BROKEN = (ValueError, TypeError, AttributeError, KeyError, OSError, RecursionError)  # of files whose content is odd
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Record:
     config   every field by its dotted name, as in `model.latent`, and `experiment`
     metrics  the summary's numbers; of a run without a summary, the last validation's and the best ones
     picture  its reconstructions of test images as a PNG; of a run that has not been tested, of validation images
+    goal     the metric by which the run's sweep decides, and whether it is maximised; None outside of a sweep
     """
 
     name: str
@@ -32,32 +42,60 @@ class Record:
     metrics: dict[str, int | float]
     history: list[Row] = field(default_factory=list)
     picture: bytes | None = None
+    goal: tuple[str, bool] | None = None
 
     @property
     def step(self) -> int:
         """The last step that it logged; 0 if none."""
-        return int(max((row["step"] for row in self.history if "step" in row), default=0))
+        return int(max((row["step"] for row in self.history if is_number(row.get("step"))), default=0))
+
+    def value(self, metric: str) -> int | float | None:
+        """A metric, where the run has it and it is a finite number."""
+        value = self.metrics.get(metric)
+        return value if is_number(value) else None
 
 
 def read_runs(sources: Sequence[str]) -> list[Record]:
     """The runs in folders, in folders of folders, under globs, or in W&B: `wandb:entity/project[/group]`.
 
-    In the order given, each once. A run whose summary or history is broken is read without it, and that is said in a
-    line. Raises InputError where a source holds no run.
+    In the order given, each once. A run whose configuration can't be read is skipped; one whose summary, history or
+    picture can't be read is read without it. Each is said in a line. Raises InputError where a source holds no run, or
+    none that can be read.
     """
     records: dict[str, Record] = {}
     for source in sources:
         if source.startswith("wandb:"):
             found = [_from_server(run) for run in find_runs(source.removeprefix("wandb:"))]
         else:
-            found = [read_run(folder) for folder in _find_folders(source)]
+            found = _read_folders(_find_folders(source), source)
         records |= {record.where: record for record in found}
     return list(records.values())
 
 
+def _read_folders(folders: list[Path], source: str) -> list[Record]:
+    studies = dict.fromkeys(folder.resolve().parent for folder in folders)
+    goals = {study: _unless_broken(_read_goal, study, STUDY) for study in studies}
+    records, reasons = [], []
+    for folder in folders:
+        try:
+            records.append(read_run(folder, goals[folder.resolve().parent]))
+        except _BROKEN as error:
+            said = _reason(error)
+            reasons.append(said if str(folder) in said else f"{folder}: {said}")
+    if not records:
+        others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        raise InputError(f"no run in {source} can be read: {reasons[0]}{others}")
+    for reason in reasons:
+        _say(f"skipping a run: {reason}")
+    return records
+
+
 def _find_folders(source: str) -> list[Path]:
     """The runs' folders that a path or a glob leads to; raises InputError where there is none."""
-    paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(source)))]
+    try:
+        paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(source)))]
+    except ValueError as error:  # a null character
+        raise InputError(f"no run in {source!r}: {one_line(error)}") from error
     folders = [folder for path in paths for folder in _folders_in(path)]
     if not folders:
         missing = "" if paths else ", which does not exist"
@@ -66,21 +104,24 @@ def _find_folders(source: str) -> list[Path]:
 
 
 def _folders_in(path: Path) -> Iterator[Path]:
-    """The run's folder, or those below it."""
-    for place, below, files in os.walk(path):
-        if "config.json" in files:
+    """The run's folder, or those below it; a folder that can't be listed is named in a line."""
+    for place, below, files in os.walk(path, onerror=lambda error: _say(f"skipping a folder: {one_line(error)}")):
+        if CONFIG in files or CONFIG in below:
             below.clear()
             yield Path(place)
         below.sort()
 
 
-def read_run(folder: Path) -> Record:
-    """The run in a folder; raises InputError where there is none."""
-    content = read_config(folder)
-    history = _unless_broken(lambda: read_history(folder), folder / "history.jsonl") or []
-    summary = _unless_broken(lambda: read_summary(folder), folder / "summary.json")
+def read_run(folder: Path, goal: tuple[str, bool] | None = None) -> Record:
+    """The run in a folder, which may be a trial of a sweep with a `goal`; raises InputError where there is none."""
+    content = _read(read_config, folder, CONFIG)
+    if _is_deep(content):
+        raise InputError(f"{folder / CONFIG} holds more than {_DEEPEST} dicts and lists within each other")
+    history = _unless_broken(_read_rows, folder, HISTORY) or []
+    summary = _unless_broken(read_summary, folder, SUMMARY)
     last = max((row["step"] for row in history), default=0)
-    is_current = summary is not None and summary.get("step", last) >= last  # else it was resumed, and has gone on
+    summarised = summary.get("step", last) if summary is not None else None
+    is_current = is_number(summarised) and summarised >= last  # else it was resumed, and has gone on
     state: State = "running" if is_running(folder) else "finished" if is_current else "stopped"
     return Record(
         name=folder.resolve().name,
@@ -90,22 +131,75 @@ def read_run(folder: Path) -> Record:
         metrics=_numbers(summary) if summary and is_current else _so_far(history),
         history=history,
         picture=_picture(folder),
+        goal=goal,
     )
 
 
-def _unless_broken(read: Any, path: Path) -> Any:
+def _read(read: Callable[[Path], T], folder: Path, name: str) -> T:
+    """What `read` finds in a run's folder; raises InputError, before it is opened, for what is no regular file."""
+    path = folder / name
     try:
-        return read()
-    except (ValueError, TypeError, AttributeError, OSError) as error:
-        print(f"can't read {path}, going on without it: {one_line(error)}", file=sys.stderr)
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return read(folder)
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+    return read(folder)
+
+
+def _unless_broken(read: Callable[[Path], T], folder: Path, name: str) -> T | None:
+    try:
+        return _read(read, folder, name)
+    except _BROKEN as error:
+        path = folder / name
+        reason = _reason(error).removeprefix("can't read ").removeprefix(f"{path}: ").removeprefix(f"{path} ")
+        _say(f"can't read {path}, going on without it: {reason}")
         return None
+
+
+def _reason(error: BaseException) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
+def _read_rows(folder: Path) -> list[Row]:
+    """The history's numbers; raises InputError where a row has no step."""
+    rows = read_history(folder)
+    for number, row in enumerate(rows, 1):
+        if not is_number(row["step"]):
+            raise InputError(f"row {number}: step must be a number, got {row['step']!r:.50}")
+    return [{key: value for key, value in row.items() if _is_real(value)} for row in rows]
+
+
+def _read_goal(folder: Path) -> tuple[str, bool] | None:
+    """The metric of the study in a folder, and whether it is maximised; None where the folder is no study's."""
+    path = folder / STUDY
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise InputError("it must be an object")
+    metric, maximize = content.get("metric"), content.get("maximize")
+    if not isinstance(metric, str) or not isinstance(maximize, bool):
+        raise InputError("it must have metric, a text, and maximize, true or false")
+    return metric, maximize
 
 
 def _picture(folder: Path) -> bytes | None:
     tested = folder / "reconstructions.png"
     validated = sorted((folder / "pictures").glob("reconstructions-*.png"))
-    paths = [path for path in (tested, *validated[-1:]) if path.exists()]
-    return paths[0].read_bytes() if paths else None
+    path = next((path for path in (tested, *validated[-1:]) if path.exists()), None)
+    return path and _unless_broken(lambda _: _png(path), path.parent, path.name)
+
+
+def _png(path: Path) -> bytes:
+    content = path.read_bytes()
+    if not content.startswith(_PNG):
+        raise InputError("it is no PNG")
+    return content
 
 
 def _from_server(run: Any) -> Record:
@@ -126,30 +220,45 @@ def _from_server(run: Any) -> Record:
 
 def _logged(row: dict[str, Any]) -> Row:
     """What a history of ours holds of W&B's row: not its own columns, nor media, nor what the test added."""
-    return {key: value for key, value in row.items() if _is_number(value) and not key.startswith(("_", "test/"))}
+    return {key: value for key, value in row.items() if _is_real(value) and not key.startswith(("_", "test/"))}
 
 
 def _so_far(history: list[Row]) -> dict[str, int | float]:
     """The last validation's metrics, and the best."""
+    finite = [{key: value for key, value in row.items() if is_number(value)} for row in history]
     validated = [row for row in history if any(key.startswith("val/") for key in row)]
     last = {key: value for key, value in validated[-1].items() if key.startswith("val/")} if validated else {}
-    return last | best_of(history)
+    return last | best_of(finite)
 
 
-def _numbers(summary: dict[str, Any]) -> dict[str, int | float]:
+def _numbers(summary: Mapping[str, Any]) -> dict[str, int | float]:
     """What was measured, of all that a summary holds; not the last row of training."""
     return {
         key: value
         for key, value in summary.items()
-        if _is_number(value) and not key.startswith(("_", "train/")) and key not in ("step", "epoch")
+        if _is_real(value) and not key.startswith(("_", "train/")) and key not in ("step", "epoch")
     }
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_real(value: Any) -> bool:
+    """Whether a value is a number; NaN and infinities are."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and _is_float(value)
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _is_float(value: int | float) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that can be calculated with: no bool, and no larger than 1e150."""
+    return _is_real(value) and math.isfinite(value) and abs(float(value)) <= _LARGEST
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested configuration by dotted names; empty parts vanish, as they do in W&B."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -160,9 +269,24 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_deep(content: Any) -> bool:
+    """Whether dicts and lists lie within each other in more than `_DEEPEST` layers."""
+    layer = [content]
+    for _ in range(_DEEPEST):
+        parts = [part for part in layer if isinstance(part, dict | list)]
+        layer = [value for part in parts for value in (part.values() if isinstance(part, dict) else part)]
+    return any(isinstance(part, dict | list) for part in layer)
+
+
 def canonical(value: Any) -> str:
     """A configuration's value as a text that is the same for the same value; a server may make 20 of 20.0."""
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return json.dumps(plain(value), default=str)
 
 
 def shown(value: Any) -> str:
@@ -174,8 +298,13 @@ def shown(value: Any) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:g}"
-        case list():
+        case list() | tuple():
             return " ".join(map(shown, value)) or "none"
         case str():
             return value
-    return json.dumps(value)
+    return json.dumps(value, default=str)
+
+
+def printable(text: str) -> str:
+    """A text for a line of a terminal: what would break the line, or steer the terminal, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -10,6 +10,8 @@ const chosen = new Set();
 const groupsOf = {}; // for each chart, the group of each of its traces
 
 const colour = (group) => COLOURS[group] ?? OTHERS;
+const SIGNS = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
+const escaped = (text) => String(text).replace(/[&<>]/g, (sign) => SIGNS[sign]); // Plotly reads some tags in its texts
 const byId = (id) => document.getElementById(id);
 const opacity = (group) => (chosen.size === 0 || chosen.has(group) ? 1 : 0.07);
 
@@ -30,10 +32,11 @@ function drawCurves() {
     group: run.group, x: run.curves[metric][0], y: run.curves[metric][1],
     mode: run.curves[metric][0].length > 1 ? "lines" : "markers",
     line: { color: colour(run.group), width: 1.6 }, marker: { color: colour(run.group) },
-    name: data.groups[run.group].name, hovertemplate: `%{y:.5g} at step %{x}<br>${run.name}<extra>%{fullData.name}</extra>`,
+    name: escaped(data.groups[run.group].name), text: escaped(run.name),
+    hovertemplate: "%{y:.5g} at step %{x}<br>%{text}<extra>%{fullData.name}</extra>",
   }));
   const type = byId("log").checked ? "log" : "linear";
-  draw("curves", traces, { xaxis: { title: { text: "step" } }, yaxis: { title: { text: metric }, type } });
+  draw("curves", traces, { xaxis: { title: { text: "step" } }, yaxis: { title: { text: escaped(metric) }, type } });
 }
 
 function scale(values, isReversed) { // to [0, 1]: numbers by size, all else in order
@@ -54,20 +57,21 @@ function drawParallel() {
     ...data.metrics.map((metric, i) => ({ name: metric, values: data.groups.map((group) => group.means[i]), isReversed: !data.higher[metric] })),
   ];
   const scales = columns.map((column) => scale(column.values, column.isReversed));
-  const text = (value) => (typeof value === "number" ? Number(value.toPrecision(4)).toString() : value ?? "–");
+  const short = (text) => (text.length > 24 ? `${text.slice(0, 23)}…` : text);
+  const text = (value) => (typeof value === "number" ? Number(value.toPrecision(4)).toString() : escaped(short(value ?? "–")));
   const traces = data.groups.map((group, g) => ({
     group: g, x: columns.map((_, i) => i), y: columns.map((column, i) => scales[i].place(column.values[g])),
-    text: columns.map((column) => `${column.name}: ${text(column.values[g])}`), name: group.name,
+    text: columns.map((column) => `${escaped(column.name)}: ${text(column.values[g])}`), name: escaped(group.name),
     mode: "lines+markers", line: { color: colour(g), width: 2 }, marker: { size: 5 }, hovertemplate: "%{text}<extra>%{fullData.name}</extra>",
   }));
   const annotations = scales.flatMap(({ place, ticks }, i) => ticks.map((tick) => ({
     x: i, y: place(tick), text: text(tick), showarrow: false, xanchor: "left", xshift: 5, bgcolor: "rgba(255,255,255,0.75)", font: { size: 11 },
   })));
   const lines = columns.map((_, i) => ({ type: "line", x0: i, x1: i, y0: 0, y1: 1, line: { color: "#999", width: 1 }, layer: "below" }));
-  const best = `<b>${data.sort}</b>`;
+  const title = (name) => (name === data.sort ? `<b>${escaped(short(name))}</b>` : escaped(short(name)));
   draw("parallel", traces, {
     annotations, shapes: lines, yaxis: { visible: false, range: [-0.06, 1.06] }, margin: { l: 20, r: 60, t: 10, b: 70 },
-    xaxis: { tickvals: columns.map((_, i) => i), ticktext: columns.map(({ name }) => (name === data.sort ? best : name)), showgrid: false, zeroline: false },
+    xaxis: { tickvals: columns.map((_, i) => i), ticktext: columns.map(({ name }) => title(name)), showgrid: false, zeroline: false },
   });
 }
 
@@ -76,12 +80,12 @@ function drawScatter() {
   const traces = data.groups.map((group, g) => {
     const runs = data.runs.filter((run) => run.group === g && run.metrics[x] !== null && run.metrics[y] !== null);
     return {
-      group: g, x: runs.map((run) => run.metrics[x]), y: runs.map((run) => run.metrics[y]), text: runs.map((run) => run.name),
-      mode: "markers", marker: { color: colour(g), size: 10, line: { color: "white", width: 1 } }, name: group.name,
+      group: g, x: runs.map((run) => run.metrics[x]), y: runs.map((run) => run.metrics[y]), text: runs.map((run) => escaped(run.name)),
+      mode: "markers", marker: { color: colour(g), size: 10, line: { color: "white", width: 1 } }, name: escaped(group.name),
       hovertemplate: "%{x:.5g}, %{y:.5g}<br>%{text}<extra>%{fullData.name}</extra>",
     };
   });
-  draw("scatter", traces, { xaxis: { title: { text: data.metrics[x] } }, yaxis: { title: { text: data.metrics[y] } } });
+  draw("scatter", traces, { xaxis: { title: { text: escaped(data.metrics[x]) } }, yaxis: { title: { text: escaped(data.metrics[y]) } } });
 }
 
 function choose(group) {
@@ -110,7 +114,7 @@ for (const head of document.querySelectorAll("th.sortable")) head.addEventListen
 
 const measured = data.metrics.filter((name) => name.includes("/"));
 const curves = [...new Set(data.runs.flatMap((run) => Object.keys(run.curves)))].sort().reverse();
-fill(byId("curve"), curves, data.sort.replace("test/", "val/"));
+fill(byId("curve"), curves, data.sort.replace(/^(test|best\/val)\//, "val/"));
 fill(byId("x"), data.metrics, measured.find((name) => name !== data.sort) ?? data.metrics.at(-1));
 fill(byId("y"), data.metrics, data.sort);
 for (const id of ["curve", "log"]) byId(id).addEventListener("change", drawCurves);
