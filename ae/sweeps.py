@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,13 +25,21 @@ from filelock import FileLock, Timeout
 from ae.cli import flags, parse, to_args
 from ae.errors import InputError, one_line
 from ae.files import write_whole
-from ae.run_folder import is_running, read_history, read_summary
+from ae.run_folder import Row, is_running, read_history, read_summary
 from ae.seeding import derive
-from ae.validation import nearest
+from ae.validation import AtLeast2, Positive, checked, nearest
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages.journal import JournalFileSymlinkLock
 
+_KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "run_cap", "early_terminate")
+_PARAMETER_KEYS = ("value", "values", "min", "max", "distribution", "q")
+_OF_STUDY = ("run.dir", "run.resume", "run.fork")
+_LARGEST_FILE = 1_000_000  # bytes
+_LARGEST_INTEGER = 2**53  # which a sampler's floating-point numbers hold
+_LARGEST_GRID = 10_000  # points
+_FEW = 8  # points of a grid, all of which are tried as command lines
 _WATCH_EVERY = 0.2  # seconds
 _STOPPED_AFTER = 30  # seconds that a trial which is stopped has to finish its run
 
@@ -52,9 +61,24 @@ class Parameter:
 
         if self.values:
             return distributions.CategoricalDistribution([json.dumps(value) for value in self.values])
+        high = self._last_step()
         if self.is_integer:
-            return distributions.IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
-        return distributions.FloatDistribution(self.low, self.high, self.log, self.step)
+            return distributions.IntDistribution(int(self.low), int(high), self.log, int(self.step or 1))
+        return distributions.FloatDistribution(self.low, high, self.log, self.step)
+
+    def _last_step(self) -> int | float:
+        """The highest number that whole steps reach."""
+        if self.step is None:
+            return self.high
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return type(self.high)(low + (high - low) // step * step)
+
+    def examples(self) -> tuple[Any, ...]:
+        """All values, or of a range both ends and a number between."""
+        if self.values:
+            return self.values
+        low, high = (int(self.low), int(self.high)) if self.is_integer else (float(self.low), float(self.high))
+        return low, high, (low + high) // 2 if self.is_integer else low / 2 + high / 2
 
     def value(self, drawn: Any) -> Any:
         """What Optuna has drawn, as a value of the flag."""
@@ -88,6 +112,11 @@ class Sweep:
         values = [parameter.values for parameter in self.parameters.values()]
         return [dict(zip(self.parameters, point, strict=True)) for point in itertools.product(*values)]
 
+    @property
+    def grid_size(self) -> int:
+        """How many points the grid has."""
+        return math.prod(len(parameter.values) for parameter in self.parameters.values())
+
     def arguments(self, point: dict[str, Any]) -> list[str]:
         """The command line of a trial with these values."""
         nested: dict[str, Any] = {}
@@ -106,134 +135,256 @@ class Sweep:
 
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file, in the form of `wandb sweep`; raises InputError for what it can't mean."""
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"can't read {path}: {one_line(error)}") from error
+        return _sweep(_load(path), path.stem)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> Any:
+    """The content of a YAML file."""
+    from ae.yaml import load_yaml
+
+    if path.exists() and not path.is_file():
+        raise InputError("can't read it: it is no regular file")
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise InputError(f"it is no sweep: it has more than {_LARGEST_FILE:,} bytes")
+        return load_yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"can't read it: {error.strerror or one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"can't read it: it is no text in UTF-8: {one_line(error)}") from error
+
+
+def _sweep(content: Any, name: str) -> Sweep:
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no sweep: it must have program, method, metric and parameters")
-    known = {
-        "program",
-        "command",
-        "method",
-        "metric",
-        "parameters",
-        "name",
-        "description",
-        "run_cap",
-        "early_terminate",
-    }
-    for key in content:
-        if key not in known:
-            raise InputError(f"{path}: unknown key {key}{nearest(key, known)}")
-    method, metric = content.get("method"), content.get("metric") or {}
+        raise InputError("it is no sweep: it must have program, method, metric and parameters")
+    _check_keys(content, _KEYS, "")
+    method, metric = content.get("method"), _part(content, "metric", {"name", "goal"})
     if method not in ("grid", "random", "bayes"):
-        raise InputError(f"{path}: method must be grid, random or bayes, got {method}")
+        raise InputError(f"method must be grid, random or bayes, got {method!s:.60}")
     if not str(metric.get("name", "")).startswith("val/") or metric.get("goal") not in ("minimize", "maximize"):
-        raise InputError(f"{path}: metric needs a name that begins with val/, and a goal, minimize or maximize")
-    ending = content.get("early_terminate") or {}
+        raise InputError("metric needs a name that begins with val/, and a goal, minimize or maximize")
+    ending = _part(content, "early_terminate", {"type", "min_iter", "eta"})
     if ending and ending.get("type") != "hyperband":
-        raise InputError(f"{path}: early_terminate's type must be hyperband, got {ending.get('type')}")
+        raise InputError(f"early_terminate's type must be hyperband, got {ending.get('type')!s:.60}")
     sweep = Sweep(
-        name=content.get("name") or path.stem,
-        module=_module(content, path),
+        name=_name(content.get("name", name)),
+        module=_module(content),
         method=method,
-        parameters=dict(_parameters(content.get("parameters") or {}, path)),
+        parameters=_parameters(content.get("parameters")),
         metric=metric["name"],
         maximize=metric["goal"] == "maximize",
-        runs=content.get("run_cap"),
-        min_iter=int(ending.get("min_iter", 1)) if ending else None,
-        eta=int(ending.get("eta", 3)),
+        runs=checked(content.get("run_cap"), Positive[int] | None, "run_cap"),
+        min_iter=checked(ending.get("min_iter", 1), Positive[int], "early_terminate's min_iter") if ending else None,
+        eta=checked(ending.get("eta", 3), AtLeast2[int], "early_terminate's eta"),
     )
-    _check(sweep, path)
+    _check(sweep)
     return sweep
 
 
-def _module(content: dict[str, Any], path: Path) -> str:
-    command = content.get("command") or []
-    if "-m" in command:
-        return str(command[command.index("-m") + 1])
-    program = content.get("program")
-    if not program:
-        raise InputError(f"{path}: program is missing, as in experiments/joint.py")
-    return ".".join(Path(program).with_suffix("").parts)
+def _check_keys(content: dict[Any, Any], known: Collection[str], of: str) -> None:
+    for key in content:
+        if key not in known:
+            raise InputError(f"unknown key {key!s:.60}{of}{nearest(str(key), known)}")
 
 
-def _parameters(content: dict[str, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+def _part(content: dict[Any, Any], key: str, known: Collection[str]) -> dict[str, Any]:
+    """A part that has keys of its own; empty where it is missing."""
+    part = content.get(key) or {}
+    if not isinstance(part, dict):
+        raise InputError(f"{key} must have {', '.join(sorted(known))}, got {part!r:.60}")
+    _check_keys(part, known, f" of {key}")
+    return part
+
+
+def _name(said: Any) -> str:
+    """The study's name, which is a folder's and a group's in W&B."""
+    name = str(said) if isinstance(said, str | int) and not isinstance(said, bool) else ""
+    if not 0 < len(name) <= 128 or name in (".", "..") or "/" in name or not name.isprintable():
+        raise InputError(f"name must be the name of a folder, of at most 128 characters, got {said!r:.60}")
+    return name
+
+
+def _module(content: dict[str, Any]) -> str:
+    command, program = content.get("command") or [], content.get("program")
+    if not isinstance(command, list):
+        raise InputError(f"command must be a list of words, got {command!r:.60}")
+    if "-m" in command[:-1]:
+        module = command[command.index("-m") + 1]
+    elif isinstance(program, str) and program:
+        module = ".".join(Path(program).with_suffix("").parts) if Path(program).name else ""
+    else:
+        raise InputError("program is missing, as in experiments/joint.py")
+    if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(
+            f"program must be a module's file below this folder, as in experiments/joint.py, got {module!s:.60}"
+        )
+    return module
+
+
+def _parameters(content: Any) -> dict[str, Parameter]:
+    if not content:
+        raise InputError("the search space is empty: parameters is missing")
+    found: dict[str, Parameter] = {}
+    for name, said in _flatten(content):
+        name = name.replace("-", "_")
+        if name in found:
+            raise InputError(f"parameter {name} is there twice")
+        try:
+            found[name] = _parameter(said)
+        except InputError as error:
+            raise InputError(f"parameter {name:.60} {error}") from error
+    return found
+
+
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(content, dict):
+        raise InputError(f"{prefix.rstrip('.') or 'parameters'} must have parameters by name, got {content!r:.60}")
     for key, said in content.items():
-        name = prefix + str(key)
+        name = f"{prefix}{key}"
         if not isinstance(said, dict):
-            raise InputError(f"{path}: parameter {name} must have value, values, or min and max")
+            raise InputError(f"parameter {name:.60} must have value, values, or min and max")
         if "parameters" in said:
-            yield from _parameters(said["parameters"], path, f"{name}.")
+            _check_keys(said, ["parameters"], f" of parameter {name:.60}")
+            yield from _flatten(said["parameters"], f"{name}.")
         else:
-            yield name, _parameter(name, said, path)
+            yield name, said
 
 
-def _parameter(name: str, said: dict[str, Any], path: Path) -> Parameter:
-    if "value" in said:
-        return Parameter((said["value"],))
-    if "values" in said:
-        if not said["values"]:
-            raise InputError(f"{path}: parameter {name} has no values to choose from")
-        return Parameter(tuple(said["values"]))
-    if not {"min", "max"} <= said.keys():
-        raise InputError(f"{path}: parameter {name} must have value, values, or min and max")
-    low, high = said["min"], said["max"]
-    if not low <= high:
-        raise InputError(f"{path}: parameter {name} has no values to choose from: min {low} is above max {high}")
+def _parameter(said: dict[str, Any]) -> Parameter:
+    if unknown := [key for key in said if key not in _PARAMETER_KEYS]:
+        raise InputError(f"has the unknown key {unknown[0]!s:.60}{nearest(str(unknown[0]), _PARAMETER_KEYS)}")
+    if len({"value", "values", "min"} & said.keys()) != 1 or ("min" in said) != ("max" in said):
+        raise InputError("must have value, values, or min and max")
+    if "min" in said:
+        return _range(said)
+    values = [said["value"]] if "value" in said else said["values"]
+    kind = "constant" if "value" in said else "categorical"
+    if said.get("distribution", kind) != kind or "q" in said:
+        raise InputError("must have min and max where it has q, or a distribution of numbers")
+    if not isinstance(values, list):
+        raise InputError(f"needs a list of values, got {values!r:.60}")
+    if not values:
+        raise InputError("has no values to choose from")
+    texts = [_json(value) for value in values]
+    if len(set(texts)) < len(texts):
+        raise InputError(f"has the value {next(text for text in texts if texts.count(text) > 1):.60} twice")
+    return Parameter(tuple(values))
+
+
+def _range(said: dict[str, Any]) -> Parameter:
+    low, high = (_number(said[key], key) for key in ("min", "max"))
+    if low > high:
+        raise InputError(f"has no values to choose from: min {low} is above max {high}")
+    if low == high:
+        raise InputError(f"has no values to choose from: min equals max; write value: {low}")
+    if not math.isfinite(float(high) - float(low)):
+        raise InputError(f"has a range that is too large: from {low} to {high}")
     are_integers = isinstance(low, int) and isinstance(high, int)
-    match said.get("distribution", "int_uniform" if are_integers else "uniform"):
+    distribution = said.get("distribution", "int_uniform" if are_integers else "uniform")
+    if "q" in said and distribution != "q_uniform":
+        raise InputError("has a q, which takes the distribution q_uniform")
+    match distribution:
         case "uniform":
             return Parameter(low=low, high=high)
         case "int_uniform":
-            return Parameter(low=low, high=high, is_integer=True)
+            if int(low) != low or int(high) != high:
+                raise InputError(f"needs whole numbers for int_uniform, got {low} and {high}")
+            return Parameter(low=int(low), high=int(high), is_integer=True)
         case "log_uniform_values":
+            if low <= 0:
+                raise InputError(f"needs a positive min for log_uniform_values, got {low}")
             return Parameter(low=low, high=high, log=True, is_integer=are_integers)
         case "q_uniform":
-            return Parameter(low=low, high=high, step=said.get("q", 1), is_integer=are_integers)
+            q = _number(said.get("q", 1), "q")
+            if not 0 < q <= high - low:
+                raise InputError(f"needs a q above 0 and up to max - min, got {q}")
+            return Parameter(low=low, high=high, step=q, is_integer=are_integers and isinstance(q, int))
         case other:
             allowed = "uniform, int_uniform, log_uniform_values or q_uniform"
-            raise InputError(f"{path}: parameter {name}: distribution must be {allowed}, got {other}")
+            raise InputError(f"distribution must be {allowed}, got {other!s:.60}")
 
 
-def _check(sweep: Sweep, path: Path) -> None:
-    """Every parameter is a flag of the experiment, and a trial's command line can be read."""
-    if not sweep.parameters:
-        raise InputError(f"{path}: the search space is empty: parameters is missing")
+def _number(value: Any, name: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise InputError(f"needs a finite number for {name}, got {value!r:.60}")
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        raise InputError(
+            f"needs a {name} of at most 2^53, got {value:.3e}" if abs(value) < 1e300 else f"has a huge {name}"
+        )
+    return value
+
+
+def _json(value: Any) -> str:
+    """A value of a flag as JSON; raises InputError for what a flag can't be: a date, NaN, a null character."""
     try:
-        known = [flag.removeprefix("--").replace("-", "_") for flag in flags(sweep.config_type())]
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{path}: no experiment {sweep.module}: {error}") from error
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"has a value that no flag can have: {value!r:.60}") from error
+    if "\\u0000" in text:
+        raise InputError(f"has a value with a null character: {text:.60}")
+    return text
+
+
+def _check(sweep: Sweep) -> None:
+    """Every parameter is a flag of the experiment, and the command lines of trials can be read."""
+    known = [flag.removeprefix("--").replace("-", "_") for flag, hint in _flags_of(sweep).items() if hint is not None]
     for name in sweep.parameters:
-        if name.replace("-", "_") not in known:
-            raise InputError(f"{path}: unknown parameter {name}{nearest(name, known)}")
+        if name not in known or name in _OF_STUDY:
+            own = "; the study itself sets it" if name in _OF_STUDY else nearest(name, known)
+            raise InputError(f"unknown parameter {name:.60}{own}")
     if sweep.method == "grid":
         for name, parameter in sweep.parameters.items():
             if not parameter.values:
-                raise InputError(f"{path}: a grid needs value or values for {name}, not min and max")
-    first = {name: one.values[0] if one.values else one.low for name, one in sweep.parameters.items()}
+                raise InputError(f"a grid needs value or values for {name}, not min and max")
+        if sweep.grid_size > _LARGEST_GRID:
+            size = f"{sweep.grid_size:,}" if sweep.grid_size < 1e15 else f"{float(min(sweep.grid_size, 10**300)):.1e}"
+            raise InputError(f"a grid of {size} points: at most {_LARGEST_GRID:,} are gone through; take method random")
+    for point in _examples(sweep):
+        try:
+            parse(sweep.config_type(), sweep.arguments(point))
+        except SystemExit as stop:  # --help in a value
+            raise InputError(f"a trial with {point!r:.100} would not run") from stop
+
+
+def _flags_of(sweep: Sweep) -> dict[str, Any]:
     try:
-        parse(sweep.config_type(), sweep.arguments(first))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        return flags(sweep.config_type())
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
+        raise InputError(f"no experiment {sweep.module:.60}: {one_line(error)}") from error
+
+
+def _examples(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """Points that a trial may have: of a small grid all, else each value of each parameter with the others' first."""
+    if sweep.method == "grid" and sweep.grid_size <= _FEW:
+        yield from sweep.grid()
+        return
+    values = {name: parameter.examples() for name, parameter in sweep.parameters.items()}
+    first = {name: each[0] for name, each in values.items()}
+    yield first
+    for name, each in values.items():
+        for value in each[1:]:
+            yield first | {name: value}
 
 
 class Study:
     """A sweep that is being worked on, in a folder that other processes and machines may work on too.
 
-    Raises InputError where the folder holds another sweep, or Optuna is not installed.
+    Raises InputError where the folder holds another sweep, or what no study has written, or Optuna is not installed.
     """
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
         self.sweep, self.folder = sweep, folder
-        self.runs = len(sweep.grid()) if sweep.method == "grid" else sweep.runs
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            self._check_folder()
-            self._study = self._open()
+        self.runs = sweep.grid_size if sweep.method == "grid" else sweep.runs
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                self._check_folder()
+                self._study = self._open()
+        except OSError as error:
+            raise InputError(f"can't work in {folder}: {one_line(error)}") from error
 
     def work(self, arguments: Sequence[str] = (), say: Callable[[str], None] = print) -> None:
         """Work on trials until none is left to begin or to take over; `arguments` are added to each one's."""
@@ -244,42 +395,107 @@ class Study:
             finally:
                 lock.release()
 
+    def best(self) -> "tuple[optuna.trial.FrozenTrial, Path] | None":
+        """The trial with the best value so far, and its run's folder; None where no trial has come to one."""
+        from optuna.trial import TrialState
+
+        with self._journal():
+            trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        found = [trial for trial in trials if trial.value is not None]
+        if not found:
+            return None
+        choose = max if self.sweep.maximize else min
+        trial = choose(found, key=lambda trial: trial.value or 0.0)
+        return trial, self._folder_of(trial)
+
+    def describe(self, trial: "optuna.trial.FrozenTrial | optuna.Trial", result: str) -> str:
+        """A line on a trial: its number, what came of it, and its values."""
+        said = " ".join(f"{name}={value}" for name, value in self._point(trial).items())
+        return f"trial {trial.number}  {result}  {said}"
+
+    def _point(self, trial: "optuna.trial.FrozenTrial | optuna.Trial") -> dict[str, Any]:
+        """The values of a trial by parameter."""
+        return {name: one.value(trial.params[name]) for name, one in self.sweep.parameters.items()}
+
     def _open(self) -> "optuna.Study":
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend
+            from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
         except ImportError as error:
             raise InputError("a sweep with no server needs Optuna: pip install -e '.[sweep]'") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        backend = JournalFileBackend(str(self.folder / "study.log"))
+        lock = JournalFileSymlinkLock(str(self._log))
+        self._mend(lock)
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if self.sweep.min_iter is not None:
             pruner = optuna.pruners.SuccessiveHalvingPruner(self.sweep.min_iter, self.sweep.eta)
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
-            study_name=self.sweep.name,
-            direction="maximize" if self.sweep.maximize else "minimize",
-            load_if_exists=True,
-            pruner=pruner,
-        )
-        if self.sweep.method == "grid":
-            for point in self.sweep.grid()[len(study.trials) :]:  # a kill may have cut this off
-                study.enqueue_trial({name: json.dumps(value) for name, value in point.items()})
+        with self._journal():
+            study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(JournalFileBackend(str(self._log), lock)),
+                study_name=self.sweep.name,
+                direction="maximize" if self.sweep.maximize else "minimize",
+                load_if_exists=True,
+                pruner=pruner,
+            )
+            begun = study.get_trials(deepcopy=False)
+            if self.sweep.method == "grid":
+                for point in self.sweep.grid()[len(begun) :]:  # a kill may have cut this off
+                    study.enqueue_trial({name: json.dumps(value) for name, value in point.items()})
         return study
+
+    def _mend(self, lock: "JournalFileSymlinkLock") -> None:
+        """Check the journal's lines, and take away the last one where a kill has cut it off: Optuna would add to it."""
+        if not self._log.exists():
+            return
+        _check_regular(self._log)
+        lock.acquire()
+        try:
+            with open(self._log, "rb+") as file:
+                whole = 0
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        _check_entry(line, f"{self._log}, line {number}")
+                        whole += len(line)
+                file.truncate(whole)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _journal(self) -> Iterator[None]:
+        """Raise InputError for entries of the journal that have the right form and that Optuna can't use."""
+        try:
+            yield
+        except (InputError, Timeout, OSError):
+            raise
+        except Exception as error:
+            said = one_line(error)
+            raise InputError(f"can't go on with {self._log}: {type(error).__name__}: {said}") from error
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "study.log"
 
     def _check_folder(self) -> None:
         """The folder's sweep is this one; only the number of runs may differ."""
         path, said = self.folder / "sweep.json", json.loads(json.dumps(asdict(replace(self.sweep, runs=None))))
         if not path.exists():
             write_whole(path, json.dumps(said, indent=2).encode())
-        elif json.loads(path.read_text(encoding="utf-8")) != said:
+            return
+        _check_regular(path)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"can't read {path}: {one_line(error)}") from error
+        if not isinstance(found, dict) or not said.keys() <= found.keys():
+            raise InputError(f"{path} describes no sweep: it must have {', '.join(said)}")
+        if found != said:
             raise InputError(f"{self.folder} holds another sweep: choose another folder, or go on with that one's file")
 
     def _claim(self) -> "tuple[optuna.Trial, FileLock] | None":
         """A trial that nobody works on, begun before or new, and the lock that says that this process does now."""
         import optuna
 
-        with self._locked():
+        with self._locked(), self._journal():
             trials = self._study.get_trials(deepcopy=False)
             for begun in trials:
                 if begun.state == optuna.trial.TrialState.RUNNING:
@@ -305,23 +521,23 @@ class Study:
         from optuna.trial import TrialState
 
         folder = self._folder_of(trial)
-        point = {name: one.value(trial.params[name]) for name, one in self.sweep.parameters.items()}
+        with self._journal():
+            point = self._point(trial)
         process = None
         if not is_running(folder) and not _is_finished(folder):  # else a worker was killed, and its trial has gone on
             process = self._start(folder, point, arguments)
         is_hopeless = self._watch(trial, folder, process)
-        summary = read_summary(folder) or {}
-        value = summary.get(self.sweep.metric)
+        value = (_summary(folder) or {}).get(self.sweep.metric)
         if is_hopeless:
             state, value = TrialState.PRUNED, None
-        elif value is None or not math.isfinite(value) or (process is not None and process.returncode):
+        elif not _is_finite(value) or (process is not None and process.returncode):
             state, value = TrialState.FAIL, None
         else:
             state = TrialState.COMPLETE
-        self._study.tell(trial, value, state)
+        with self._journal():
+            self._study.tell(trial, value, state)
         what = {TrialState.PRUNED: "stopped early", TrialState.FAIL: f"failed, see {folder.with_suffix('.log')}"}
-        said = " ".join(f"{name}={value}" for name, value in point.items())
-        return f"trial {trial.number}  {what.get(state) or f'{self.sweep.metric} {value:.5g}'}  {said}"
+        return self.describe(trial, what.get(state) or f"{self.sweep.metric} {value:.5g}")
 
     def _start(self, folder: Path, point: dict[str, Any], arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
         """The trial's process, which goes on where an earlier one was killed. Its output is beside its folder.
@@ -349,9 +565,9 @@ class Study:
         try:
             while process.poll() is None if process is not None else is_running(folder):
                 time.sleep(_WATCH_EVERY)
-                values = [row[self.sweep.metric] for row in read_history(folder) if self.sweep.metric in row]
+                values = [row[self.sweep.metric] for row in _history(folder) if self.sweep.metric in row]
                 for number, value in enumerate(values[reported:], reported + 1):
-                    if math.isfinite(value):
+                    if _is_finite(value):
                         trial.report(value, number)
                 reported = len(values)
                 if process is not None and reported and trial.should_prune():
@@ -360,7 +576,7 @@ class Study:
         finally:
             _stop(process)
 
-    def _folder_of(self, trial: "optuna.Trial") -> Path:
+    def _folder_of(self, trial: "optuna.trial.FrozenTrial | optuna.Trial") -> Path:
         return self.folder / f"trial-{trial.number:04d}"
 
     def _locked(self) -> FileLock:
@@ -375,7 +591,43 @@ def _lock(folder: Path) -> FileLock:
 
 
 def _is_finished(folder: Path) -> bool:
-    return read_summary(folder) is not None
+    return _summary(folder) is not None
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a trial; None of one that has none, or a broken one: such a trial has failed."""
+    try:
+        return read_summary(folder)
+    except (ValueError, OSError):
+        return None
+
+
+def _history(folder: Path) -> list[Row]:
+    """The history of a trial; empty where it is broken: such a trial goes on, and its summary decides."""
+    try:
+        return read_history(folder)
+    except (ValueError, TypeError, OSError):
+        return []
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+
+
+def _check_regular(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}")
+
+
+def _check_entry(line: bytes, where: str) -> None:
+    """Raise InputError unless a line of the journal is one of Optuna's entries."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is broken: {one_line(error)}") from error
+    is_entry = isinstance(entry, dict) and type(entry.get("op_code")) is int and isinstance(entry.get("worker_id"), str)
+    if not is_entry:
+        raise InputError(f"{where} is no entry of a study: it must have op_code and worker_id")
 
 
 def _stop(process: "subprocess.Popen[bytes] | None") -> None:

@@ -4,11 +4,13 @@ The file is one for `wandb sweep`. Start it in several terminals, or on machines
 study together; start it again after a kill, and it goes on with the trials that were running.
 """
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ae.cli import Positional, cli
-from ae.compare import compare, read_runs, table
+from ae.compare import compare, read_runs, table, verdict
+from ae.errors import InputError
 from ae.signals import Ending
 from ae.sweeps import Study, read_sweep
 from ae.tracking import Mode
@@ -26,7 +28,7 @@ class Config(Settings):
 
 
 def main(config: Config) -> None:
-    """Work on the study until no trial is left, then compare them."""
+    """Work on the study until no trial is left, then compare them, and name the best."""
     sweep = read_sweep(config.file)
     if config.runs is not None:
         sweep = replace(sweep, runs=config.runs)
@@ -34,7 +36,18 @@ def main(config: Config) -> None:
     study = Study(sweep, folder)
     with Ending():
         study.work([f"--run.wandb={config.wandb}"])
-    print(table(compare(read_runs([str(folder)]), sort=sweep.metric)))
+    best = study.best()
+    if best is None:
+        raise InputError(
+            f"no trial of {folder} has a value of {sweep.metric}: see the trials' logs, {folder}/trial-*.log"
+        )
+    comparison = compare(read_runs([str(folder)]), sort=sweep.metric)
+    print(table(comparison))
+    print(verdict(comparison))
+    trial, place = best
+    print(f"best {study.describe(trial, f'{sweep.metric} {trial.value:.5g}')}")
+    print(f"     {place}")
+    print(f"look python -m experiments.compare {shlex.quote(str(folder))} --html {shlex.quote(f'{folder}.html')}")
 
 
 if __name__ == "__main__":

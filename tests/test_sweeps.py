@@ -1,6 +1,7 @@
 """Searches: their files, studies that are shared, killed and taken up again, and W&B's own agent."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ import yaml
 
 from ae import InputError
 from ae.cli import parse
-from ae.compare import read_runs
+from ae.compare import compare, read_runs
 from ae.run_folder import is_running, read_config, read_history
 from ae.sweeps import Parameter, Study, Sweep, read_sweep
 from experiments import sweep as experiment
@@ -89,7 +90,11 @@ def test_parameters_in_every_form(tmp_path: Path) -> None:
             {"min": 1.0, "max": 8.0, "distribution": "log_uniform_values"},
             optuna.distributions.FloatDistribution(1, 8, log=True),
         ),
-        ({"values": [1, None]}, optuna.distributions.CategoricalDistribution(["1", "null"])),
+        (
+            {"min": 0, "max": 1, "distribution": "q_uniform", "q": 0.3},
+            optuna.distributions.FloatDistribution(0, 0.9, step=0.3),
+        ),
+        ({"values": [1, 2.5]}, optuna.distributions.CategoricalDistribution(["1", "2.5"])),
     ],
 )
 def test_distributions(tmp_path: Path, said: dict[str, Any], expected: Any) -> None:
@@ -120,6 +125,47 @@ def test_distributions(tmp_path: Path, said: dict[str, Any], expected: Any) -> N
         ({"metod": "grid"}, "unknown key metod; the nearest is method"),
         ({"program": "experiments/nothing.py"}, "no experiment experiments.nothing"),
         ({"program": None}, "program is missing"),
+        ({"program": 5}, "program is missing"),
+        ({"program": "../elsewhere.py"}, "program must be a module's file below this folder"),
+        ({"program": "/tmp/elsewhere.py"}, "program must be a module's file below this folder"),
+        ({"program": "json/__init__.py"}, "no experiment json.__init__"),
+        ({"command": "python -m tests.hill"}, "command must be a list of words"),
+        ({"command": ["-m"], "program": None}, "program is missing"),
+        ({"name": "../s"}, "name must be the name of a folder, of at most 128 characters, got '../s'"),
+        ({"name": "s" * 280}, "name must be the name of a folder"),
+        ({"name": ["s"]}, "name must be the name of a folder"),
+        ({"metric": 5}, "metric must have goal, name, got 5"),
+        ({"metric": {"name": "val/loss", "goal": "minimize", "target": 1}}, "unknown key target of metric"),
+        ({"run_cap": "many"}, "run_cap must be a whole number, got 'many'"),
+        ({"run_cap": 0}, "run_cap must be positive, got 0"),
+        ({"run_cap": True}, "run_cap must be a whole number, got True"),
+        ({"early_terminate": [1]}, "early_terminate must have eta, min_iter, type"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 0.5}},
+            "early_terminate's min_iter must be a whole number, got 0.5",
+        ),
+        ({"early_terminate": {"type": "hyperband", "eta": 1}}, "early_terminate's eta must be 2 or more, got 1"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 9}}, "unknown key max_iter of early_terminate"),
+        ({"parameters": [1]}, "parameters must have parameters by name"),
+        ({"parameters": {"hill": {"parameters": 5}}}, "hill must have parameters by name, got 5"),
+        (
+            {"parameters": {"hill": {"parameters": {"x": {"value": 1}}}, "hill.x": {"value": 2}}},
+            "hill.x is there twice",
+        ),
+        ({"parameters": {"hill.x": {"values": 64}}}, "parameter hill.x needs a list of values, got 64"),
+        ({"parameters": {"hill.x": {"values": "64"}}}, "parameter hill.x needs a list of values, got '64'"),
+        ({"parameters": {"hill.x": {"values": [1, 1]}}}, "parameter hill.x has the value 1 twice"),
+        ({"parameters": {"hill.x": {"values": [1, math.nan]}}}, "has a value that no flag can have"),
+        ({"parameters": {"hill.x": {"values": [1.0, "high"]}}}, "--hill.x: could not convert string to float: 'high'"),
+        ({"parameters": {"hill.x": {"value": 1, "values": [2]}}}, "must have value, values, or min and max"),
+        ({"parameters": {"hill.x": {"value": 1, "distribution": "uniform"}}}, "must have min and max where it has q"),
+        ({"parameters": {"hill.x": {"mu": 1, "sigma": 2}}}, "parameter hill.x has the unknown key mu"),
+        ({"parameters": {"run.dir": {"value": "x"}}}, "unknown parameter run.dir; the study itself sets it"),
+        ({"parameters": {"hill.sizes": {"values": [[1], ["--help"]]}}}, "would not run"),
+        (
+            {"parameters": {name: {"values": list(range(200))} for name in ("hill.x", "seconds", "hill.sizes")}},
+            "a grid of 8,000,000 points: at most 10,000 are gone through; take method random",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_meant_gets_one_clear_line(
@@ -129,6 +175,115 @@ def test_a_file_that_cannot_be_meant_gets_one_clear_line(
         read_sweep(write(tmp_path / "a.yaml", **changes))
     assert str(error.value).startswith(f"{tmp_path}/a.yaml: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        ({"min": 1, "max": 1}, "has no values to choose from: min equals max; write value: 1"),
+        ({"min": "1", "max": 2}, "needs a finite number for min, got '1'"),
+        ({"min": 1, "max": math.inf}, "needs a finite number for max, got inf"),
+        ({"min": math.nan, "max": 2}, "needs a finite number for min, got nan"),
+        ({"min": True, "max": 2}, "needs a finite number for min, got True"),
+        ({"min": -1e308, "max": 1e308}, "has a range that is too large"),
+        ({"min": 1, "max": 10**400}, "has a huge max"),
+        ({"min": 1, "max": 10**30}, r"needs a max of at most 2\^53"),
+        ({"min": 0.5, "max": 2, "distribution": "int_uniform"}, "needs whole numbers for int_uniform, got 0.5 and 2"),
+        ({"min": 0, "max": 2, "distribution": "log_uniform_values"}, "needs a positive min for log_uniform_values"),
+        ({"min": 0, "max": 2, "distribution": "q_uniform", "q": 0}, "needs a q above 0 and up to max - min, got 0"),
+        ({"min": 0, "max": 2, "distribution": "q_uniform", "q": -1}, "needs a q above 0"),
+        ({"min": 0, "max": 2, "distribution": "q_uniform", "q": 3}, "needs a q above 0"),
+        ({"min": 0, "max": 2, "distribution": "q_uniform", "q": "x"}, "needs a finite number for q, got 'x'"),
+        ({"min": 0, "max": 2, "q": 1}, "has a q, which takes the distribution q_uniform"),
+        ({"min": 0, "max": 2, "distribution": ["uniform"]}, "distribution must be uniform"),
+    ],
+)
+def test_read_sweep_refuses_ranges_that_cannot_be_drawn_from(
+    tmp_path: Path, said: dict[str, Any], complaint: str
+) -> None:
+    path = write(tmp_path / "a.yaml", method="random", parameters={"hill.x": said})
+    with pytest.raises(InputError, match=complaint) as error:
+        read_sweep(path)
+    assert str(error.value).startswith(f"{path}: parameter hill.x ")
+
+
+def test_read_sweep_checks_every_value_and_both_ends_of_a_range(tmp_path: Path) -> None:
+    whole = {"hill.sizes": {"values": [[1], [2], [3]]}, "hill.x": {"value": 1}}
+    many = {"hill.x": {"values": [float(i) for i in range(20)]}, "seconds": {"values": [0.0, "long"]}}
+    for parameters in (many, {"hill.sizes": {"values": [[1], [2], [3, "x"]]}}):
+        with pytest.raises(InputError, match="Error parsing --"):
+            read_sweep(write(tmp_path / "a.yaml", parameters=parameters))
+    assert read_sweep(write(tmp_path / "a.yaml", parameters=whole)).grid_size == 3
+    uniform = {"hill.sizes": {"min": 1, "max": 4, "distribution": "uniform"}}
+    with pytest.raises(InputError, match="Error parsing --hill.sizes"):  # a flag of whole numbers
+        read_sweep(write(tmp_path / "a.yaml", method="random", parameters=uniform))
+
+
+# Texts that a writer of YAML would not write
+
+
+def write_text(path: Path, parameters: str, before: str = "") -> Path:
+    head = "program: tests/hill.py\nmethod: random\nmetric: {name: val/loss, goal: minimize}\n"
+    path.write_text(f"{before}{head}parameters:\n{parameters}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{min: 1e-4, max: 1e-2}", Parameter(low=1e-4, high=1e-2)),
+        ("{min: 1E-4, max: +1.e-2}", Parameter(low=1e-4, high=1e-2)),
+        ("{min: -.5, max: 5e0}", Parameter(low=-0.5, high=5.0)),
+        ("{min: 010, max: 1_000}", Parameter(low=10, high=1000, is_integer=True)),
+        ("{min: 0x10, max: 0o100}", Parameter(low=16, high=64, is_integer=True)),
+        ("{values: [1e-4, 1e-3]}", Parameter((1e-4, 1e-3))),
+    ],
+)
+def test_read_sweep_reads_numbers_as_yaml_1_2(tmp_path: Path, text: str, expected: Parameter) -> None:
+    sweep = read_sweep(write_text(tmp_path / "a.yaml", f"  hill.x: {text}"))
+    assert sweep.parameters["hill.x"] == expected
+    assert [type(value) for value in sweep.parameters["hill.x"].examples()] == [type(v) for v in expected.examples()]
+
+
+def test_read_sweep_reads_anchors(tmp_path: Path) -> None:
+    sweep = read_sweep(write_text(tmp_path / "a.yaml", "  hill.x: &a {values: [1.0, 2.0]}\n  seconds: *a"))
+    assert sweep.parameters["seconds"] == Parameter((1.0, 2.0))
+
+
+LAUGHS = "a0: &a0 [0, 0]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (LAUGHS.encode(), "line 6: more than 100,000 values, as often as aliases repeat them"),
+        (b"a: &a [*a]", "line 1: an alias is within what it stands for"),
+        (b"method: grid\nmethod: random\n", "line 1: the key method is there twice"),
+        (b"a: {b: 1, b: 2}", "line 1: the key b is there twice"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"name: \xff\xfe", "it is no text in UTF-8"),
+        (b"a: \x00", "can't read it"),
+        (b"a: !!python/object/apply:os.system [ls]", "can't read it"),
+        (b"a: !!timestamp 5", "can't read it"),
+        (b"a: !!bool maybe", "can't read it"),
+        (b"a: " + b"9" * 5000, "can't read it"),
+        (b"method: grid\n" + b"#" * 1_000_000, "has more than 1,000,000 bytes"),
+        (b"\x1f\x8b\x08", "can't read it"),
+    ],
+)
+def test_read_sweep_refuses_texts_that_are_no_plain_yaml(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=complaint) as error:
+        read_sweep(tmp_path / "a.yaml")
+    assert str(error.value).startswith(f"{tmp_path}/a.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_read_sweep_opens_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    for path in (tmp_path / "fifo.yaml", tmp_path, Path("/dev/zero")):
+        with pytest.raises(InputError, match="no regular file"):
+            read_sweep(path)
 
 
 @pytest.mark.parametrize("content", ["a: [", "- a\n- b", ""])
@@ -165,6 +320,13 @@ def test_a_grid_is_gone_through_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out.splitlines()
     assert shown[1] == "trial 1  val/loss 1.2  hill.x=1.0 hill.sizes=[1, 2]"
     assert shown[3].split() == ["runs", "x", "val/loss"]
+    assert shown[7].startswith("Can't be told: best by val/loss is x 1")
+    assert shown[8:] == [
+        "best trial 1  val/loss 1.2  hill.x=1.0 hill.sizes=[1, 2]",
+        f"     {folder}/trial-0001",
+        f"look python -m experiments.compare {folder} --html {folder}.html",
+    ]
+    assert (compare(read_runs([str(folder)])).sort, compare(read_runs([str(folder)])).maximize) == ("val/loss", False)
     assert [run.config["hill.x"] for run in read_runs([str(folder)])] == [0, 1, 3]
     assert [trial.value for trial in trials(folder)] == pytest.approx([4.2, 1.2, 1.2])
     assert {read_config(folder / f"trial-000{i}")["config"]["run"]["group"] for i in range(3)} == {"s"}
@@ -209,6 +371,78 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path: Path) -> None:
     Study(hill(folder), folder)
     with pytest.raises(InputError, match="holds another sweep"):
         Study(hill(folder, parameters={"hill.x": {"values": [7.0]}}), folder)
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", "5", '{"name": "s"}', "[" * 100_000])
+def test_study_names_a_description_that_is_damaged(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "s"
+    Study(hill(folder), folder)
+    (folder / "sweep.json").write_text(content)
+    with pytest.raises(InputError, match=r"s/sweep\.json") as error:
+        Study(hill(folder), folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage",
+        "5",
+        "{}",
+        "[]",
+        '{"op_code": "x", "worker_id": "w"}',
+        '{"op_code": 99, "worker_id": "w"}',
+        '{"op_code": 4, "worker_id": "w"}',
+        '{"op_code": 6, "worker_id": "w", "trial_id": 0, "state": 77, "values": "x"}',
+        "\x00" * 20,
+    ],
+)
+def test_study_names_a_journal_that_is_damaged(tmp_path: Path, line: str) -> None:
+    folder = tmp_path / "s"
+    Study(hill(folder), folder)
+    with open(folder / "study.log", "a") as log:
+        log.write(f"{line}\n")
+    with pytest.raises(InputError, match=r"s/study\.log") as error:
+        Study(hill(folder), folder)
+    assert "\n" not in str(error.value)
+
+
+def test_study_survives_an_entry_that_a_kill_has_cut_off(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    Study(hill(folder), folder)
+    whole = (folder / "study.log").read_bytes()
+    (folder / "study.log").write_bytes(whole + whole.splitlines()[-1][:20])
+    study = Study(hill(folder), folder)
+    claimed = study._claim()
+    assert claimed is not None
+    study._study.tell(claimed[0], 1.0)
+    claimed[1].release()
+    assert states(folder) == {"COMPLETE": 1, "WAITING": 2}
+    assert (folder / "study.log").read_bytes().startswith(whole)
+    (folder / "study.log").write_bytes(whole[: len(whole) - 30])  # cut off while the points of the grid were written
+    assert len(Study(hill(folder), folder)._study.trials) == 3
+
+
+def test_study_opens_regular_files_only(tmp_path: Path) -> None:
+    for name in ("study.log", "sweep.json"):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        with pytest.raises(InputError, match=f"{name}/{name} is no regular file"):
+            Study(hill(tmp_path / "s"), folder)
+    with pytest.raises(InputError, match="can't work in"):
+        Study(hill(tmp_path / "s"), tmp_path / "s.yaml")
+
+
+def test_sweep_says_where_no_trial_came_to_a_value(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", parameters={"hill.x": {"value": 1.0}})
+    study = Study(read_sweep(path), tmp_path / "s")
+    claimed = study._claim()
+    assert claimed is not None
+    study._study.tell(claimed[0], state=optuna.trial.TrialState.FAIL)
+    claimed[1].release()
+    with pytest.raises(InputError, match=r"no trial of .*/s has a value of val/loss: see the trials' logs"):
+        experiment.main(experiment.Config(path, tmp_path / "s", wandb="disabled"))
 
 
 @pytest.mark.parametrize("method", ["random", "bayes"])

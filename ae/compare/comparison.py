@@ -155,9 +155,10 @@ class Comparison:
 
     def rivals(self, metric: str) -> list[Rival]:
         """All other configurations that have the metric beside the best of them, the nearest first."""
-        first, *others = self._ranked(metric) or [None]
-        if first is None:
+        ranked = self._ranked(metric)
+        if not ranked:
             return []
+        first, *others = ranked
         measured = [first.minus(other, metric) for other in others]
         adjusted = iter(holm([found.p for found in measured if found is not None]))
         count = sum(found is not None for found in measured)

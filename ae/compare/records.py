@@ -120,8 +120,8 @@ def read_run(folder: Path, goal: tuple[str, bool] | None = None) -> Record:
     history = _unless_broken(_read_rows, folder, HISTORY) or []
     summary = _unless_broken(read_summary, folder, SUMMARY)
     last = max((row["step"] for row in history), default=0)
-    summarised = summary.get("step", last) if summary is not None else None
-    is_current = is_number(summarised) and summarised >= last  # else it was resumed, and has gone on
+    tested_at = (summary or {}).get("step", last)
+    is_current = summary is not None and is_number(tested_at) and tested_at >= last  # else it has gone on since
     state: State = "running" if is_running(folder) else "finished" if is_current else "stopped"
     return Record(
         name=folder.resolve().name,
@@ -192,7 +192,7 @@ def _picture(folder: Path) -> bytes | None:
     tested = folder / "reconstructions.png"
     validated = sorted((folder / "pictures").glob("reconstructions-*.png"))
     path = next((path for path in (tested, *validated[-1:]) if path.exists()), None)
-    return path and _unless_broken(lambda _: _png(path), path.parent, path.name)
+    return None if path is None else _unless_broken(lambda _: _png(path), path.parent, path.name)
 
 
 def _png(path: Path) -> bytes:
