@@ -71,7 +71,8 @@ class Parameter:
         if self.step is None:
             return self.high
         low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
-        return type(self.high)(low + (high - low) // step * step)
+        reached = low + (high - low) // step * step
+        return int(reached) if self.is_integer else float(reached)
 
     def examples(self) -> tuple[Any, ...]:
         """All values, or of a range both ends and a number between."""

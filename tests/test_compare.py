@@ -1,18 +1,22 @@
-"""Runs read from folders and from W&B, grouped, sorted and written down."""
+"""Runs read from folders and from W&B, grouped, sorted and written down; damaged and hostile ones, too."""
 
 import csv
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import f_oneway, spearmanr
+from scipy.stats import f_oneway, spearmanr, ttest_ind
 
 from ae import InputError, Run, RunConfig
-from ae.compare import Record, compare, read_runs, table, write_csv
+from ae.compare import Comparison, Record, compare, read_runs, table, verdict, write_csv, write_page
+from ae.compare.page import render
+from ae.compare.table import number
 from experiments import classify, reconstruct
 from experiments.compare import Config, main
 from experiments.joint import Config as Joint
@@ -94,6 +98,119 @@ def test_goes_on_without_a_broken_history(
     assert "history.jsonl" in capsys.readouterr().err
 
 
+def write_run(folder: Path, **files: Any) -> Path:
+    """A run's folder with these contents, as JSON or as bytes, beside those of a whole run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {
+        "config": {"experiment": "joint", "id": folder.name, "config": {"recipe": {"seed": 0}}},
+        "history": {"step": 1, "val/mse": 0.5},
+        "summary": {"step": 1, "test/mse": 0.25},
+    }
+    for name, content in {**whole, **files}.items():
+        path = folder / f"{name}.{'jsonl' if name == 'history' else 'json'}"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode() + b"\n")
+    return folder
+
+
+DEEP = b'{"experiment": "x", "id": "a", "config": ' + b'{"a": ' * 500 + b"1" + b"}" * 501
+DAMAGES: dict[str, dict[str, Any]] = {
+    "config of nothing": {"config": b""},
+    "config of zeros": {"config": b"\0" * 100},
+    "config that is no object": {"config": b"5"},
+    "config without its parts": {"config": {"experiment": "x"}},
+    "config whose config is a list": {"config": {"experiment": "x", "id": "a", "config": [1]}},
+    "config not in UTF-8": {"config": b'{"experiment": "\xff"}'},
+    "config of a huge number": {"config": b'{"experiment": "x", "id": "a", "config": {"a": ' + b"9" * 5000 + b"}}"},
+    "config nested deeply": {"config": DEEP},
+    "config nested very deeply": {"config": b"[" * 100_000},
+}
+
+
+@pytest.mark.parametrize("files", DAMAGES.values(), ids=DAMAGES)
+def test_read_runs_skips_a_run_without_a_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, Any], unhooked: None
+) -> None:
+    write_run(tmp_path / "bad", **files)
+    with pytest.raises(InputError, match=r"can be read: .*bad/config") as error:
+        read_runs([str(tmp_path)])
+    assert "\n" not in str(error.value)
+    write_run(tmp_path / "good")
+    assert [run.name for run in read_runs([str(tmp_path)])] == ["good"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("skipping a run: ")
+    assert f"{tmp_path}/bad/config.json" in line
+
+
+def test_read_runs_opens_regular_files_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("config.json", "history.jsonl", "summary.json", "reconstructions.png"):
+        folder = write_run(tmp_path / name)
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+    write_run(tmp_path / "folder")
+    (tmp_path / "folder/config.json").unlink()
+    (tmp_path / "folder/config.json").mkdir()
+    found = {run.name: run for run in read_runs([str(tmp_path)])}
+    assert {name: (run.state, len(run.history), run.picture) for name, run in found.items()} == {
+        "history.jsonl": ("finished", 0, None),
+        "summary.json": ("stopped", 1, None),
+        "reconstructions.png": ("finished", 1, None),
+    }
+    said = sorted(capsys.readouterr().err.splitlines())
+    assert len(said) == 5
+    assert said[-2:] == [
+        f"skipping a run: {tmp_path}/config.json/config.json is no regular file",
+        f"skipping a run: {tmp_path}/folder/config.json is a folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "metrics"),
+    [
+        ({"history": {"step": "one", "val/mse": 1}}, {"test/mse": 0.25}),
+        ({"history": {"step": None}}, {"test/mse": 0.25}),
+        ({"history": b'{"step": NaN}\n'}, {"test/mse": 0.25}),
+        ({"history": {"step": 1, "val/mse": "low", "val/psnr": True, "x": [1]}}, {"test/mse": 0.25}),
+        ({"summary": {"step": "one", "test/mse": 1}}, {"val/mse": 0.5, "best/val/mse": 0.5}),
+        ({"summary": {"step": None, "test/mse": 1}}, {"val/mse": 0.5, "best/val/mse": 0.5}),
+        ({"summary": {"test/mse": "1", "test/psnr": True, "test/x": None, "test/y": [1], "test/z": 2}}, {"test/z": 2}),
+        ({"summary": b'{"test/mse": 1' + b"0" * 400 + b', "test/z": 2}'}, {"test/z": 2}),
+        ({"summary": b"[" * 100_000}, {"val/mse": 0.5, "best/val/mse": 0.5}),
+    ],
+)
+def test_read_runs_takes_numbers_only(
+    tmp_path: Path, files: dict[str, Any], metrics: dict[str, float], unhooked: None
+) -> None:
+    (run,) = read_runs([str(write_run(tmp_path / "a", **files))])
+    assert run.metrics == metrics
+
+
+def test_read_runs_says_which_picture_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (write_run(tmp_path / "a") / "reconstructions.png").write_bytes(b"GIF89a")
+    assert read_runs([str(tmp_path)])[0].picture is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"can't read {tmp_path}/a/reconstructions.png, going on without it: it is no PNG"
+
+
+def test_read_runs_reads_the_goal_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, loss in enumerate((3.0, 1.0)):
+        summary = {"step": 1, "val/loss": loss, "val/mse": 1 / loss, "test/mse": 1.0}
+        config = {"experiment": "joint", "id": str(i), "config": {"lr": i}}
+        write_run(tmp_path / f"s/trial-{i}", summary=summary, config=config)
+    (tmp_path / "s/sweep.json").write_text(json.dumps({"metric": "val/loss", "maximize": True}))
+    comparison = compare(read_runs([str(tmp_path)]))
+    assert (comparison.sort, comparison.maximize) == ("val/loss", True)
+    assert [run.name for run in comparison.runs] == ["trial-0", "trial-1"]
+    by_error = compare(comparison.runs, sort="val/mse")
+    assert (by_error.sort, by_error.maximize) == ("val/mse", False)
+    write_run(tmp_path / "other")
+    assert compare(read_runs([str(tmp_path)])).sort == "val/mse"  # not all are trials of the study
+    (tmp_path / "s/sweep.json").write_text('{"metric": 5}')
+    capsys.readouterr()
+    assert compare(read_runs([str(tmp_path / "s")])).sort == "val/mse"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"can't read {tmp_path}/s/sweep.json, going on without it: it must have metric")
+
+
 def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Path) -> None:
     for name, group in (("a", "g"), ("b", "h")):
         with Run("joint", RunConfig(dir=tmp_path / name, project="p", group=group), Joint()) as run:
@@ -170,6 +287,78 @@ def test_only_fields_that_differ_are_shown_and_a_servers_integers_are_no_differe
     assert compare([first, second]).fields == ["model.latent"]
     assert compare([first, second, third]).fields == ["model.latent", "objective.rate"]
     assert compare([first]).fields == []
+
+
+def test_compare_ranks_by_validation(tmp_path: Path) -> None:
+    measured = {"test/accuracy": 0.9, "val/accuracy": 0.8, "best/val/accuracy": 0.85, "val/loss": 1.0}
+    assert compare([record("a", measured), record("b", measured, a=1)]).sort == "val/accuracy"
+    best_only = {key: value for key, value in measured.items() if key != "val/accuracy"}
+    assert compare([record("a", measured), record("b", best_only, a=1)]).sort == "best/val/accuracy"
+    assert compare([record("a", {"val/psnr": 1.0}), record("b", {"val/psnr": 2.0}, a=1)]).sort == "val/psnr"
+    assert compare([record("a", {"test/accuracy": 0.9, "val/mse": 1.0})]).sort == "val/mse"
+    by_test = compare([record("a", {"test/mse": 1.0}), record("b", {"test/mse": 2.0}, a=1)])
+    assert by_test.sort == "test/mse"
+    assert "It is chosen by test data" in verdict(by_test).text
+    shown = compare([record("a", measured), record("b", measured, a=1)]).metrics
+    assert shown == ["val/accuracy", "test/accuracy"]
+
+
+def groups(**accuracies: list[float]) -> Comparison:
+    """Configurations with these validation accuracies, the seeds from 0."""
+    return compare(
+        [
+            record(f"{name}{seed}", {"val/accuracy": value}, code=name, recipe__seed=seed)
+            for name, values in accuracies.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_verdict_of_two_seeds_each_is_not_settled_where_their_spread_is_large() -> None:
+    runs = [
+        record(f"{name}{seed}", {"val/mse": value}, code=name, recipe__seed=seed)
+        for name, values in {"a": [0.2567, 0.3375], "b": [0.10279, 0.10321, 0.103]}.items()
+        for seed, value in enumerate(values)
+    ]
+    said = verdict(compare(runs))
+    expected = ttest_ind([0.2567, 0.3375], [0.10279, 0.10321, 0.103], equal_var=False)
+    assert said.kind == "not settled"
+    assert f"Welch's t-test with 1 degree of freedom, p = {expected.pvalue:.2g}" in said.text
+
+
+def test_verdict_looks_at_all_configurations() -> None:
+    clear = groups(a=[0.99, 0.991, 0.992], b=[0.9, 0.902, 0.903], c=[0.8, 0.803, 0.804])
+    assert verdict(clear).kind == "settled"
+    assert "after Holm's correction for 2 comparisons" in verdict(clear).text
+    noisy = groups(a=[0.99, 0.991, 0.992], b=[0.9, 0.902, 0.903], c=[0.8, 0.99, 0.7])
+    assert verdict(noisy).kind == "not settled"
+    assert "not the next, but code c" in verdict(noisy).text
+    single = groups(a=[0.99, 0.991, 0.992], b=[0.9, 0.902, 0.903], c=[0.5])
+    assert verdict(single).kind == "can't be told"
+    assert verdict(groups(a=[0.5, 0.6, 0.7])).kind == "can't be told"
+    repeated = [record(f"{n}{i}", {"val/mse": n + i / 99}, n=n, recipe__seed=0) for n in (1.0, 2.0) for i in (0, 1)]
+    assert verdict(compare(repeated)).kind == "can't be told"  # one seed each, twice
+
+
+def test_stars_mark_what_is_not_settled_to_be_worse() -> None:
+    comparison = groups(a=[0.99, 0.991, 0.992], b=[0.989, 0.99, 0.995], c=[0.5, 0.51, 0.53], d=[0.7])
+    assert [group.name for group in comparison.stars["val/accuracy"]] == ["code b", "code a"]
+    assert [line.count("*") for line in table(comparison).splitlines()] == [0, 1, 1, 0, 0]
+    assert groups(a=[0.9], b=[0.8], c=[0.7, 0.71]).stars == {}
+    equal = groups(a=[0.114 + 3.1e-6, 0.114 - 3.1e-6], b=[0.114 + 8e-8, 0.114 - 8e-8])
+    assert len(equal.stars["val/accuracy"]) == 2
+
+
+def test_number_says_how_many_runs_have_the_metric() -> None:
+    values = (0.5, math.nan, math.inf, 10**400, "0.5", True, None, 0.7)
+    runs = [record(str(i), {"val/mse": value}, recipe__seed=i) for i, value in enumerate(values)]  # type: ignore[dict-item]
+    comparison = compare(runs)
+    assert number(comparison.groups[0], "val/mse") == "0.6 ± 0.14 (2 of 8)"
+    assert number(
+        compare([record("a", {"val/mse": 0.1140001}), record("b", {"val/mse": 0.1140063})]).groups[0], "val/mse"
+    ) == ("0.1140032 ± 4.4e-06")
+    for write in (table, render):
+        write(comparison)
 
 
 def test_runs_without_the_metric_or_with_nan_come_last() -> None:
@@ -266,6 +455,43 @@ def test_experiments_of_different_kinds_can_be_compared(tmp_path: Path) -> None:
     assert len(comparison.groups) == 3
     assert "recipe.lr" in comparison.fields
     assert "–" in table(comparison)  # noqa: RUF001
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")'])
+def test_write_csv_escapes_what_a_spreadsheet_executes(tmp_path: Path, text: str) -> None:
+    run = Record(
+        text, text, "finished", {text: text, "list": [text], "a": -1.5, "b": "-1e-5", "c": [-1]}, {"val/mse": -2.0}
+    )
+    write_csv(compare([run]), tmp_path / "all.csv")
+    with open(tmp_path / "all.csv", newline="") as file:
+        header, row = csv.reader(file)
+    assert header == ["name", "where", "state", "step", f"'{text}", "list", "a", "b", "c", "val/mse"]
+    assert row == [f"'{text}", f"'{text}", "finished", "0", f"'{text}", f"'{text}", "-1.5", "-1e-5", "-1", "-2.0"]
+
+
+def test_what_users_write_keeps_its_line_and_a_bearable_width(tmp_path: Path) -> None:
+    name = "a\nb\x1b[31m\u2028\udc80" + "x" * 280
+    comparison = compare([record(name, {"val/mse": 1.0}, a=name), record("b", {"val/mse": 2.0}, a=[[{"c": 1}]])])
+    lines = table(comparison, each=True).split("\n")
+    assert len(lines) == 3
+    assert all(line.isprintable() and len(line) < 150 for line in lines)
+    write_csv(comparison, tmp_path / "all.csv")
+    write_page(comparison, tmp_path / "page.html")
+
+
+def test_compare_needs_a_run() -> None:
+    with pytest.raises(InputError, match="there is no run to compare"):
+        compare([])
+
+
+def test_configurations_of_different_kinds_can_be_compared() -> None:
+    values: list[Any] = [1, 1.0, True, None, "1", [1], {}, math.nan, math.inf, 10**400]
+    runs = [record(str(i), {"val/mse": 1.0 + i}, model=value) for i, value in enumerate(values)]
+    runs.append(record("nested", {"val/mse": 0.5}, model__latent=3))
+    comparison = compare(runs)
+    assert len(comparison.groups) == 9  # 1 and 1.0 are the same, and so are none and missing
+    assert "nan" in table(comparison)
+    render(comparison)
 
 
 def test_the_csv_holds_everything(tmp_path: Path) -> None:
