@@ -163,7 +163,7 @@ def test_intervals_cover_the_difference(draws: int, is_paired: bool) -> None:
 
 @pytest.mark.parametrize("draws", [100, slow(10_000)])
 @pytest.mark.parametrize("is_paired", [False, True])
-def test_best_of_equal_configurations_is_seldom_settled(draws: int, is_paired: bool) -> None:
+def test_best_of_equal_configurations_is_seldom_settled(draws: int, is_paired: bool, unhooked: None) -> None:
     """Of configurations that are equally good, a best is settled in 5 % of the studies at most."""
     rng = np.random.default_rng(1)
     settled = 0

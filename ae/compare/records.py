@@ -81,7 +81,7 @@ def _read_folders(folders: list[Path], source: str) -> list[Record]:
             records.append(read_run(folder, goals[folder.resolve().parent]))
         except _BROKEN as error:
             said = _reason(error)
-            reasons.append(said if str(folder) in said else f"{folder}: {said}")
+            reasons.append(said if str(folder) in said else f"{folder / CONFIG}: {said}")
     if not records:
         others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         raise InputError(f"no run in {source} can be read: {reasons[0]}{others}")
@@ -106,7 +106,7 @@ def _find_folders(source: str) -> list[Path]:
 def _folders_in(path: Path) -> Iterator[Path]:
     """The run's folder, or those below it; a folder that can't be listed is named in a line."""
     for place, below, files in os.walk(path, onerror=lambda error: _say(f"skipping a folder: {one_line(error)}")):
-        if CONFIG in files or CONFIG in below:
+        if CONFIG in files:
             below.clear()
             yield Path(place)
         below.sort()
