@@ -5,8 +5,10 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -28,6 +30,7 @@ from ae import (
     VectorQuantized,
     load,
 )
+from ae.bottlenecks import quantized
 from ae.weights import save_weights
 from tests.resumed import check_resume
 
@@ -311,6 +314,7 @@ def test_straight_through_gradients() -> None:
 
 
 def test_fsq_has_all_of_its_codes_and_no_others() -> None:
+    torch.manual_seed(0)
     fsq = FSQ(6, (3, 4))
     nn.init.normal_(fsq.reduce.weight, std=5.0)
     z = fsq(torch.randn(200, *SHAPE)).z
@@ -340,8 +344,8 @@ def test_fsq_equals_the_library() -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: VectorQuantized(6, decay=1.0), "decay and revive must be from 0 to less than 1"),
-        (lambda: FSQ(6, (1, 4)), "levels must be 2 or more each"),
+        (lambda: VectorQuantized(6, decay=1.0), "decay must be from 0 to less than 1, got 1.0"),
+        (lambda: FSQ(6, (1, 4)), "levels must be 2 or more, got 1"),
         (lambda: VectorQuantized(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
         (lambda: FSQ(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
         (lambda: Gaussian(SHAPE, 0), "latent must be positive, got 0"),
@@ -350,3 +354,92 @@ def test_fsq_equals_the_library() -> None:
 def test_bad_input_is_named(make: object, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("codes", [16_384, 200_000])
+def test_quantizer_moving_averages_of_a_large_codebook_equal_a_reference(codes: int) -> None:
+    """Against a Python loop in float64: no code shrinks, whatever its share of the places is."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantized(4, codes, revive=0.0)
+    quantizer._begin(5 + torch.randn(3000, 4))
+    quantizer.codebook.copy_(5 + torch.randn(codes, 4))
+    quantizer.total.copy_(quantizer.codebook / codes)
+    share, total = np.full(codes, 1 / codes), quantizer.codebook.double().numpy() / codes
+    for _ in range(3):
+        vectors = 5 + torch.randn(40, 4)
+        index = quantizer.nearest(vectors)
+        share, total = 0.99 * share, 0.99 * total
+        for vector, i in zip(vectors.double().numpy(), index.tolist(), strict=True):
+            share[i] += 0.01 / 40
+            total[i] += 0.01 * vector / 40
+        quantizer(rearrange(vectors, "(b h w) c -> b c h w", h=5, w=4))
+        np.testing.assert_allclose(quantizer.codebook.numpy(), total / share[:, None], rtol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0, 1e5])
+def test_quantizer_takes_the_nearest_code_far_from_the_origin(offset: float) -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantized(64, codes=128)
+    quantizer.codebook.copy_(offset + 0.3 * torch.randn(128, 64))
+    quantizer.codebook[64:] -= 2 * offset  # and far from each other: the mean is far from all
+    vectors = torch.cat([offset + 0.3 * torch.randn(200, 64), -offset + 0.3 * torch.randn(200, 64)])
+    distances = (vectors.double()[:, None] - quantizer.codebook.double()).square().sum(2)
+    chosen = distances.gather(1, quantizer.nearest(vectors)[:, None])[:, 0]
+    torch.testing.assert_close(chosen, distances.amin(1), rtol=1e-9, atol=1e-9)
+    assert torch.equal(quantizer.nearest(vectors), distances.argmin(1)) or offset == 1e5  # there, some are as far
+
+
+def test_quantizer_nearest_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer, vectors = VectorQuantized(6, codes=16), torch.randn(50, 6)
+    whole = quantizer.nearest(vectors)
+    monkeypatch.setattr(quantized, "_DISTANCES", 100)
+    assert torch.equal(quantizer.nearest(vectors), whole)
+    assert quantizer.nearest(vectors[:0]).shape == (0,)
+
+
+def test_quantizer_indices_are_the_same_in_bfloat16() -> None:
+    quantizer, features = trained_quantizer().eval(), corners(5)
+    expected = quantizer.indices(features.bfloat16().float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.indices(features.bfloat16()), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_quantizer_begins_with_all_clusters_at_any_scale(scale: float) -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantized(6, codes=8)
+    quantizer._begin(rearrange(scale * corners(16), "b c h w -> (b h w) c"))
+    points = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)))
+    assert torch.cdist(points, quantizer.codebook[:, :3] / scale).amin(1).max() < 0.5
+
+
+def test_quantizer_begins_with_vectors_that_are_all_alike() -> None:
+    quantizer = VectorQuantized(6, codes=8)
+    quantizer._begin(torch.ones(20, 6))
+    assert torch.equal(quantizer.codebook, torch.ones(8, 6))
+
+
+@pytest.mark.parametrize("levels", [(2,), (2, 2), (4, 2), (8, 6, 5), (2001,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fsq_reaches_every_level_with_a_gradient(levels: tuple[int, ...], dtype: torch.dtype) -> None:
+    fsq = FSQ(len(levels), levels)
+    nn.init.dirac_(fsq.reduce.weight)
+    nn.init.zeros_(fsq.reduce.bias)  # type: ignore[arg-type]
+    numbers = torch.linspace(-12, 12, 40_000).expand(1, len(levels), 1, -1).clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        z = fsq(numbers).z
+    digits = (z * (torch.tensor(levels) // 2)[:, None, None]).round().long()
+    for i, count in enumerate(levels):
+        expected = range(-(count // 2), (count + 1) // 2)
+        found = digits[0, i].unique().tolist()
+        assert found == list(expected) if count < 100 else min(found) >= expected[0] and max(found) <= expected[-1]
+    assert fsq.indices(z).max() < math.prod(levels)
+    z.sum().backward()
+    assert numbers.grad is not None
+    assert (numbers.grad[..., 19_500:20_500] > 0.1).all()  # near 0 the tanh has its slope
+    torch.testing.assert_close(fsq.project(z.detach() + 1e-5), z.detach())
+
+
+def test_fsq_refuses_more_codes_than_can_be_counted() -> None:
+    with pytest.raises(InputError, match=r"levels must make at most 16,777,216 codes, got 68,719,476,736"):
+        FSQ(6, (8,) * 12)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -14,7 +13,10 @@ from ae.bottlenecks.code import Code
 from ae.errors import InputError
 from ae.validation import AtLeast0, AtLeast2, BelowOne, Positive, checked_arguments
 
-_SMALL = 1e-5
+_SMOOTHING = 1e-5  # of an equal share, added to the share of each code
+_DISTANCES = 2**24  # between vectors and codes, held in memory at once
+_SMALL = 1e-10  # of the largest weight in a draw, so that there is something to draw
+_LARGEST_FSQ = 2**24  # codes, of which the use can be counted
 
 
 def _sizes(features: Float[Tensor, "b c h w"]) -> dict[str, int]:
@@ -24,22 +26,27 @@ def _sizes(features: Float[Tensor, "b c h w"]) -> dict[str, int]:
 
 def _use(index: Int64[Tensor, "..."], codes: int) -> dict[str, Tensor]:
     """Perplexity of the codes' use in the batch, and the fraction of them that it uses."""
-    index = index.flatten()
-    count = torch.zeros(codes, device=index.device).scatter_add_(0, index, torch.ones_like(index, dtype=torch.float32))
-    count = distributed.summed(count)
+    count = distributed.summed(_counted(index.flatten(), codes))
     share = count / count.sum().clamp(min=1)
     return {"perplexity": torch.special.entr(share).sum().exp(), "codes_used": (count > 0).float().mean()}
+
+
+def _counted(index: Int64[Tensor, " n"], codes: int) -> Float[Tensor, " codes"]:
+    """How often each code occurs."""
+    count = torch.zeros(codes, device=index.device)
+    return count.index_add_(0, index, torch.ones_like(index, dtype=count.dtype))
 
 
 class VectorQuantized(nn.Module):
     """Each place of the features [b channels h w] is replaced by the nearest vector of a codebook (VQ-VAE).
 
     van den Oord et al. 2017: gradients pass straight through; the penalty is commitment * |features - code|^2, the mean
-    over places and channels; the codebook follows the features by moving averages (appendix A.1), in training alone. It
-    begins with vectors of the first batch that are far from each other (k-means++); a code that has gone out of use,
-    with less than `revive` of an equal share, begins again as a vector of the batch at hand. In several processes all
-    have the same codebook, which follows all of the batch. `stats`: perplexity, exp of the entropy of the codes' use in
-    the batch; and the fraction used.
+    over places and channels; the codebook follows the features by moving averages (appendix A.1), in training alone. The
+    shares have Laplace smoothing, as in Sonnet, relative to an equal share: it is the same for a codebook of any size.
+    The codebook begins with vectors of the first batch that are far from each other (k-means++); a code that has gone
+    out of use, with less than `revive` of an equal share, begins again as a vector of the batch at hand. In several
+    processes all have the same codebook, which follows all of the batch. `stats`: perplexity, exp of the entropy of the
+    codes' use in the batch; and the fraction used.
     """
 
     codebook: Tensor
@@ -92,9 +99,24 @@ class VectorQuantized(nn.Module):
         """z [b channels h w] -> the same."""
         return z
 
+    def project(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """z [b channels h w] -> the nearest vector of the codebook at each place."""
+        return self.lookup(self.indices(z))
+
+    @torch.no_grad()
     def nearest(self, vectors: Float[Tensor, "n c"]) -> Int64[Tensor, " n"]:
-        """The index of the code that is nearest to each vector."""
-        return torch.cdist(vectors.detach(), self.codebook).argmin(1)
+        """The index of the code that is nearest to each vector.
+
+        By |code|^2 - 2 vector . code from the codebook's mean, in float64 where the device has it: in float32 these
+        terms hide the distances between vectors that are far from the origin, or from each other.
+        """
+        dtype = torch.float32 if vectors.device.type == "mps" else torch.float64
+        codes = self.codebook.to(dtype)
+        centre = codes.mean(0)
+        codes = codes - centre
+        squared = codes.square().sum(1)
+        parts = (vectors.to(dtype) - centre).split(max(1, _DISTANCES // self.codes))
+        return torch.cat([torch.addmm(squared, part, codes.T, alpha=-2).argmin(1) for part in parts])
 
     def indices(self, features: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b h w"]:
         """The index of each place's code."""
@@ -120,12 +142,13 @@ class VectorQuantized(nn.Module):
     @torch.no_grad()
     def _follow(self, vectors: Float[Tensor, "n c"], index: Int64[Tensor, " n"]) -> None:
         """The moving averages of how many places each code has and of their features; the code is their quotient."""
-        chosen = F.one_hot(index, self.codes).to(vectors.dtype)
-        count, total = distributed.summed(chosen.sum(0)), distributed.summed(chosen.T @ vectors)
+        count = distributed.summed(_counted(index, self.codes))
+        total = distributed.summed(torch.zeros_like(self.total).index_add_(0, index, vectors))
         places = count.sum().clamp(min=1)
         self.share.lerp_(count / places, 1 - self.decay)
         self.total.lerp_(total / places, 1 - self.decay)
-        self.codebook.copy_(self.total / self.share.clamp(min=_SMALL)[:, None])
+        smoothed = (self.share + _SMOOTHING / self.codes) / (1 + _SMOOTHING / self.share.sum())
+        self.codebook.copy_(self.total / smoothed[:, None])
         unused = self.share * self.codes < self.revive
         new = self._some(vectors)
         self.codebook.copy_(torch.where(unused[:, None], new, self.codebook))
@@ -142,12 +165,16 @@ class VectorQuantized(nn.Module):
 def _far_apart(vectors: Float[Tensor, "n c"], count: int) -> Float[Tensor, "count c"]:
     """Some of the vectors, each drawn in proportion to its squared distance from those that were drawn before.
 
-    Arthur & Vassilvitskii 2007 (k-means++).
+    Arthur & Vassilvitskii 2007 (k-means++). Where as many are wanted as there are, all, and others again at random.
     """
+    if count >= len(vectors):
+        again = torch.randint(len(vectors), (count - len(vectors),), device=vectors.device)
+        return torch.cat([vectors, vectors[again]])
     chosen = [vectors[torch.randint(len(vectors), (1,), device=vectors.device)]]
     distance = (vectors - chosen[0]).square().sum(1)
     for _ in range(count - 1):
-        chosen.append(vectors[torch.multinomial(distance.clamp(min=_SMALL**2), 1)])
+        weights = (distance / distance.amax()).nan_to_num()  # of vectors that are all alike, 0 / 0
+        chosen.append(vectors[torch.multinomial(weights.clamp(min=_SMALL), 1)])
         distance = torch.minimum(distance, (vectors - chosen[-1]).square().sum(1))
     return torch.cat(chosen)
 
@@ -156,8 +183,10 @@ class FSQ(nn.Module):
     """Finite scalar quantisation: each place becomes a few numbers, each rounded to one of its `levels`.
 
     Mentzer et al. 2024, section 3.1: a linear map to len(levels) numbers, bounded by a tanh and rounded with gradients
-    that pass straight through; z holds them divided by half their levels, in [-1, 1]. No codebook, no penalty. `stats`:
-    perplexity of the prod(levels) codes in the batch, and the fraction used.
+    that pass straight through; z holds them divided by half their levels, in [-1, 1]. No codebook, no penalty. Of an
+    even number of levels 0 is one, and the tanh is shifted by half a level; of two it is not, since both would lie
+    where the tanh has no slope: 0 is then between them. `stats`: perplexity of the prod(levels) codes in the batch, and
+    the fraction used. Raises InputError for more than 2^24 codes.
     """
 
     @checked_arguments
@@ -165,6 +194,8 @@ class FSQ(nn.Module):
         super().__init__()
         if not levels:
             raise InputError("levels must be one or more numbers, got none")
+        if math.prod(levels) > _LARGEST_FSQ:
+            raise InputError(f"levels must make at most {_LARGEST_FSQ:,} codes, got {math.prod(levels):,}")
         self.channels, self.levels = channels, tuple(levels)
         self.reduce = nn.Conv2d(channels, len(levels), 1)
         self.restore = nn.Conv2d(len(levels), channels, 1)
@@ -173,14 +204,28 @@ class FSQ(nn.Module):
         """Features [b channels h w] -> Code with z [b len(levels) h w] in [-1, 1]."""
         if features.ndim != 4 or features.shape[1] != self.channels:
             raise InputError(f"features must be [b {self.channels} h w], got {list(features.shape)}")
-        levels = self._levels(features)
-        half, shift = (levels - 1) * (1 + 1e-3) / 2, torch.where(levels % 2 == 0, 0.5, 0.0)
-        bounded = (self.reduce(features) + (shift / half).atanh()).tanh() * half - shift
-        rounded = bounded + (bounded.round() - bounded).detach()
-        z = rounded / (levels // 2)
+        numbers = self.reduce(features)
+        with torch.autocast(features.device.type, enabled=False):
+            z = self._quantized(numbers.to(torch.promote_types(numbers.dtype, torch.float32)))
         code = Code.deterministic(z)
         code.stats = _use(self.indices(z.detach()), math.prod(self.levels))
         return code
+
+    def _quantized(self, numbers: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
+        """Any numbers -> their levels, with gradients straight through; in bfloat16 the tanh has no room for shifts."""
+        levels = self._levels(numbers)
+        half, shift = (levels - 1) * (1 + 1e-3) / 2, torch.where(levels % 2 == 0, 0.5, 0.0)
+        bounded = (numbers + torch.where(levels > 2, shift / half, 0.0).atanh()).tanh() * half - shift
+        return (bounded + (self._rounded(bounded) - bounded).detach()) / (levels // 2)
+
+    def _rounded(self, bounded: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
+        levels = self._levels(bounded)
+        return bounded.round().clamp(-(levels // 2), (levels - 1) // 2)
+
+    def project(self, z: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
+        """z [b len(levels) h w] -> the nearest code."""
+        half = self._levels(z) // 2
+        return self._rounded(z * half) / half
 
     def expand(self, z: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b c h w"]:
         """z [b len(levels) h w] -> features [b channels h w], not negative."""
