@@ -1,42 +1,59 @@
 """Priors over discrete codes, so that a model with a quantised bottleneck can be sampled."""
 
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ae.validation import Positive, checked_arguments
+from ae import distributed
+from ae.data import ImageSet, Splits
+from ae.errors import DivergedError, InputError, one_line
+from ae.losses import masked_mean
+from ae.meter import Meter
+from ae.metrics import evaluating
+from ae.objectives import Loss
+from ae.progress import Progress
+from ae.training import Recipe
+from ae.validation import Positive, checked_arguments, unchecked_range
+from ae.weights import load_weights, read_about
+
+Indices = Callable[[Float[Tensor, "b c h w"]], Int64[Tensor, "b h w"]]
+"""Images -> the indices of their codes."""
 
 
 class PixelCNN(nn.Module):
-    """p(index) of a grid of codes [b h w], place by place in reading order, each given those before it.
+    """p(index) of a grid of codes [b h w], place by place in reading order, each given all of those before it.
 
-    van den Oord et al. 2016: a masked convolution that sees the places above and to the left, then residual blocks of
-    masked ones that see their own place too. Grids of any size.
+    van den Oord et al. 2016b (gated PixelCNN), section 2.3: a vertical stack sees the rows above, a horizontal one the
+    places to the left and what the vertical one has seen; so there is no blind spot. Beside the first convolutions both
+    see the mean of all that is above, or to the left: nothing is out of reach on grids of any size.
     """
 
     @checked_arguments
     def __init__(self, codes: Positive[int], channels: Positive[int] = 64, blocks: Positive[int] = 4) -> None:
         super().__init__()
-        self.codes, self.channels = codes, channels
+        self.codes, self.channels, self.blocks = codes, channels, blocks
         self.embedding = nn.Embedding(codes, channels)
-        self.first = _Masked(channels, channels, 7, sees_itself=False)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                *(nn.ReLU(), nn.Conv2d(channels, channels // 2, 1)),
-                *(nn.ReLU(), _Masked(channels // 2, channels // 2, 3, sees_itself=True)),
-                *(nn.ReLU(), nn.Conv2d(channels // 2, channels, 1)),
-            )
-            for _ in range(blocks)
-        )
-        self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, codes, 1))
+        self.above = nn.Conv2d(channels, channels, (3, 7))
+        self.left = nn.Conv2d(channels, channels, (1, 3))
+        self.all_above = nn.Conv2d(channels, channels, 1, bias=False)
+        self.all_left = nn.Conv2d(channels, channels, 1, bias=False)
+        self.layers = nn.ModuleList(_Gated(channels) for _ in range(blocks))
+        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.SiLU(), nn.Conv2d(channels, codes, 1))
 
     def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b codes h w"]:
         """Indices [b h w] -> the logits of each place's code, which do not depend on it or on any after it."""
-        x = self.first(self.embedding(index).movedim(-1, 1))
-        for block in self.blocks:
-            x = x + block(x)
-        return self.last(x)
+        x = self.embedding(index).movedim(-1, 1)
+        above, left = _mean_before(x.shape[2], x) @ x.mean(3, keepdim=True), x @ _mean_before(x.shape[3], x).T
+        vertical = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1]) + self.all_above(above)
+        horizontal = self.left(F.pad(x, (3, 0))[..., :-1]) + self.all_left(left)
+        for layer in self.layers:
+            vertical, horizontal = layer(vertical, horizontal)
+        return self.last(horizontal)
 
     def negative_log_likelihood(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, " b"]:
         """-log p(index) in nats."""
@@ -53,17 +70,116 @@ class PixelCNN(nn.Module):
         return index
 
 
-class _Masked(nn.Conv2d):
-    """A convolution that sees the places above, those to the left, and its own if asked."""
+class _Gated(nn.Module):
+    """A layer of both stacks: convolutions, a gate (equation 2), and a residual connection in the horizontal one.
 
-    mask: Tensor
+    The vertical stack at a place knows the rows above it, the horizontal one the places before it: the masks are where
+    the convolutions are padded.
+    """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, sees_itself: bool) -> None:
-        super().__init__(c_in, c_out, kernel, padding=kernel // 2)
-        mask = torch.ones(kernel, kernel)
-        mask[kernel // 2, kernel // 2 + sees_itself :] = 0
-        mask[kernel // 2 + 1 :] = 0
-        self.register_buffer("mask", mask, persistent=False)
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.above = nn.Conv2d(channels, 2 * channels, (2, 3))  # this row and the one above
+        self.left = nn.Conv2d(channels, 2 * channels, (1, 2))  # this place and the one to the left
+        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)  # from the vertical stack to the horizontal one
+        self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+    def forward(
+        self, vertical: Float[Tensor, "b c h w"], horizontal: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        above = self.above(F.pad(vertical, (1, 1, 1, 0)))
+        left = self.left(F.pad(horizontal, (1, 0))) + self.across(above)
+        return _gate(above), horizontal + self.out(_gate(left))
+
+
+def _gate(x: Float[Tensor, "b two_c h w"]) -> Float[Tensor, "b c h w"]:
+    value, gate = x.chunk(2, dim=1)
+    return value.tanh() * gate.sigmoid()
+
+
+def _mean_before(size: int, like: Tensor) -> Float[Tensor, "{size} {size}"]:
+    """The matrix that gives, of `size` places, the mean of those before each; 0 where none is."""
+    places = torch.arange(size, device=like.device, dtype=like.dtype)
+    return (places < places[:, None]).to(like.dtype) / places.clamp(min=1)[:, None]
+
+
+@checked_arguments
+def fit_prior(
+    prior: PixelCNN, indices: Indices, data: Splits, recipe: Recipe, steps: Positive[int] | None = None
+) -> None:
+    """Train the prior in place on the codes of the training images; `steps` go before the recipe's own length.
+
+    In several processes each takes its part of every batch, as in `fit`. Order, noise and rates are functions of seed
+    and step: the same seed and images give the same prior. Raises DivergedError where the loss becomes NaN or infinite.
+    """
+    device = next(prior.parameters()).device
+    batches = data.to(device).batches(recipe.batch_size, recipe.seed)
+    total_steps = steps or recipe.steps or recipe.epochs * len(batches)
+    optimizer = recipe.make_optimizer(list(prior.parameters()))
+    forward, meter = distributed.wrapped(_Likelihood(prior)), Meter()
+    prior.train()
+    with Progress(total_steps) as progress, unchecked_range():
+        for step, batch in enumerate(islice(batches.starting_at(0), total_steps)):
+            lr = recipe.learning_rate(step, total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with torch.no_grad():
+                index = indices(batch.images)
+            images = batches.size(step)
+            with distributed.one_batch(images):
+                loss = forward(index)
+            optimizer.zero_grad()
+            loss.backward()
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(prior.parameters(), recipe.clip)
+            optimizer.step()
+            meter.add(step, Loss(loss, {}), images)
+            progress.step()
+            if (step + 1) % recipe.log_every == 0 or step + 1 == total_steps:
+                measured = meter.read()
+                if meter.first_bad is not None:
+                    bad = meter.first_bad[0]
+                    lr = recipe.learning_rate(bad, total_steps)
+                    raise DivergedError(
+                        f"the prior's loss became NaN or infinite at step {bad}, learning rate {lr:.3g}"
+                    )
+                progress.show("prior", measured, (step + 1) / len(batches))
+                meter.restart()
+
+
+class _Likelihood(nn.Module):
+    """The mean of -log p(index) over the batch of all processes: what is wrapped for them."""
+
+    def __init__(self, prior: PixelCNN) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, ""]:
+        return masked_mean(self.prior.negative_log_likelihood(index))
+
+
+@torch.no_grad()
+def nats(prior: PixelCNN, indices: Indices, images: ImageSet, batch_size: int = 256) -> float:
+    """-log p of the images' codes in nats an image, the mean over a whole data set."""
+    device = next(prior.parameters()).device
+    with evaluating(prior), unchecked_range():
+        found = [
+            prior.negative_log_likelihood(indices(batch.images)) for batch in images.to(device).in_order(batch_size)
+        ]
+    return torch.cat(found).double().mean().item()
+
+
+@checked_arguments
+def load_prior(path: Path) -> PixelCNN:
+    """The prior in a file of weights, in evaluation mode; raises InputError where it holds none."""
+    said = read_about(path).model
+    if said.get("class") != "PixelCNN":
+        raise InputError(f"{path} holds no PixelCNN but {said.get('class')}")
+    arguments = {name: value for name, value in said.items() if name != "class"}
+    try:
+        with torch.device("meta"):  # it takes no memory, whatever its sizes are said to be
+            prior = PixelCNN(**arguments)
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the prior in {path} can't be built: {one_line(error)}") from error
+    load_weights(path, prior)
+    return prior.eval()

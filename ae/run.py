@@ -269,7 +269,7 @@ class Run:
     @on_main
     def save_weights(
         self,
-        name: Literal["model", "best"],
+        name: Literal["model", "best", "prior"],
         model: nn.Module,
         image: Sequence[int] | None = None,
         classes: Sequence[str] = (),

@@ -1,7 +1,8 @@
 """A VQ-VAE, and a prior over its codes, so that it can be sampled.   python -m experiments.vqvae
 
-van den Oord et al. 2017. The prior, a PixelCNN, is trained on the codes of the training images when the autoencoder is
-done.
+van den Oord et al. 2017. The prior, a gated PixelCNN, is trained on the codes of the training images when the
+autoencoder is done, and is in the run's folder as `prior.safetensors` (`ae.priors.load_prior`). A run that was cut off
+while its prior was trained, and is continued, trains it again from its start: it comes to the same prior.
 
 | with `--recipe.epochs 2 --prior-steps 600` | |
 |---|---|
@@ -15,9 +16,9 @@ done.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 
 import torch
+from torch import Tensor
 
 from ae import (
     Autoencoder,
@@ -32,12 +33,13 @@ from ae import (
     VectorQuantized,
     fit,
     report,
-    unchecked_range,
 )
 from ae.cli import cli
+from ae.data import ImageSet
 from ae.frechet import sample_quality
+from ae.metrics import with_prefix
 from ae.pictures import grid_picture
-from ae.priors import PixelCNN
+from ae.priors import PixelCNN, fit_prior, nats
 from ae.sampling import Draw, samples
 from ae.seeding import derive
 from ae.validation import AtLeast0, Positive, Settings
@@ -71,26 +73,10 @@ def build(model: Model, data: Splits) -> Autoencoder:
     return Autoencoder(ConvEncoder(channels, model.channels), DeconvDecoder(channels, model.channels[::-1]), bottleneck)
 
 
-def train_prior(model: Autoencoder, data: Splits, config: Config) -> tuple[PixelCNN, float]:
-    """A prior over the codes of the training images, and its nats an image over the last tenth of the steps."""
+def indices_of(model: Autoencoder, images: Tensor) -> Tensor:
+    """The indices [b h w] of the images' codes."""
     assert isinstance(model.bottleneck, VectorQuantized)
-    recipe = replace(config.recipe, seed=derive("prior", config.recipe.seed) % 2**31)
-    torch.manual_seed(recipe.seed)
-    device = next(model.parameters()).device
-    prior = PixelCNN(config.model.codes).to(device)
-    optimizer = recipe.make_optimizer(list(prior.parameters()))
-    losses = []
-    for step, batch in enumerate(islice(data.to(device).batches(128, recipe.seed).starting_at(0), config.prior_steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(step, config.prior_steps)
-        with torch.no_grad():
-            index = model.bottleneck.indices(model.encoder(batch.images))
-        loss = prior.negative_log_likelihood(index).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return prior, torch.stack(losses[-max(1, config.prior_steps // 10) :]).mean().item()
+    return model.bottleneck.indices(model.encoder(images))
 
 
 def drawn_from(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
@@ -103,19 +89,29 @@ def drawn_from(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
 
 
 def main(config: Config) -> None:
-    """Train both, test and report one run."""
+    """Train both, test and report one run; the prior's nats an image are those of validation and test images."""
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
     with Run("vqvae", config.run, config) as run:
         results = fit(model, config.objective, data, config.recipe, run)
-        with unchecked_range():
-            prior, results["prior/nats"] = train_prior(model.eval(), data, config)
+        recipe = replace(config.recipe, seed=derive("prior", config.recipe.seed) % 2**31)
+        torch.manual_seed(recipe.seed)
+        prior = PixelCNN(config.model.codes).to(next(model.parameters()).device)
+        indices = partial(indices_of, model.eval())
+        fit_prior(prior, indices, data, recipe, config.prior_steps)
+        run.save_weights("prior", prior)
+        if data.validation is not None:
+            results |= with_prefix("val", {"prior/nats": nats(prior, indices, data.validation)})
         torch.manual_seed(derive("samples", config.recipe.seed))
         draw = drawn_from(prior, model, data)
         grid = grid_picture(samples(model, 80, data.shape[1:], draw).unflatten(0, (8, 10)), "codes from the prior")
         makes = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
-        report(model, data, results, run, {"samples-prior": grid}, lambda test: sample_quality(makes, data, test))
+
+        def measure(test: ImageSet) -> dict[str, float | str]:
+            return {"prior/nats": nats(prior, indices, test), **sample_quality(makes, data, test)}
+
+        report(model, data, results, run, {"samples-prior": grid}, measure)
 
 
 if __name__ == "__main__":

@@ -443,3 +443,62 @@ def test_fsq_reaches_every_level_with_a_gradient(levels: tuple[int, ...], dtype:
 def test_fsq_refuses_more_codes_than_can_be_counted() -> None:
     with pytest.raises(InputError, match=r"levels must make at most 16,777,216 codes, got 68,719,476,736"):
         FSQ(6, (8,) * 12)
+
+
+def points_on_the_sphere(count: int, latent: int) -> Tensor:
+    return nn.functional.normalize(torch.randn(count, latent, dtype=torch.float64), dim=1).float()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_sphere_mixes_along_great_circles(fraction: float) -> None:
+    """Against Shoemake's formula, in float64."""
+    one, other = points_on_the_sphere(2 * 50, 5).chunk(2)
+    angle = (one.double() * other.double()).sum(1, keepdim=True).acos()
+    expected = (((1 - fraction) * angle).sin() * one + (fraction * angle).sin() * other) / angle.sin()
+    torch.testing.assert_close(Sphere(SHAPE, 5).mix(one, other, fraction), expected.float(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("latent", [1, 2, 5])
+@pytest.mark.parametrize("nudge", [0.0, 1e-8, 1e-5, 1e-3])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sphere_mixes_equal_and_opposite_points(latent: int, nudge: float, sign: int) -> None:
+    sphere = Sphere(SHAPE, latent)
+    one = torch.cat([points_on_the_sphere(20, latent), torch.eye(latent)])
+    other = sphere.project(sign * one + nudge * torch.randn_like(one))
+    mixed = [sphere.mix(one, other, i / 8) for i in range(9)]
+    for z in mixed:
+        torch.testing.assert_close(z.norm(dim=1), torch.ones(len(z)))
+    torch.testing.assert_close(mixed[0], one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[8], other, atol=1e-5, rtol=0)
+    if latent > 1:  # on two points there is no way from one to the other
+        steps = torch.stack([(b - a).norm(dim=1) for a, b in itertools.pairwise(mixed)])
+        torch.testing.assert_close(steps, steps.mean(0).expand_as(steps), atol=1e-5, rtol=1e-3)
+
+
+def test_sphere_samples_are_uniform() -> None:
+    torch.manual_seed(0)
+    z = Sphere(SHAPE, 3).sample(20_000)
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(len(z)))
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=0.02, rtol=0)
+    heights = z[:, 2].sort().values  # uniform from -1 to 1, by Archimedes
+    torch.testing.assert_close(heights, torch.linspace(-1, 1, len(z)), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+def test_sphere_projects_points_of_any_length_with_a_finite_gradient(scale: float) -> None:
+    z = (scale * torch.randn(7, 5)).requires_grad_()
+    projected = Sphere(SHAPE, 5).project(z)
+    torch.testing.assert_close(projected.norm(dim=1), torch.ones(7))
+    projected.sum().backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["sphere", "top-k", "vector-quantized", "fsq"])
+def test_project_changes_no_code_and_makes_one_of_anything(name: str) -> None:
+    bottleneck = copy.deepcopy(CASES[name][0])
+    bottleneck(torch.rand(7, *SHAPE))
+    z = bottleneck.eval()(torch.rand(7, *SHAPE)).z.detach()
+    torch.testing.assert_close(bottleneck.project(z), z)  # type: ignore[operator]
+    projected = bottleneck.project(z + torch.randn_like(z))  # type: ignore[operator]
+    torch.testing.assert_close(bottleneck.project(projected), projected)  # type: ignore[operator]

@@ -97,7 +97,13 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
         (iwae, 16, "iwae", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
         (wae, 8, "mmd", FROM_PRIOR, GALLERY),
         (aae, 8, "discriminator", FROM_PRIOR, GALLERY),
-        (vqvae, 3136, "perplexity", FRECHET | {"prior/nats", "test/frechet/prior"}, {"samples-prior"}),
+        (
+            vqvae,
+            3136,
+            "perplexity",
+            FRECHET | {"val/prior/nats", "test/prior/nats", "test/frechet/prior"},
+            {"samples-prior"},
+        ),
     ],
 )
 def test_experiments_with_other_codes_and_losses(

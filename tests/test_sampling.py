@@ -1,12 +1,30 @@
 """Samples, interpolations, traversals and log-likelihoods, against models of which the answer is known."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ae import IWAE, Autoencoder, Code, ConvEncoder, DeconvDecoder, Dense, Gaussian, Images, InputError
+from ae import (
+    FSQ,
+    IWAE,
+    MMD,
+    Autoencoder,
+    Batch,
+    Code,
+    ConvEncoder,
+    DeconvDecoder,
+    Dense,
+    Gaussian,
+    Images,
+    InputError,
+    Sphere,
+    TopK,
+    VectorQuantized,
+)
+from ae.objectives.variational import mmd
 from ae.pictures import grid_picture
 from ae.sampling import Mixture, codes, draws_of, interpolations, log_likelihoods, samples, standard_normal, traversals
 
@@ -130,3 +148,73 @@ def test_ways_to_draw_codes(model: Autoencoder) -> None:
     assert images.shape == (5, 1, 10, 12)
     with pytest.raises(InputError, match="a prior needs a latent vector, as of Dense: Identity has none"):
         standard_normal(Autoencoder(ConvEncoder(1, (4, 6))))
+
+
+def seen(bottleneck: nn.Module) -> tuple[Autoencoder, list[Tensor]]:
+    """A model on images of 10x12, and every code that its decoder is given."""
+    given: list[Tensor] = []
+    expand = bottleneck.expand
+
+    def record(z: Tensor) -> Tensor:
+        given.append(z)
+        return expand(z)  # type: ignore[operator]
+
+    bottleneck.expand = record  # type: ignore[assignment]
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck), given
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "latents", "is_code"),
+    [
+        (Sphere((6, 3, 3), 5), [0, 4], lambda z: (z.norm(dim=1) - 1).abs().max() < 1e-5),
+        (TopK((6, 3, 3), 9, 2), [0, 8], lambda z: ((z != 0).sum(1) <= 2).all()),
+        (VectorQuantized(6, 8), None, None),
+        (FSQ(6, (3, 4)), None, lambda z: ((2 * z).round() == 2 * z).all() and z.abs().max() <= 1),
+    ],
+)
+def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
+    bottleneck: nn.Module, latents: list[int] | None, is_code: Callable[[Tensor], bool] | None
+) -> None:
+    torch.manual_seed(0)
+    model, given = seen(bottleneck)
+    shape = model.encode(torch.rand(7, 1, 10, 12)).mean.shape[1:]
+    samples(model, 7, (10, 12), lambda count: 2 * torch.randn(count, *shape))
+    interpolations(model, torch.rand(3, 1, 10, 12), torch.rand(3, 1, 10, 12), 5)
+    if latents is not None:
+        noise = Images(torch.randint(256, (40, 1, 10, 12), dtype=torch.uint8), torch.zeros(40).long(), ("a",))
+        for name, draw in draws_of(model, noise, standard_normal(model), components=2).items():
+            assert name == "prior" or is_code is None or is_code(draw(50))
+        traversals(model, torch.rand(1, 10, 12), latents, [-3.0, 0.0, 0.5, 3.0])
+    if isinstance(bottleneck, VectorQuantized):
+        vectors = torch.cat([z.movedim(1, -1).reshape(-1, 6) for z in given])
+        assert (vectors[:, None] == bottleneck.codebook).all(2).any(1).all()
+    else:
+        assert is_code is not None
+        assert all(is_code(z) for z in given)
+
+
+def test_the_prior_of_a_sphere_is_its_own() -> None:
+    model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Sphere((6, 3, 3), 5))
+    torch.testing.assert_close(standard_normal(model)(50).norm(dim=1), torch.ones(50))
+    assert list(draws_of(model, Images(torch.zeros(2, 1, 10, 12).byte(), torch.zeros(2).long(), ("a",)))) == ["prior"]
+
+
+def test_mmd_of_a_sphere_is_to_its_own_prior() -> None:
+    """Codes that are uniform on the sphere are at no distance from it, and far from N(0, I)."""
+
+    class Uniform(Sphere):
+        def forward(self, features: Tensor) -> Code:
+            return Code.deterministic(self.sample(len(features)))
+
+    torch.manual_seed(0)
+    batch = Batch(torch.rand(1000, 1, 10, 12), torch.full((1000,), -1))
+    bottleneck = Uniform((2, 5, 6), 8)
+    model = Autoencoder(ConvEncoder(1, (2,)), DeconvDecoder(1, (2,)), bottleneck)
+    assert abs(MMD()(model, batch, 0).terms["mmd"].item()) < 0.003
+    assert mmd(bottleneck.sample(1000), torch.randn(1000, 8)).item() > 0.03
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_a_mixture_takes_vectors_alone() -> None:
+    with pytest.raises(InputError, match=r"a mixture is fitted to codes \[n d\] that are vectors, got \[20, 6, 3, 3\]"):
+        Mixture(torch.rand(20, 6, 3, 3))

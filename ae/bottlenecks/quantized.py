@@ -41,10 +41,10 @@ class VectorQuantized(nn.Module):
     """Each place of the features [b channels h w] is replaced by the nearest vector of a codebook (VQ-VAE).
 
     van den Oord et al. 2017: gradients pass straight through; the penalty is commitment * |features - code|^2, the mean
-    over places and channels; the codebook follows the features by moving averages (appendix A.1), in training alone. The
-    shares have Laplace smoothing, as in Sonnet, relative to an equal share: it is the same for a codebook of any size.
-    The codebook begins with vectors of the first batch that are far from each other (k-means++); a code that has gone
-    out of use, with less than `revive` of an equal share, begins again as a vector of the batch at hand. In several
+    over places and channels; the codebook follows the features by moving averages (appendix A.1), in training alone.
+    The shares have Laplace smoothing, as in Sonnet, relative to an equal share: it is the same for a codebook of any
+    size. It begins with vectors of the first batch that are far from each other (k-means++); a code that has gone out
+    of use, with less than `revive` of an equal share, begins again as a vector of the batch at hand. In several
     processes all have the same codebook, which follows all of the batch. `stats`: perplexity, exp of the entropy of the
     codes' use in the batch; and the fraction used.
     """

@@ -23,7 +23,7 @@ class Augment(Settings):
     rotate: AtLeast0[float] = 0.0  # largest rotation either way, in degrees
     scale: AtLeast0[float] = 0.0  # largest growth or shrinking: 0.1 is from 1/1.1 to 1.1 of the size
     shear: Acute = 0.0  # largest slant of upright lines either way, in degrees
-    elastic: AtLeast0[float] = 0.0  # standard deviation of a smooth deformation, in pixels (Simard et al. 2003)
+    elastic: AtLeast0[float] = 0.0  # standard deviation of a smooth deformation over pixels (Simard et al. 2003)
 
     @property
     def moves(self) -> bool:
@@ -56,7 +56,10 @@ class Augment(Settings):
         if not others:
             return move(images, angle, down, right)
         log_growth, slant, *knots = others
-        field = torch.stack(knots, dim=1).unflatten(1, (2, _KNOTS, _KNOTS)) if knots else None
+        field = None
+        if knots:
+            deviation = _deviation(images, -2) * _deviation(images, -1)
+            field = torch.stack(knots, dim=1).unflatten(1, (2, _KNOTS, _KNOTS)) / deviation
         return move(images, angle, down, right, log_growth.exp(), slant, field)
 
     def __call__(
@@ -64,6 +67,16 @@ class Augment(Settings):
     ) -> Float[Tensor, "b c h w"]:
         """Images [b c h w] -> the same moved at random; without `generator`, by PyTorch's own."""
         return self.apply(images, self.draw(len(images), generator)) if self.moves else images
+
+
+def _deviation(images: Float[Tensor, "b c h w"], axis: int) -> Float[Tensor, ""]:
+    """The standard deviation over the pixels of an axis of what is interpolated between knots of deviation 1.
+
+    Between knots independent values average out: with w the weights of a pixel's knots, its variance is the sum of w^2.
+    """
+    knots = torch.eye(_KNOTS, device=images.device)[None, :, :, None]
+    weights = F.interpolate(knots, size=(images.shape[axis], 1), mode="bicubic", align_corners=True)  # [1 knots n 1]
+    return weights.square().sum(1).mean().sqrt()
 
 
 def move(

@@ -89,7 +89,7 @@ class BetaTC(Settings):
 
 @dataclass(frozen=True)
 class MMD(Settings):
-    """Adds the maximum mean discrepancy between the batch's codes and the prior N(0, I): WAE, InfoVAE.
+    """Adds the maximum mean discrepancy between the batch's codes and the bottleneck's prior, or N(0, I): WAE, InfoVAE.
 
     Tolstikhin et al. 2018, algorithm 2, with its inverse multiquadratic kernels of several widths; unbiased. A code
     of any bottleneck will do. In several processes, over the codes of each.
@@ -105,8 +105,8 @@ class MMD(Settings):
         loss = self.joint.of(model, batch, code, step, mask)
         if not self.weight:
             return loss
-        z = code.z.flatten(1)
-        distance = mmd(z, torch.randn_like(z))
+        z, prior = code.z.flatten(1), getattr(model.bottleneck, "sample", None)
+        distance = mmd(z, torch.randn_like(z) if prior is None else prior(len(z)).to(z))
         return Loss(loss.total + self.weight * distance, {**loss.terms, "mmd": distance.detach()}, loss.counts)
 
 

@@ -121,3 +121,18 @@ def test_a_deformation_is_smooth_and_differs_from_image_to_image() -> None:
     assert 0.6 < pushes.std() < 1.2
     assert pushes.diff(dim=-1).abs().mean() < 0.35
     assert pushes.flatten(1).std(0).min() > 0.3
+
+
+@pytest.mark.parametrize("size", [(28, 28), (20, 64), (40, 24)])
+def test_elastic_has_the_stated_standard_deviation_over_pixels(size: tuple[int, int]) -> None:
+    """Measured on pictures of each pixel's own row and column: bilinear interpolation of these is exact."""
+    places = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in size), indexing="ij"))
+    moved = Augment(elastic=0.2)(places.expand(2000, 2, *size), generator("elastic", *size))
+    pushes = (moved - places)[..., 1:-1, 1:-1]  # at the border some come from outside
+    for down_or_right in pushes.unbind(1):
+        assert down_or_right.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.02)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 4)])
+def test_elastic_takes_images_smaller_than_its_grid(size: tuple[int, int]) -> None:
+    assert Augment(elastic=0.2)(torch.rand(5, 1, *size), generator(0)).isfinite().all()
