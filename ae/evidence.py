@@ -1,6 +1,8 @@
 """What a run shows of its test images beside their mean metrics: pictures, and tables of those that it fails on."""
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,22 @@ from ae.data import ImageSet
 from ae.files import write_whole
 from ae.metrics import Examined
 from ae.model import Autoencoder
-from ae.pictures import code_picture, is_picture, metric_line, pair_pictures, png, reconstruction_picture
+from ae.pictures import (
+    class_name,
+    code_picture,
+    drawn,
+    is_picture,
+    metric_line,
+    pair_pictures,
+    png,
+    reconstruction_picture,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ROWS = 32  # of each table
+_CELLS = 10_000  # of the confusion table: 100 classes
 
 
 @dataclass(frozen=True)
@@ -82,14 +94,15 @@ def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence
     pictures  `reconstructions`, some of each class; `code`, its two principal components
     tables    `worst_reconstructed`, by squared error; `misclassified`, by cross-entropy; `confusion`, counted
     """
-    pictures = {"code": code_picture(model, images)}
+    makes = {"code": lambda: code_picture(model, images)}
     tables = {}
     if model.decoder is not None:
         title = f"test images: {metric_line(examined.means())}"
         some = images.select(_of_each_class(images))
-        pictures["reconstructions"] = reconstruction_picture(model, some, title=title)
+        makes["reconstructions"] = lambda: reconstruction_picture(model, some, title=title)
         worst = examined.values["mse"].argsort(descending=True)
         tables["worst_reconstructed"] = _table(model, images, examined, worst[:_ROWS])
+    pictures = drawn(makes)
     if examined.predictions is None:
         return Evidence(pictures, tables)
     worst = examined.values["cross_entropy"].argsort(descending=True)
@@ -103,27 +116,46 @@ def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int6
     """A row for each of these images: picture, label, prediction and errors, as far as they apply."""
     metrics = [name for name in ("mse", "cross_entropy") if name in examined.values]
     classifies = examined.predictions is not None
-    pictures = pair_pictures(model, images.select(index)) if len(index) else []
+    found = drawn({"pairs": lambda: pair_pictures(model, images.select(index))}) if len(index) else {}
+    pictures: Sequence[Any] = found.get("pairs", [""] * len(index))
     rows = []
     for i, picture in zip(index.tolist(), pictures, strict=True):
         label = images.classes[examined.labels[i]] if examined.labels[i] >= 0 else ""
-        prediction = [] if examined.predictions is None else [images.classes[examined.predictions[i]]]
+        predicted = None if examined.predictions is None else int(examined.predictions[i])
+        prediction = [] if predicted is None else [class_name(images.classes, predicted)]
         rows.append((i, picture, label, *prediction, *(examined.values[name][i].item() for name in metrics)))
     return Table(("index", "picture", "label", *(["prediction"] if classifies else []), *metrics), rows)
 
 
 def _confusion(labels: Int64[Tensor, " n"], predictions: Int64[Tensor, " n"], classes: tuple[str, ...]) -> Table:
-    """How often each class was taken for each; its columns are named as W&B's chart expects them."""
-    count, labelled = len(classes), labels >= 0
-    cells = (labels[labelled] * count + predictions[labelled]).bincount(minlength=count * count).tolist()
-    rows = [(classes[i // count], classes[i % count], number) for i, number in enumerate(cells)]
+    """How often each class was taken for each; its columns are named as W&B's chart expects them.
+
+    Of more than 10,000 cells: those that are not 0, the largest first and mistakes before what is right, at most as
+    many; a line on stderr says so.
+    """
+    labelled = labels >= 0
+    actual, predicted = labels[labelled], predictions[labelled]
+    count = max(len(classes), int(predicted.max()) + 1 if len(predicted) else 0)
+    cells, numbers = (actual * count + predicted).unique(return_counts=True)
+    if count * count <= _CELLS:
+        numbers = torch.zeros(count * count, dtype=torch.int64).scatter(0, cells, numbers)
+        cells = torch.arange(count * count)
+    else:
+        is_mistake = cells // count != cells % count
+        order = (is_mistake * (len(actual) + 1) + numbers).argsort(descending=True, stable=True)
+        shown = min(len(order), _CELLS)
+        cells, numbers = cells[order[:shown]], numbers[order[:shown]]
+        said = f"{shown:,} of {len(order):,} cells that are not 0, mistakes first, of {count:,} x {count:,}"
+        print(f"table confusion: {said}", file=sys.stderr, flush=True)
+    names = [class_name(classes, i) for i in range(count)]
+    rows = [(names[i // count], names[i % count], n) for i, n in zip(cells.tolist(), numbers.tolist(), strict=True)]
     return Table(("Actual", "Predicted", "nPredictions"), rows)
 
 
 def _of_each_class(images: ImageSet) -> Int64[Tensor, " n"]:
     """An order of the images: the first of each class, then the second of each, and so on."""
-    rank = torch.zeros_like(images.labels)
-    for label in images.labels.unique():
-        members = images.labels == label
-        rank[members] = torch.arange(int(members.sum()))
-    return (rank * (len(images.classes) + 1) + images.labels).argsort()
+    labels = images.labels.cpu()
+    by_label = labels.argsort(stable=True)
+    first = torch.searchsorted(labels[by_label], labels[by_label])
+    rank = torch.zeros_like(labels).scatter(0, by_label, torch.arange(len(labels)) - first)
+    return (rank * (len(images.classes) + 1) + labels).argsort()

@@ -12,7 +12,7 @@ from ae.distributed import is_main
 from ae.frechet import sample_quality
 from ae.metrics import evaluating
 from ae.model import Autoencoder
-from ae.pictures import grid_picture
+from ae.pictures import drawn, grid_picture
 from ae.report import report
 from ae.run import Run
 from ae.sampling import Draw, draws_of, interpolations, log_likelihoods, samples, traversals
@@ -71,18 +71,26 @@ def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> 
     from -3 to 3. The codes are the same at every call.
     """
     size, device = images.shape[1:], next(model.parameters()).device
-    pictures = {}
-    for name, draw in draws.items():
-        torch.manual_seed(derive("gallery", name))
-        drawn = samples(model, _ROWS * _COLUMNS, size, draw)
-        pictures[f"samples-{name}"] = grid_picture(drawn.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
     shown = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
     pairs = len(shown) // 2
+
+    def of_samples(name: str, draw: Draw) -> "Image":
+        torch.manual_seed(derive("gallery", name))
+        made = samples(model, _ROWS * _COLUMNS, size, draw)
+        return grid_picture(made.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
+
+    def of_interpolations() -> "Image":
+        return grid_picture(interpolations(model, shown[:pairs], shown[pairs : 2 * pairs]), "between two images")
+
+    def of_traversals() -> "Image":
+        with torch.no_grad(), evaluating(model):
+            latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
+        rows = traversals(model, shown[0], latents, _VALUES)
+        then = ", then projected to a code" if hasattr(model.bottleneck, "project") else ""
+        title = f"one image, a latent a row set to the value above{then}"
+        return grid_picture(rows, title, [f"latent {i}" for i in latents], [f"{value:g}" for value in _VALUES])
+
+    makes = {f"samples-{name}": partial(of_samples, name, draw) for name, draw in draws.items()}
     if pairs:
-        between = interpolations(model, shown[:pairs], shown[pairs : 2 * pairs])
-        pictures["interpolations"] = grid_picture(between, "between two images")
-    with torch.no_grad(), evaluating(model):
-        latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
-    rows = traversals(model, shown[0], latents, _VALUES)
-    pictures["traversals"] = grid_picture(rows, f"one latent a row, at {_VALUES[0]:g} to {_VALUES[-1]:g}")
-    return pictures
+        makes["interpolations"] = of_interpolations  # type: ignore[assignment]
+    return drawn({**makes, "traversals": of_traversals})

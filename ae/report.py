@@ -60,8 +60,9 @@ def report(
         return
     print(table(summary))
     print(f"run  {run.folder}")
-    if "reconstructions" in evidence.pictures:
-        print(f"look {run.folder / 'reconstructions.png'}")
+    for name in [*(pictures or {})][:1] + ["reconstructions"]:
+        if name in evidence.pictures:
+            print(f"look {run.folder / name}.png")
 
 
 @torch.no_grad()
@@ -78,6 +79,9 @@ def table(summary: dict[str, Any]) -> str:
         "test/accuracy": "{:.2%}",
         "test/cross_entropy": "{:.4f} nats",
         "test/mse": "{:.5f} per pixel",
+        "test/restored/mse": "{:.5f} per pixel, of corrupted images",
+        "test/corrupted/mse": "{:.5f}, of what the model was given",
+        "test/mean_image/mse": "{:.5f}, of the mean image",
         "test/psnr": "{:.2f} dB",
         "test/ssim": "{:.4f}",
         "test/log_likelihood": "{:.2f} nats",
@@ -86,6 +90,7 @@ def table(summary: dict[str, Any]) -> str:
         "test/frechet/mixture": "{:.2f}",
         "test/frechet/samples": "{:.2f}",
         "test/frechet/test_digits": "{:.2f}",
+        "test/prior/nats": "{:.2f} an image, of the prior over codes",
         "code_size": "{:,} numbers",
         "parameters": "{:,}",
         "seconds": "{:.1f}",

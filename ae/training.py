@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from ae.meter import Meter
 from ae.metrics import evaluate, with_prefix
 from ae.model import Autoencoder
 from ae.objectives import Loss
-from ae.pictures import reconstruction_picture
+from ae.pictures import drawn, reconstruction_picture
 from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
@@ -162,6 +163,7 @@ def fit(
     shown = getattr(objective, "averaged", model)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = recipe.make_optimizer(parameters)
+    picture = partial(reconstruction_picture, shown, preview, corruption=getattr(objective, "corruption", None))
     meter = Meter()
     at = restore(run, trained, {"optimizer": optimizer}, meter, total_steps)
     if run:
@@ -220,8 +222,7 @@ def fit(
                     row |= with_prefix("val", at.validation)
                 if run:
                     shows = evaluates and model.decoder is not None and distributed.is_main()
-                    pictures = {"reconstructions": reconstruction_picture(shown, preview)} if shows else {}
-                    run.log(row, at.step, epoch, pictures)
+                    run.log(row, at.step, epoch, drawn({"reconstructions": picture} if shows else {}))
                     if evaluates and at.validation.get("loss", math.inf) < at.best:
                         at.best = at.validation["loss"]
                         run.save_weights("best", shown, data.shape, data.classes, with_prefix("val", at.validation))

@@ -22,7 +22,7 @@ from ae import Data, Generation, Joint, Loop, Loss, Recipe, Run, RunConfig, eval
 from ae.cli import cli
 from ae.loop import Evaluation
 from ae.losses import adversarial
-from ae.pictures import reconstruction_picture
+from ae.pictures import drawn, reconstruction_picture
 from ae.sampling import standard_normal
 from ae.validation import Positive, Settings
 from experiments.reconstruct import Model, build
@@ -60,7 +60,8 @@ def main(config: Config) -> None:
 
     def validate() -> Evaluation:
         metrics = {} if data.validation is None else evaluate(model, data.validation)
-        return metrics, {"reconstructions": reconstruction_picture(model, data.validation or data.train)}
+        shown = data.validation or data.train
+        return metrics, drawn({"reconstructions": lambda: reconstruction_picture(model, shown)})
 
     with Run("aae", config.run, config) as run:
         with Loop(model, {"discriminator": discriminator}, learners, data, config.recipe, run, validate) as loop:

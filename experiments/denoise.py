@@ -10,6 +10,7 @@ Noise on every pixel by default; --salt-and-pepper.fraction 0.3 sets some pixels
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,9 @@ from torch import Tensor
 from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
 from ae.corruptions import GaussianNoise, SaltAndPepper
+from ae.data import ImageSet
 from ae.metrics import mean_image, restoration, with_prefix
+from ae.pictures import drawn, reconstruction_picture
 from ae.validation import Settings
 from experiments.reconstruct import Model, build
 
@@ -37,7 +40,7 @@ class Config(Settings):
 
 
 def main(config: Config) -> None:
-    """Train, test and report one run; how well it restores is measured on the validation images."""
+    """Train, test and report one run; how well it restores is measured on validation and test images."""
 
     def corruption(images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         return config.noise(config.salt_and_pepper(images)[0])
@@ -49,7 +52,16 @@ def main(config: Config) -> None:
         results = fit(model, replace(config.objective, corruption=corruption), data, config.recipe, run)
         if data.validation is not None:
             results |= with_prefix("val", restoration(model, data.validation, corruption, mean_image(data.train)))
-        report(model, data, results, run)
+
+        seen, title = (
+            (data.train, "training images") if data.validation is None else (data.validation, "validation images")
+        )
+        draw = partial(reconstruction_picture, model, seen, title=title, corruption=corruption)
+
+        def measure(test: ImageSet) -> dict[str, float]:
+            return restoration(model, test, corruption, mean_image(data.train))
+
+        report(model, data, results, run, drawn({"restorations": draw}), measure)
 
 
 if __name__ == "__main__":

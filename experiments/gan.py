@@ -27,7 +27,7 @@ from ae.frechet import sample_quality
 from ae.loop import Evaluation
 from ae.losses import adversarial, gradient_penalty
 from ae.metrics import evaluating
-from ae.pictures import grid_picture
+from ae.pictures import drawn, grid_picture
 from ae.seeding import derive
 from ae.validation import AtLeast0, BelowOne, Positive, Settings
 
@@ -101,7 +101,8 @@ def main(config: Config) -> None:
 
     def grid() -> Evaluation:
         torch.manual_seed(derive("grid"))
-        return {}, {"samples": grid_picture(average.samples(80).unflatten(0, (8, 10)), "samples")}
+        make = lambda: grid_picture(average.samples(80).unflatten(0, (8, 10)), "samples")  # noqa: E731
+        return {}, drawn({"samples": make})
 
     with Run("gan", config.run, config) as run:
         with Loop(model, {"trained": generator}, learners, data, config.recipe, run, grid) as loop:

@@ -8,13 +8,16 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
 from ae.corruptions import PatchMask
+from ae.data import ImageSet
 from ae.metrics import mean_image, restoration, with_prefix
+from ae.pictures import drawn, reconstruction_picture
 from ae.validation import Settings
 from experiments.reconstruct import Model, build
 
@@ -32,7 +35,7 @@ class Config(Settings):
 
 
 def main(config: Config) -> None:
-    """Train, test and report one run; how well it fills in is measured on the validation images."""
+    """Train, test and report one run; how well it fills in is measured on validation and test images."""
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
@@ -40,7 +43,16 @@ def main(config: Config) -> None:
         results = fit(model, replace(config.objective, corruption=config.mask), data, config.recipe, run)
         if data.validation is not None:
             results |= with_prefix("val", restoration(model, data.validation, config.mask, mean_image(data.train)))
-        report(model, data, results, run)
+
+        seen, title = (
+            (data.train, "training images") if data.validation is None else (data.validation, "validation images")
+        )
+        draw = partial(reconstruction_picture, model, seen, title=title, corruption=config.mask)
+
+        def measure(test: ImageSet) -> dict[str, float]:
+            return restoration(model, test, config.mask, mean_image(data.train))
+
+        report(model, data, results, run, drawn({"restorations": draw}), measure)
 
 
 if __name__ == "__main__":

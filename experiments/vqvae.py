@@ -38,7 +38,7 @@ from ae.cli import cli
 from ae.data import ImageSet
 from ae.frechet import sample_quality
 from ae.metrics import with_prefix
-from ae.pictures import grid_picture
+from ae.pictures import drawn, grid_picture
 from ae.priors import PixelCNN, fit_prior, nats
 from ae.sampling import Draw, samples
 from ae.seeding import derive
@@ -105,13 +105,13 @@ def main(config: Config) -> None:
             results |= with_prefix("val", {"prior/nats": nats(prior, indices, data.validation)})
         torch.manual_seed(derive("samples", config.recipe.seed))
         draw = drawn_from(prior, model, data)
-        grid = grid_picture(samples(model, 80, data.shape[1:], draw).unflatten(0, (8, 10)), "codes from the prior")
         makes = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
+        grid = lambda: grid_picture(makes["prior"](80).unflatten(0, (8, 10)), "codes from the prior")  # noqa: E731
 
         def measure(test: ImageSet) -> dict[str, float | str]:
             return {"prior/nats": nats(prior, indices, test), **sample_quality(makes, data, test)}
 
-        report(model, data, results, run, {"samples-prior": grid}, measure)
+        report(model, data, results, run, drawn({"samples-prior": grid}), measure)
 
 
 if __name__ == "__main__":

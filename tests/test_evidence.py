@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
-from ae.evidence import Evidence, Table, gather
+from ae.evidence import Evidence, Table, _confusion, _of_each_class, gather
 from ae.metrics import examine
+from ae.seeding import generator
 
 CLASSES = ("a", "b", "c")
 
@@ -83,3 +84,39 @@ def test_comes_back_from_its_folder(tmp_path: Path) -> None:
         assert (row[0], row[2]) == (expected[0], expected[2])
         assert row[1].tobytes() == picture.tobytes()
     assert Evidence.load(tmp_path / "nowhere") == Evidence()
+
+
+def test_a_confusion_of_thousands_of_classes_has_its_largest_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = tuple(f"c{i}" for i in range(5000))
+    labels = torch.cat([torch.arange(5000), torch.tensor([7, 7, 7, 8]), torch.tensor([-1])])
+    predictions = torch.cat([torch.arange(5000), torch.tensor([9, 9, 4999, 8]), torch.tensor([3])])
+    table = _confusion(labels, predictions, classes)
+    assert table.rows[:3] == [("c7", "c9", 2), ("c7", "c4999", 1), ("c8", "c8", 2)]
+    assert len(table.rows) == 5002
+    assert sum(row[2] for row in table.rows) == 5004
+    assert "5,002 of 5,002 cells that are not 0, mistakes first, of 5,000 x 5,000" in capsys.readouterr().err
+    many = torch.randint(5000, (30_000,), generator=generator("many"))
+    assert len(_confusion(many, many.flip(0), classes).rows) == 10_000
+
+
+def test_a_confusion_with_more_predictions_than_classes() -> None:
+    table = _confusion(torch.tensor([0, 1]), torch.tensor([2, 1]), ("a", "b"))
+    assert [row for row in table.rows if row[2]] == [("a", "#2", 1), ("b", "b", 1)]
+
+
+def test_images_of_each_class_come_in_turn() -> None:
+    labels = torch.tensor([2, 2, 0, -1, 0, 1, 2, -1])
+    images = Images(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), labels, CLASSES)
+    assert _of_each_class(images).tolist() == [3, 2, 5, 0, 7, 4, 1, 6]
+
+
+def test_gather_goes_on_without_a_picture(
+    model: Autoencoder, noise: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examined = examine(model, noise)
+    monkeypatch.setattr("PIL.ImageFont.load_default", lambda size: 1 / 0)
+    evidence = gather(model, noise, examined)
+    assert evidence.pictures == {}
+    assert set(evidence.tables) == {"worst_reconstructed", "misclassified", "confusion"}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"no picture {name}: division by zero" for name in ("code", "reconstructions")]

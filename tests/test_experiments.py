@@ -14,6 +14,7 @@ from PIL import Image
 
 from ae import Data, Generation, Joint, RunConfig, Splits, Teaching, load, load_weights
 from ae.cli import cli
+from ae.priors import load_prior
 from experiments import (
     aae,
     classify,
@@ -82,7 +83,7 @@ def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.C
 
 FRECHET = {"test/frechet/test_digits", "test/frechet/classifier", "test/frechet/classifier_accuracy"}
 FROM_PRIOR = FRECHET | {"test/frechet/prior", "test/frechet/mixture"}
-RESTORED = {"val/restored/mse", "val/corrupted/mse", "val/mean_image/mse"}
+RESTORED = {f"{split}/{name}/mse" for split in ("val", "test") for name in ("restored", "corrupted", "mean_image")}
 GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
 
 
@@ -90,8 +91,8 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
 @pytest.mark.parametrize(
     ("experiment", "code_size", "logged", "told", "pictures"),
     [
-        (denoise, 3136, "mse", RESTORED, set()),
-        (masked, 128, "mse", RESTORED, set()),
+        (denoise, 3136, "mse", RESTORED, {"restorations"}),
+        (masked, 128, "mse", RESTORED, {"restorations"}),
         (sparse, 512, "used", set(), set()),
         (vae, 16, "active_units", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
         (iwae, 16, "iwae", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
@@ -107,7 +108,13 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
     ],
 )
 def test_experiments_with_other_codes_and_losses(
-    experiment: Any, code_size: int, logged: str, told: set[str], pictures: set[str], tmp_path: Path
+    experiment: Any,
+    code_size: int,
+    logged: str,
+    told: set[str],
+    pictures: set[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = short(experiment.Config(), tmp_path / "run")
     if experiment in (vae, iwae):
@@ -121,16 +128,23 @@ def test_experiments_with_other_codes_and_losses(
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert f"train/{logged}" in rows[0]
     assert pictures <= {path.stem for path in (tmp_path / "run").glob("*.png")}
+    shown = capsys.readouterr()
+    looked = f"{min(pictures)}.png" if len(pictures) == 1 else "reconstructions.png"
+    assert f"look {tmp_path / 'run' / looked}" in shown.out
     load(tmp_path / "run")
+    if experiment is vqvae:
+        assert "step 2/2  epoch 1.00  prior  loss" in shown.err
+        assert load_prior(tmp_path / "run/prior.safetensors").codes == 128
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_generator_and_its_judge(tmp_path: Path) -> None:
+def test_a_generator_and_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = short(gan.Config(), tmp_path / "run")
     gan.main(config)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert FRECHET | {"test/frechet/samples", "parameters", "images_per_second"} <= set(summary)
     assert (tmp_path / "run/samples.png").exists()
+    assert f"look {tmp_path / 'run/samples.png'}" in capsys.readouterr().out
     assert len(list((tmp_path / "run/pictures").glob("samples-*.png"))) == 2
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert {"train/generator", "train/discriminator", "train/learning_rate"} <= set(rows[0])
