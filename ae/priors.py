@@ -1,6 +1,6 @@
 """Priors over discrete codes, so that a model with a quantised bottleneck can be sampled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -48,12 +48,30 @@ class PixelCNN(nn.Module):
     def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b codes h w"]:
         """Indices [b h w] -> the logits of each place's code, which do not depend on it or on any after it."""
         x = self.embedding(index).movedim(-1, 1)
-        above, left = _mean_before(x.shape[2], x) @ x.mean(3, keepdim=True), x @ _mean_before(x.shape[3], x).T
-        vertical = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1]) + self.all_above(above)
+        return self._along(x, self._above(x))
+
+    def _above(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ h w"]]:
+        """The vertical stack: what each layer of the horizontal one gets to know of the rows above."""
+        above = _mean_before(x.shape[2], x) @ x.mean(3, keepdim=True)
+        vertical, known = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1]) + self.all_above(above), []
+        for layer in self._gated():
+            above = layer.above(F.pad(vertical, (1, 1, 1, 0)))
+            vertical = _gate(above)
+            known.append(layer.across(above))
+        return known
+
+    def _along(
+        self, x: Float[Tensor, "b c h w"], known: Sequence[Float[Tensor, "b _ h w"]]
+    ) -> Float[Tensor, "b codes h w"]:
+        """The horizontal stack: logits from what is to the left in each row, and what is known of the rows above."""
+        left = x @ _mean_before(x.shape[3], x).T
         horizontal = self.left(F.pad(x, (3, 0))[..., :-1]) + self.all_left(left)
-        for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal)
+        for layer, above in zip(self._gated(), known, strict=True):
+            horizontal = horizontal + layer.out(_gate(layer.left(F.pad(horizontal, (1, 0))) + above))
         return self.last(horizontal)
+
+    def _gated(self) -> list["_Gated"]:
+        return [layer for layer in self.layers if isinstance(layer, _Gated)]
 
     def negative_log_likelihood(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, " b"]:
         """-log p(index) in nats."""
@@ -64,32 +82,23 @@ class PixelCNN(nn.Module):
         """`count` grids of codes, drawn place by place."""
         index = torch.zeros(count, height, width, dtype=torch.int64, device=self.embedding.weight.device)
         for row in range(height):
+            known = [above[:, :, -1:] for above in self._above(self.embedding(index[:, : row + 1]).movedim(-1, 1))]
             for column in range(width):
-                logits = self(index[:, : row + 1])[:, :, row, column]
+                so_far = self.embedding(index[:, row : row + 1, : column + 1]).movedim(-1, 1)
+                logits = self._along(so_far, [above[..., : column + 1] for above in known])[:, :, 0, column]
                 index[:, row, column] = torch.multinomial(logits.softmax(1), 1).squeeze(1)
         return index
 
 
 class _Gated(nn.Module):
-    """A layer of both stacks: convolutions, a gate (equation 2), and a residual connection in the horizontal one.
-
-    The vertical stack at a place knows the rows above it, the horizontal one the places before it: the masks are where
-    the convolutions are padded.
-    """
+    """The convolutions of a layer of both stacks, each before a gate (equation 2); masks are where they are padded."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.above = nn.Conv2d(channels, 2 * channels, (2, 3))  # this row and the one above
-        self.left = nn.Conv2d(channels, 2 * channels, (1, 2))  # this place and the one to the left
-        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)  # from the vertical stack to the horizontal one
-        self.out = nn.Conv2d(channels, channels, 1)
-
-    def forward(
-        self, vertical: Float[Tensor, "b c h w"], horizontal: Float[Tensor, "b c h w"]
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        above = self.above(F.pad(vertical, (1, 1, 1, 0)))
-        left = self.left(F.pad(horizontal, (1, 0))) + self.across(above)
-        return _gate(above), horizontal + self.out(_gate(left))
+        self.above = nn.Conv2d(channels, 2 * channels, (2, 3))  # of the vertical stack: this row and the one above
+        self.left = nn.Conv2d(channels, 2 * channels, (1, 2))  # of the horizontal one: this place and that to the left
+        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)  # from the vertical to the horizontal one
+        self.out = nn.Conv2d(channels, channels, 1)  # to the residual connection of the horizontal one
 
 
 def _gate(x: Float[Tensor, "b two_c h w"]) -> Float[Tensor, "b c h w"]:

@@ -8,10 +8,6 @@ while its prior was trained, and is continued, trains it again from its start: i
 |---|---|
 | codes used in a batch, of 128; perplexity of their use | 94 %; 80 |
 | test MSE a pixel | 0.0097 |
-| the prior's nats an image, training digits | 64.0 |
-| Fréchet classifier distance of samples of the prior; of test digits | 184; 1.2 |
-
-(Classifier b587c7803d36, which has 99.5 % right of the test digits.)
 """
 
 from dataclasses import dataclass, replace

@@ -1,5 +1,6 @@
 """The prior over codes sees what it may and no more, and learns what can be learned."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_a_place_is_the_same_to_the_last_bit_whatever_comes_after() -> None:
         other = index.clone()
         other.flatten()[place:] = torch.randint(5, (20 - place,))
         assert torch.equal(prior(other).flatten(2)[..., : place + 1], before.flatten(2)[..., : place + 1])
+
+
+def test_a_sample_has_the_distribution_of_the_logits() -> None:
+    """Of a grid of 2x2 with 2 codes: how often each of the 16 is drawn, against their probabilities."""
+    torch.manual_seed(0)
+    prior = PixelCNN(2, channels=8, blocks=2)
+    grids = torch.tensor(list(itertools.product(range(2), repeat=4))).reshape(16, 2, 2)
+    expected = (-prior.negative_log_likelihood(grids)).exp().detach()
+    assert expected.sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = prior.sample(10_000, 2, 2).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    torch.testing.assert_close(drawn.bincount(minlength=16) / 10_000, expected, atol=0.02, rtol=0)
 
 
 def test_it_learns_a_sequence_and_draws_it() -> None:
