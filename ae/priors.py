@@ -34,7 +34,7 @@ class PixelCNN(nn.Module):
     """
 
     @checked_arguments
-    def __init__(self, codes: Positive[int], channels: Positive[int] = 64, blocks: Positive[int] = 4) -> None:
+    def __init__(self, codes: Positive[int], channels: Positive[int] = 32, blocks: Positive[int] = 4) -> None:
         super().__init__()
         self.codes, self.channels, self.blocks = codes, channels, blocks
         self.embedding = nn.Embedding(codes, channels)
