@@ -60,7 +60,7 @@ def report(
         return
     print(table(summary))
     print(f"run  {run.folder}")
-    for name in [*(pictures or {})][:1] + ["reconstructions"]:
+    for name in (*list(pictures or {})[:1], "reconstructions"):
         if name in evidence.pictures:
             print(f"look {run.folder / name}.png")
 
