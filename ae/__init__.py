@@ -1,5 +1,6 @@
 """Autoencoder research on PyTorch: encoder -> bottleneck -> decoder, heads that read the code, and one loop."""
 
+from ae import signals as signals  # the first: from here on Ctrl-C ends a program of ours in one line
 from ae.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.decoders import DeconvDecoder, DenseDecoder

@@ -1,16 +1,16 @@
 """Training state in a file that is written whole or not at all, and that runs nothing when it is read."""
 
 import io
-import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ae.errors import InputError
-from ae.files import write_whole
+from ae.console import say
+from ae.errors import InputError, one_line
+from ae.files import check_regular, describe, exists, is_count, write_whole
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -23,19 +23,20 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any] | None:
     """Read training state, or the one before it where that one is broken or not there; None where there is none.
 
-    Nothing in the file is executed. Raises InputError where both are broken.
+    Nothing in the file is executed. Raises InputError where both are broken, or one is no regular file.
     """
     complaints = []
     for candidate in (path, _previous(path)):
-        if not candidate.exists():
+        if not exists(candidate):
             continue
+        check_regular(candidate)
         try:
             state = _read(candidate)
         except InputError as error:
             complaints.append(str(error))
             continue
         for complaint in complaints:
-            print(f"{complaint}; going on from the one before it, {candidate}", file=sys.stderr, flush=True)
+            say(f"{complaint}; going on from the one before it, {candidate}", error=True)
         return state
     if complaints:
         raise InputError("; ".join(complaints))
@@ -44,7 +45,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 def discard_broken(path: Path) -> None:
     """Remove training state that can't be read, so that the next one written does not push out the one before it."""
-    if path.exists():
+    if exists(path):
         try:
             _read(path)
         except InputError:
@@ -58,12 +59,49 @@ def _read(path: Path) -> dict[str, Any]:
             broken = archive.testzip()
         if broken is not None:
             raise InputError(f"the training state in {path} is broken: {broken} is not what was written")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except Exception as error:  # broken bytes can lead the reader to anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error).split(". ")[0]
         raise InputError(f"can't read the training state in {path}: {reason}") from error
+    for name, is_right, wanted in _kinds(state):
+        if not is_right:
+            raise InputError(f"can't read the training state in {path}: {name} must be {wanted}")
+    return state
+
+
+def _kinds(state: Any) -> Iterator[tuple[str, bool, str]]:
+    """What training state is made of, as far as it is there: each part's name, whether it is right, and what it is."""
+    is_named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    yield "it", is_named, f"a dict of named values, got {describe(state)}"
+    if not is_named:
+        return
+    for name in ("position", "trained", "optimizers", "meter"):
+        if name in state:
+            yield name, isinstance(state[name], dict), f"a dict, got {describe(state[name])}"
+    for key, value in _items(state.get("position")):
+        match key:
+            case "step" | "images":
+                yield f"position.{key}", is_count(value), f"a whole number from 0, got {describe(value)}"
+            case "seconds" | "validation_seconds" | "best":
+                yield f"position.{key}", _is_real(value), f"a number, got {describe(value)}"
+            case "validation":
+                is_right = isinstance(value, dict) and all(map(_is_real, value.values()))
+                yield f"position.{key}", is_right, "a dict of numbers"
+    yield "trained", all(isinstance(key, str) for key, _ in _items(state.get("trained"))), "named by text"
+    for key, value in _items(state.get("optimizers")):
+        is_right = isinstance(value, dict) and isinstance(value.get("state"), dict)
+        is_right = is_right and isinstance(value.get("param_groups"), list)
+        yield f"optimizers.{key}", is_right, "an optimiser's state_dict"
+
+
+def _items(part: Any) -> list[tuple[Any, Any]]:
+    return list(part.items()) if isinstance(part, dict) else []
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _previous(path: Path) -> Path:

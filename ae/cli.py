@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get
 
 from tyro.conf import Positional
 
+from ae.console import say, steady
 from ae.errors import DivergedError, InputError, StorageError
 from ae.launch import launched
 from ae.run_folder import read_config
-from ae.signals import is_urgent
+from ae.signals import ending, is_urgent
 from ae.validation import checked, describe, nearest
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ def cli(main: Callable[[Config], None]) -> None:
     """Run `main`, which takes one dataclass, with the configuration that the command line gives.
 
     Bad input ends with one line and exit code 2, a diverged training or a full disk with one line and exit code 1,
-    Ctrl-C with one line and exit code 130; with SIGTERM a shell shows 143.
+    Ctrl-C with one line and exit code 130; SIGTERM, SIGHUP and SIGUSR1 with one line and 143, 129 and 138. What can't
+    be printed, on a full disk or in a closed pipe, changes none of that.
     """
+    steady()
     (config_type,) = [hint for name, hint in get_type_hints(main).items() if name != "return"]
     description = inspect.getdoc(inspect.getmodule(main)) or ""
     try:
-        with launched():
+        with ending, launched():
             main(parse(config_type, sys.argv[1:], description))
     except InputError as error:
         _stop(_with_flags(str(error), config_type, sys.argv[1:]), 2)
@@ -302,7 +305,7 @@ def _words_of(flag: str, args: Sequence[str]) -> list[str] | None:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", error=True)
     if is_urgent():
         _leave(code)
     sys.exit(code)

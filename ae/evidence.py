@@ -1,7 +1,6 @@
 """What a run shows of its test images beside their mean metrics: pictures, and tables of those that it fails on."""
 
-import json
-import sys
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ae.console import say
 from ae.data import ImageSet
-from ae.files import write_whole
+from ae.errors import InputError, one_line
+from ae.files import json_text, read_bytes, read_json, write_whole
 from ae.metrics import Examined
 from ae.model import Autoencoder
 from ae.pictures import (
@@ -62,30 +63,40 @@ class Evidence:
                         cells[i] = f"{name}-{number:02d}.png"
                         write_whole(folder / "tables" / cells[i], png(cell))
                 rows.append(cells)
-            content = json.dumps({"columns": table.columns, "rows": rows})
+            content = json_text({"columns": table.columns, "rows": rows})
             write_whole(folder / "tables" / f"{name}.json", content.encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Evidence":
-        """Read what `save` wrote."""
-        tables = {}
-        for path in sorted((folder / "tables").glob("*.json")):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            rows = [tuple(_cell(path.parent, cell) for cell in row) for row in content["rows"]]
-            tables[path.stem] = Table(tuple(content["columns"]), rows)
+        """Read what `save` wrote; raises InputError that names a file which is none of these."""
+        tables = {path.stem: _read_table(path) for path in sorted((folder / "tables").glob("*.json"))}
         pictures = {path.stem: _read_picture(path) for path in sorted(folder.glob("*.png"))}
         return cls(pictures, tables)
 
 
+def _read_table(path: Path) -> Table:
+    content = read_json(path)
+    match content:
+        case {"columns": list(columns), "rows": list(rows)} if all(isinstance(row, list) for row in rows):
+            if all(isinstance(name, str) for name in columns) and all(len(row) == len(columns) for row in rows):
+                cells = [tuple(_cell(path.parent, cell) for cell in row) for row in rows]
+                return Table(tuple(columns), cells)
+    raise InputError(f"can't read {path}: it must have columns, and rows with a cell for each of them")
+
+
 def _cell(folder: Path, cell: Any) -> Any:
-    return _read_picture(folder / cell) if isinstance(cell, str) and cell.endswith(".png") else cell
+    return _read_picture(folder / Path(cell).name) if isinstance(cell, str) and cell.endswith(".png") else cell
 
 
 def _read_picture(path: Path) -> "Image":
     from PIL import Image
 
-    with Image.open(path) as picture:
-        return picture.copy()
+    content = read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return picture.copy()
+    except Exception as error:  # broken bytes can lead a decoder to anything
+        raise InputError(f"can't read {path}: {one_line(error)}") from error
 
 
 def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence:
@@ -146,7 +157,7 @@ def _confusion(labels: Int64[Tensor, " n"], predictions: Int64[Tensor, " n"], cl
         shown = min(len(order), _CELLS)
         cells, numbers = cells[order[:shown]], numbers[order[:shown]]
         said = f"{shown:,} of {len(order):,} cells that are not 0, mistakes first, of {count:,} x {count:,}"
-        print(f"table confusion: {said}", file=sys.stderr, flush=True)
+        say(f"table confusion: {said}", error=True)
     names = [class_name(classes, i) for i in range(count)]
     rows = [(names[i // count], names[i % count], n) for i, n in zip(cells.tolist(), numbers.tolist(), strict=True)]
     return Table(("Actual", "Predicted", "nPredictions"), rows)

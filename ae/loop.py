@@ -68,6 +68,7 @@ class Loop:
         self._contexts = ExitStack()
 
     def __enter__(self) -> "Loop":
+        self._run.begin_training(self._data)
         self._at = restore(self._run, self._trained, self._optimizers, self._meter, self._total_steps)
         self._run.watch(self._model)
         self._started = time.perf_counter() - self._at.seconds

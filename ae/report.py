@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ae.console import say
 from ae.data import ImageSet, Splits
 from ae.distributed import is_main
 from ae.evidence import Evidence, gather
@@ -58,11 +59,11 @@ def report(
     run.summarise(summary, evidence)
     if not is_main():
         return
-    print(table(summary))
-    print(f"run  {run.folder}")
+    say(table(summary))
+    say(f"run  {run.folder}")
     for name in (*list(pictures or {})[:1], "reconstructions"):
         if name in evidence.pictures:
-            print(f"look {run.folder / name}.png")
+            say(f"look {run.folder / name}.png")
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
 """A run: one folder that holds all of it, and one run in W&B that shows it."""
 
-import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,10 +14,13 @@ from torch import nn
 
 from ae.changes import changes
 from ae.checkpoint import discard_broken, load_state, save_state
+from ae.console import say
+from ae.data import Splits
 from ae.distributed import from_main, is_main, on_main
 from ae.errors import InputError, StorageError, one_line
 from ae.evidence import Evidence
-from ae.files import sync, write_whole
+from ae.files import describe, exists, is_number, json_text, plain_number, remove_temporaries, sync, write_whole
+from ae.identity import data_identity, differences
 from ae.pictures import png
 from ae.run_folder import (
     CONFIG,
@@ -26,24 +28,27 @@ from ae.run_folder import (
     LOCK,
     STATE,
     SUMMARY,
+    Lock,
     Row,
     best_of,
+    history_lines,
     json_bytes,
-    lock_run,
     make_folder,
     read_config,
     read_history,
     read_summary,
     to_json,
 )
-from ae.signals import Ending, uninterrupted
+from ae.signals import ending, uninterrupted
 from ae.tracking import Mode, Tracker, Watch, effective, new_run_id
 from ae.tracking_options import check_environment, check_options, check_settings
-from ae.validation import Positive, Settings
+from ae.validation import AtLeast0, Positive, Settings, checked
 from ae.weights import load_weights, read_about, save_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_RESERVED = ("step", "epoch", "_step", "_runtime", "_timestamp", "_wandb")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class Run:
     As a context manager it finishes the run in W&B too, as failed where an exception or SIGTERM leaves it; elsewhere
     call `finish`. Bad input before anything was logged leaves the folder as it was. `config` is a dataclass or dict,
     kept in `config.json`. A run to be resumed is looked at only, in the folder and in W&B, until its state has been
-    accepted: until `rewind`, or whatever else changes it. Nothing that happens to W&B hurts the run: the folder is
+    accepted: until `rewind`, or whatever else changes it. It goes on with the experiment and the data that it was begun
+    with. Nothing that happens to W&B hurts the run: the folder is
     complete without it. A W&B run that is open already is used, and left open. Raises InputError, before anything is
     written, where the folder can't be used or another process has the run open; or, with `may_fall_back=False`, where
     W&B's server can't be reached.
@@ -94,14 +100,15 @@ class Run:
         self, experiment: str, where: RunConfig | None = None, config: Any = None, *, may_fall_back: bool = True
     ) -> None:
         where = where or RunConfig()
+        _check_name(experiment, "experiment")
         self._experiment, self._where, self._may_fall_back = experiment, where, may_fall_back
         self._given, self._config = config, to_json(config)
         self._at: tuple[int, float] | None = None  # step and epoch of the last row
         self._has_begun = self._has_logged = self._is_summarised = self._is_finished = False
         self._tracker: Tracker | None = None
         self._changes: list[dict[str, Any]] = []
+        self._data: dict[str, Any] | None = None  # the identity of what it is trained on
         self._saved_at = time.monotonic()
-        self._ending = Ending()
         self.folder, self.id = where.resume or where.dir or Path("runs"), ""
         from_main(self._prepare)
 
@@ -112,26 +119,37 @@ class Run:
             check_environment()
             check_settings()
         if where.resume is not None:
-            before = read_config(where.resume)
-            self.folder, self.id = where.resume, before["id"]
-            self._changes = before.get("changes", [])
-            changed = changes(before["config"], config, self._config)
-            self._lock = lock_run(self.folder)
-            if changed:
-                self._changes.append(changed)
-                listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
-                print(f"continued with {listed}", file=sys.stderr, flush=True)
+            self._continue(where.resume, config)
             return
         self.id = new_run_id()
         self.folder = where.dir or Path("runs") / f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{self.id}"
         make_folder(self.folder)
-        self._lock = lock_run(self.folder)
+        self._lock = Lock(self.folder)
         try:
-            with self._ending:  # W&B's server may take its time
+            with ending:  # W&B's server may take its time
                 self._begin()
         except (InputError, KeyboardInterrupt, SystemExit):
             self._undo()
             raise
+
+    def _continue(self, folder: Path, config: Any) -> None:
+        """Take over what the run in `folder` was begun with, where it may go on as `config` says."""
+        before = read_config(folder)
+        self.folder, self.id, self._data = folder, before["id"], before.get("data")
+        if before["experiment"] != self._experiment:
+            raise InputError(
+                f"{folder} is a run of {before['experiment']}, which {self._experiment} can't continue; "
+                "start from its weights with --run.fork"
+            )
+        self._changes = before.get("changes", [])
+        changed = changes(before["config"], config, self._config)
+        read_history(folder)
+        read_summary(folder)
+        self._lock = Lock(folder)
+        if changed:
+            self._changes.append(changed)
+            listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+            say(f"continued with {listed}", error=True)
 
     @on_main
     def _begin(self) -> None:
@@ -140,13 +158,37 @@ class Run:
             raise InputError(f"the run in {self.folder} is finished: continue it with --run.resume {self.folder}")
         if self._has_begun:
             return
+        if self._lock.keeps_out:
+            for place in (self.folder, self.folder / "pictures", self.folder / "tables"):
+                remove_temporaries(place)
         self._tracker = self._make_tracker()
+        self._write_config()
+        self._has_begun = True
+
+    def _write_config(self) -> None:
         content: dict[str, Any] = {"experiment": self._experiment, "id": self.id, "config": self._config}
         if self._changes:
             content["changes"] = self._changes
+        if self._data is not None:
+            content["data"] = self._data
         with self._writing():
             write_whole(self.folder / CONFIG, json_bytes(content))
-        self._has_begun = True
+
+    def begin_training(self, data: Splits) -> None:
+        """Note what the run is trained on; raises InputError where a run that is continued was begun on other data."""
+        from_main(lambda: self._compare_data(data))
+
+    def _compare_data(self, data: Splits) -> None:
+        identity = data_identity(data)
+        if self._data is None:
+            self._data = identity
+            if self._has_begun:
+                self._write_config()
+        elif changed := differences(self._data, identity):
+            raise InputError(
+                f"the run in {self.folder} was begun on other data: {'; '.join(changed)}; "
+                "give it the data that it had, or start from its weights with --run.fork"
+            )
 
     def _make_tracker(self) -> Tracker | None:
         where = self._where
@@ -172,20 +214,29 @@ class Run:
 
     @on_main
     def log(
-        self, row: Mapping[str, float | int], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
+        self, row: Mapping[str, Any], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
     ) -> None:
-        """Add what was measured at `step`, once a step, to the history and W&B; pictures to the folder `pictures`."""
+        """Add what was measured at `step`, once a step, to the history and W&B; pictures to the folder `pictures`.
+
+        Values are numbers, also NumPy's and tensors of one number; one that is not finite is null in the history.
+        Raises InputError that names the key of another value, or of one that is not the row's to give.
+        """
+        step = checked(plain_number(step), AtLeast0[int], "step")
+        epoch = checked(plain_number(epoch), AtLeast0[float], "epoch")
+        measured = {key: _measured(key, value) for key, value in row.items()}
+        for name in pictures or {}:
+            _check_name(name, "a picture's name")
         self._begin()
         self._has_logged = True
         self._at = step, epoch
-        logged: Row = {"step": step, "epoch": epoch, **row}
+        logged: Row = {"step": step, "epoch": epoch, **measured}
         with uninterrupted(), self._writing():  # what is in the history is in W&B too
             for name, picture in (pictures or {}).items():
                 path = self.folder / "pictures" / f"{name}-{step:08d}.png"
                 path.parent.mkdir(exist_ok=True)
                 write_whole(path, png(picture))
             with open(self.folder / HISTORY, "a", encoding="utf-8") as history:
-                history.write(json.dumps(logged) + "\n")
+                history.write(json_text(logged) + "\n")
             self._track(logged)
 
     @on_main
@@ -208,7 +259,7 @@ class Run:
         self._begin()
         self._write_state(state)
         self._saved_at = time.monotonic()
-        self._ending.take_effect()
+        ending.take_effect()
 
     @on_main
     def _write_state(self, state: dict[str, Any]) -> None:
@@ -217,17 +268,33 @@ class Run:
             save_state(self.folder / STATE, state)
 
     def deferring_signals(self) -> AbstractContextManager[None]:
-        """Inside, Ctrl-C and SIGTERM wait until the next `save_state`, which `wants_state` then asks for."""
-        return self._ending.deferred()
+        """Inside, signals that end the run wait until the next `save_state`, which `wants_state` then asks for."""
+        return ending.deferred()
 
     @property
     def is_asked_to_end(self) -> bool:
-        """Whether Ctrl-C or SIGTERM waits for the next `save_state`."""
-        return self._ending.is_asked
+        """Whether a signal that ends the run waits for the next `save_state`."""
+        return ending.is_asked
 
     def load_state(self) -> dict[str, Any] | None:
-        """The training state to continue from; None for a new run."""
-        return from_main(lambda: load_state(self.folder / STATE))
+        """The training state to continue from; None for a new run.
+
+        Raises InputError where a run that has come further has lost its state: it would begin again.
+        """
+        return from_main(self._load_state)
+
+    def _load_state(self) -> dict[str, Any] | None:
+        state = load_state(self.folder / STATE)
+        if state is not None or self._where.resume is None:
+            return state
+        history = self.history()
+        left = [name for name in (SUMMARY, "model.safetensors", "best.safetensors") if exists(self.folder / name)]
+        if history or left:
+            held = f"its history goes to step {history[-1]['step']}" if history else f"it holds {left[0]}"
+            raise InputError(
+                f"can't continue {self.folder}: {STATE} is gone, and {held}; start from its weights with --run.fork"
+            )
+        return None
 
     @on_main
     def load_fork(self, model: nn.Module) -> None:
@@ -235,15 +302,14 @@ class Run:
         folder = self._where.fork
         if folder is None:
             return
-        if (folder / "model.safetensors").exists():
+        if exists(folder / "model.safetensors"):
             load_weights(folder / "model.safetensors", model)
             return
         state = load_state(folder / STATE)
         if state is None:
             raise InputError(f"can't fork {folder}: it holds no weights yet")
-        weights = {
-            key.removeprefix("model."): value for key, value in state["trained"].items() if key.startswith("model.")
-        }
+        trained = state.get("trained", {})
+        weights = {key.removeprefix("model."): value for key, value in trained.items() if key.startswith("model.")}
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -255,12 +321,12 @@ class Run:
         self._begin()
         discard_broken(self.folder / STATE)
         path = self.folder / HISTORY
-        rows = [row for row in self.history() if row["step"] <= step]
-        if path.exists():
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        for row in rows:
-            self._at = int(row["step"]), row["epoch"]
-            self._track(row)
+        kept = [(line, row) for line, row in history_lines(self.folder) if row["step"] <= step]
+        if exists(path):
+            with self._writing():
+                write_whole(path, "".join(f"{line}\n" for line, _ in kept).encode())
+        for _, row in kept:
+            self._track_again(row)
 
     def history(self) -> list[Row]:
         """The rows logged so far."""
@@ -299,8 +365,7 @@ class Run:
         """Give W&B all that the folder holds of a run that has ended; returns whether it came to its summary."""
         self._begin()
         for row in self.history():
-            self._at = int(row["step"]), row["epoch"]
-            self._track(row)
+            self._track_again(row)
         if self._tracker:
             self._tracker.send_missing_files()
         summary = read_summary(self.folder)
@@ -317,13 +382,13 @@ class Run:
         if self._tracker:
             if not self._is_summarised:
                 self._track_end(best_of(self.history()), Evidence())
-            print(self._tracker.finish(exit_code), flush=True)
+            say(self._tracker.finish(exit_code))
             self._tracker = None
         self._is_finished = True
         self._lock.release()
 
     def __enter__(self) -> "Run":
-        self._ending.__enter__()
+        ending.__enter__()
         return self
 
     def __exit__(
@@ -337,7 +402,7 @@ class Run:
             else:
                 self.finish(_exit_code(error))
         finally:
-            self._ending.__exit__(kind, error, trace)
+            ending.__exit__(kind, error, trace)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -351,6 +416,10 @@ class Run:
     def _track(self, row: Row) -> None:
         if self._tracker:
             self._tracker.log(row)
+
+    def _track_again(self, row: Row) -> None:
+        self._at = int(row["step"]), row.get("epoch", 0.0)
+        self._track(row)
 
     def _track_end(self, summary: dict[str, Any], evidence: Evidence) -> None:
         self._is_summarised = True
@@ -380,6 +449,25 @@ class Run:
         (self.folder / LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # it holds what was there before
             self.folder.rmdir()
+
+
+def _measured(key: Any, value: Any) -> int | float:
+    """A value of a row as Python's number."""
+    if not isinstance(key, str) or not key or key in _RESERVED:
+        raise InputError(f"{key!r} can't be logged as a key: it must be text, and none of {', '.join(_RESERVED)}")
+    number = plain_number(value)
+    if not isinstance(number, Real):
+        raise InputError(f"{key} must be a number to be logged, got {describe(value)}")
+    number = int(number) if isinstance(number, Integral) else float(number)
+    if isinstance(number, int) and not is_number(number):
+        raise InputError(f"{key} must be a number that a float can hold, got one of {number.bit_length()} bits")
+    return number
+
+
+def _check_name(name: Any, what: str) -> None:
+    """Raise InputError where something can't be a part of a file's name."""
+    if not isinstance(name, str) or not name or set(name) & set("/\\\0\n"):
+        raise InputError(f"{what} must be text that a file's name can hold, got {name!r}")
 
 
 def _exit_code(error: BaseException | None) -> int:

@@ -154,6 +154,8 @@ def fit(
     and saved; in the end the model has these weights.
     """
     device = recipe.find_device()
+    if run:
+        run.begin_training(data)
     data = data.to(device)
     preview = data.train if data.validation is None else data.validation
     batches = data.batches(recipe.batch_size, recipe.seed)

@@ -6,14 +6,18 @@ again does no harm.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ae.cli import cli
+from ae.errors import InputError
+from ae.files import describe
 from ae.run import Run, RunConfig
-from ae.run_folder import read_config
+from ae.run_folder import CONFIG, read_config
+from ae.validation import Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Which run."""
 
     run: Path  # the run's folder
@@ -23,8 +27,12 @@ def main(config: Config) -> None:
     """Upload one run, under the project, group, ... that it was begun with."""
     known = read_config(config.run)
     begun = known["config"].get("run", {})
-    labels = {name: begun.get(name) for name in ("project", "entity", "group", "job_type", "name", "notes")}
-    where = RunConfig(resume=config.run, wandb="online", tags=tuple(begun.get("tags", ())), **labels)
+    if not isinstance(begun, dict):
+        raise InputError(f"can't read {config.run / CONFIG}: config.run must be an object, got {describe(begun)}")
+    labels: dict[str, Any] = {
+        name: begun.get(name) for name in ("project", "entity", "group", "job_type", "name", "notes")
+    }
+    where = RunConfig(resume=config.run, wandb="online", tags=begun.get("tags", ()), **labels)
     run = Run(known["experiment"], where, known["config"], may_fall_back=False)
     is_complete = run.upload()
     run.finish(exit_code=0 if is_complete else 1)

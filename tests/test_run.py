@@ -32,7 +32,7 @@ def test_names_its_folder_after_the_experiment(tmp_path: Path) -> None:
         "id": run.id,
         "config": {
             "size": [1, 2],
-            "place": "here",
+            "place": str(Path.cwd() / "here"),
             "run": json.loads(json.dumps(asdict(RunConfig()))),
         },
     }

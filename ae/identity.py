@@ -1,0 +1,93 @@
+"""What makes two data sets the same to a training: shape, classes, and which images with which labels.
+
+Where the data are is no part of it, so that a folder that has been moved is the same.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ae.data import Images, ImageSet, Splits
+
+
+def data_identity(data: Splits) -> dict[str, Any]:
+    """What JSON can hold of the data that a run trains and validates on; the test images are not looked at.
+
+    Images that are held in memory count by their pixels, files that are streamed by their names and sizes, and the
+    items of any other data set by their number; all with their labels.
+    """
+    parts = {"training": data.train, "validation": data.validation}
+    return {
+        "classes": list(data.classes),
+        "shape": list(data.shape),
+        **{name: _part(images) for name, images in parts.items() if images is not None},
+    }
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, each in some words; none where the data are the same."""
+    found = []
+    if before.get("classes") != after["classes"]:
+        found.append(f"classes {_listed(before.get('classes'))} -> {_listed(after['classes'])}")
+    if before.get("shape") != after["shape"]:
+        found.append(f"the images' shape {before.get('shape')} -> {after['shape']}")
+    for name in ("training", "validation"):
+        old, new = before.get(name) or {}, after.get(name) or {}
+        if not isinstance(old, Mapping):
+            old = {}
+        counts = old.get("images", 0), new.get("images", 0)
+        if counts[0] != counts[1]:
+            found.append(f"the number of {name} images {counts[0]} -> {counts[1]}")
+            continue
+        changed = [kind for kind in ("content", "labels") if old.get(kind) != new.get(kind)]
+        words = {"content": "the images themselves", "labels": "their labels"}
+        if changed:
+            found.append(f"of the {counts[1]} {name} images {' and '.join(words[kind] for kind in changed)}")
+    return found
+
+
+def _part(images: ImageSet) -> dict[str, Any]:
+    return {"images": len(images), "content": _content(images), "labels": _digest(images.labels)}
+
+
+def _content(images: ImageSet) -> str | None:
+    if isinstance(images, Images):
+        return _digest(images.pixels)
+    paths = _paths(getattr(images, "items", None))
+    if paths is None:
+        return None
+    root = os.path.commonpath([path.parent for path in paths])
+    lines = [f"{path.relative_to(root).as_posix()}\t{_size(path)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _paths(items: Any) -> Sequence[Path] | None:
+    """The files that the items of a data set are read from; None where they are not read from files."""
+    places, below = getattr(items, "places", None), getattr(items, "items", None)
+    if isinstance(places, list) and below is not None:  # some of the items of another data set
+        paths = _paths(below)
+        return None if paths is None else [paths[place] for place in places]
+    found = getattr(items, "paths", None)
+    return found if isinstance(found, Sequence) and all(isinstance(path, Path) for path in found) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reading it will say what is wrong
+        return -1
+
+
+def _digest(values: Tensor) -> str:
+    content = values.detach().cpu().contiguous()
+    return hashlib.sha256(content.view(torch.uint8).numpy().data).hexdigest()
+
+
+def _listed(classes: Any) -> str:
+    names = list(map(str, classes)) if isinstance(classes, list) else []
+    return ", ".join(names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")
