@@ -66,11 +66,9 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
     args = [word for arg in args for word in _as_we_write(arg, config_type)]
     before: list[str] = []
     if (resumed := _value_of("--run.resume", args)) is not None:
-        before = to_args(config_type, read_config(Path(resumed))["config"])
+        before = to_args(config_type, _config_of(resumed, lambda name: name != "fork"))
     elif (forked := _value_of("--run.fork", args)) is not None:
-        config = read_config(Path(forked))["config"]
-        run = {key: value for key, value in config.get("run", {}).items() if key in _FORKED}
-        before = to_args(config_type, {**config, "run": run})
+        before = to_args(config_type, _config_of(forked, lambda name: name in _FORKED))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -88,9 +86,35 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
                 _with_flags(_one_line(complaint.getvalue(), config_type, args), config_type, args)
             ) from None
         raise
+    if unknown and unknown[0] in before:
+        raise InputError(
+            f"the run in {resumed or forked} is of another experiment: there is no option {unknown[0]} here"
+        )
     if unknown:
         raise InputError(_unknown(unknown[0], list(flags(config_type))))
     return config
+
+
+def _config_of(folder: str, keeps: Callable[[str], bool]) -> dict[str, Any]:
+    """The configuration of the run in a folder; of where it is kept, the fields that `keeps` says."""
+    config: dict[str, Any] = read_config(checked(folder, Path, "the run's folder"))["config"]
+    where = config.get("run")
+    if isinstance(where, dict):
+        config = {**config, "run": {name: value for name, value in where.items() if keeps(name)}}
+    return config
+
+
+def _is_given(complaint: str, args: Sequence[str]) -> bool:
+    """Whether an option that a complaint names is one of the command line."""
+    given = [arg.split("=")[0].replace("_", "-") for arg in args]
+    return any(flag in given for flag in re.findall(r"--[\w.-]*\w", complaint))
+
+
+def _of_another(args: Sequence[str], complaint: str) -> str:
+    """The message that a run's configuration is not this experiment's."""
+    folder = _value_of("--run.resume", args) or _value_of("--run.fork", args)
+    name = read_config(Path(str(folder)))["experiment"]
+    return f"the configuration of {folder}, a run of {name}, does not fit this experiment: {complaint}"
 
 
 def _registry() -> "ConstructorRegistry":

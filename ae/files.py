@@ -114,12 +114,10 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, name: str) -> Any:
     """The value of a JSON text, with None for NaN and infinity; raises InputError that begins with its `name`."""
     try:
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-        text.encode(), json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else _reason(error)
         raise InputError(f"can't read {name}: {reason}") from error
-    return value
 
 
 def json_text(content: Any, indent: int | None = None) -> str:

@@ -34,7 +34,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no run's: it must have experiment, id and config")
     for name in ("experiment", "id"):
         _expect(path, name, content[name], isinstance(content[name], str) and content[name] != "", "text")
-    _expect(path, "id", content["id"], not set(content["id"]) & set("/\\#?%:\0\n"), "an id without / \\ # ? % :")
+    is_id = content["id"].isprintable() and not set(content["id"]) & set("/\\#?%:")
+    _expect(path, "id", content["id"], is_id, "text without / \\ # ? % :")
     _expect(path, "config", content["config"], isinstance(content["config"], dict), "an object")
     changes = content.get("changes", [])
     are_changes = isinstance(changes, list) and all(isinstance(change, dict) for change in changes)
