@@ -82,14 +82,11 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
             )
     except SystemExit as stop:
         if stop.code:
-            raise InputError(
-                _with_flags(_one_line(complaint.getvalue(), config_type, args), config_type, args)
-            ) from None
+            line = _with_flags(_one_line(complaint.getvalue(), config_type, args), config_type, args)
+            raise InputError(line if not before or _is_given(line, args) else _of_another(args, line)) from None
         raise
     if unknown and unknown[0] in before:
-        raise InputError(
-            f"the run in {resumed or forked} is of another experiment: there is no option {unknown[0]} here"
-        )
+        raise InputError(_of_another(args, f"unknown option {unknown[0]}"))
     if unknown:
         raise InputError(_unknown(unknown[0], list(flags(config_type))))
     return config

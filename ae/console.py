@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 _FAILURES = (
     OSError,
@@ -14,13 +14,13 @@ _FAILURES = (
 class _Steady:
     """A text stream of which nobody may read any more, and which is then silent; in all else the stream itself."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write where that is possible."""
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except _FAILURES:
             return len(text)
 

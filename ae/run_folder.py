@@ -96,6 +96,7 @@ def is_running(folder: Path) -> bool:
     if not exists(folder / LOCK):
         return False
     try:
+        _ask_for_locks(folder / LOCK)
         with FileLock(folder / LOCK, blocking=False):
             return False
     except Timeout:
