@@ -65,35 +65,32 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # broken bytes can lead the reader to anything
         reason = one_line(error).split(". ")[0]
         raise InputError(f"can't read the training state in {path}: {reason}") from error
-    for name, is_right, wanted in _kinds(state):
-        if not is_right:
-            raise InputError(f"can't read the training state in {path}: {name} must be {wanted}")
+    for fault in _faults(state):
+        raise InputError(f"can't read the training state in {path}: {fault}")
     return state
 
 
-def _kinds(state: Any) -> Iterator[tuple[str, bool, str]]:
-    """What training state is made of, as far as it is there: each part's name, whether it is right, and what it is."""
-    is_named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    yield "it", is_named, f"a dict of named values, got {describe(state)}"
-    if not is_named:
+def _faults(state: Any) -> Iterator[str]:
+    """What of training state is not of its kind, as far as it is there."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        yield f"it must be a dict of named values, got {describe(state)}"
         return
     for name in ("position", "trained", "optimizers", "meter"):
-        if name in state:
-            yield name, isinstance(state[name], dict), f"a dict, got {describe(state[name])}"
+        if not isinstance(state.get(name, {}), dict):
+            yield f"{name} must be a dict, got {describe(state[name])}"
     for key, value in _items(state.get("position")):
-        match key:
-            case "step" | "images":
-                yield f"position.{key}", is_count(value), f"a whole number from 0, got {describe(value)}"
-            case "seconds" | "validation_seconds" | "best":
-                yield f"position.{key}", _is_real(value), f"a number, got {describe(value)}"
-            case "validation":
-                is_right = isinstance(value, dict) and all(map(_is_real, value.values()))
-                yield f"position.{key}", is_right, "a dict of numbers"
-    yield "trained", all(isinstance(key, str) for key, _ in _items(state.get("trained"))), "named by text"
+        if key in ("step", "images") and not is_count(value):
+            yield f"{key} must be a whole number from 0, got {describe(value)}"
+        if key in ("seconds", "validation_seconds", "best") and not _is_real(value):
+            yield f"{key} must be a number, got {describe(value)}"
+        if key == "validation" and not (isinstance(value, dict) and all(map(_is_real, value.values()))):
+            yield "validation must be a dict of numbers"
+    if not all(isinstance(key, str) for key, _ in _items(state.get("trained"))):
+        yield "trained must be a dict of named tensors"
     for key, value in _items(state.get("optimizers")):
-        is_right = isinstance(value, dict) and isinstance(value.get("state"), dict)
-        is_right = is_right and isinstance(value.get("param_groups"), list)
-        yield f"optimizers.{key}", is_right, "an optimiser's state_dict"
+        is_state = isinstance(value, dict) and isinstance(value.get("state"), dict)
+        if not is_state or not isinstance(value.get("param_groups"), list):
+            yield f"optimizers.{key} must be an optimiser's state_dict"
 
 
 def _items(part: Any) -> list[tuple[Any, Any]]:

@@ -156,8 +156,8 @@ def describe(value: Any) -> str:
     """A value in a message: its type, with the shape of an array, and its text where that is short."""
     if getattr(value, "ndim", 0):
         return f"{type(value).__name__} {list(value.shape)}"
-    text = repr(value)
-    return text if len(text) <= 60 and "\n" not in text else type(value).__name__
+    text = repr(value) if not isinstance(value, dict | list | tuple) or len(value) < 9 else ""
+    return text if 0 < len(text) <= 60 and "\n" not in text else type(value).__name__
 
 
 def is_number(value: Any) -> bool:

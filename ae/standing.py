@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ae.errors import DivergedError, InputError, one_line
@@ -72,6 +72,10 @@ def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     if [group.keys() for group in own] != [group.keys() for group in saved["param_groups"]]:
         raise ValueError(f"it was trained with another optimiser than {type(optimizer).__name__}")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"its {name} is {list(value.shape)} for a parameter that is {list(parameter.shape)}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 from ae import InputError, Recipe, Run, RunConfig
 from ae.evidence import Evidence, Table
 from ae.run_folder import is_running, read_config, read_history, read_summary, to_json
+from tests.test_experiments import ROOT
 
 
 @dataclass(frozen=True)
@@ -417,8 +419,12 @@ def test_a_file_system_without_fsync_is_used(tmp_path: Path, monkeypatch: pytest
     assert run.load_state() == {"step": 1}
 
 
-def test_what_is_printed_fails_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="offline")) as run, open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        monkeypatch.setattr(sys, "stderr", full)
-        run.finish()
+@pytest.mark.slow
+@pytest.mark.parametrize("redirect", [">/dev/full 2>&1", "| head -1", ">&- 2>&-"])
+def test_what_is_printed_fails_no_run(tmp_path: Path, redirect: str) -> None:
+    flags = "--data.limit 100 --data.validation 60 --recipe.batch-size 40 --recipe.steps 4 --model.channels 4 8"
+    line = f"{sys.executable} -m experiments.joint {flags} --run.wandb offline --run.dir {tmp_path / 'é'} {redirect}"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, env=environment, check=False)
+    assert ended.returncode == 0
+    assert read_summary(tmp_path / "é") is not None

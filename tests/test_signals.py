@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,7 +155,7 @@ def test_a_forked_process_leaves_ending_to_its_parent() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0])  # after the first of the libraries
 def test_ctrl_c_during_imports_is_one_line(seconds: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.joint", "--recipe.epochs", "100", "--run.wandb", "disabled"],
@@ -164,6 +165,8 @@ def test_ctrl_c_during_imports_is_one_line(seconds: float) -> None:
         cwd=ROOT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
