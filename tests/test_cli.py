@@ -57,7 +57,7 @@ def test_a_saved_configuration_comes_back(config_type: Any) -> None:
     config = config_type()
     changed = replace(
         config,
-        data=Data("folder", root=Path("a b/ü"), limit=7, validation=0),
+        data=Data("folder", root=Path("/a b/ü"), limit=7, validation=0),
         model=replace(config.model, channels=(1,), norm=True),
         recipe=replace(config.recipe, lr=1 / 3, weight_decay=1e-20, nesterov=True, clip=0.1),
     )
