@@ -82,7 +82,7 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
             )
     except SystemExit as stop:
         if stop.code:
-            line = _with_flags(_one_line(complaint.getvalue(), config_type, args), config_type, args)
+            line = _with_flags(_one_line(complaint.getvalue(), config_type, [*before, *args]), config_type, args)
             raise InputError(line if not before or _is_given(line, args) else _of_another(args, line)) from None
         raise
     if unknown and unknown[0] in before:
