@@ -129,7 +129,7 @@ def _per_channel(value: float | Sequence[float], channels: int) -> Float[Tensor,
     values = _numbers(value)
     if len(values) not in (1, channels):
         raise InputError(f"mean and std take one number, or one for each of {channels} channels; got {len(values)}")
-    return torch.tensor(values if len(values) == channels else values * channels).reshape(channels, 1, 1)
+    return torch.tensor(values).reshape(-1, 1, 1).repeat(channels // len(values), 1, 1)
 
 
 def _numbers(value: float | Sequence[float]) -> list[float]:

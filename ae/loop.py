@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from ae import distributed
 from ae.data import Batch, Splits
 from ae.errors import InputError
+from ae.freezing import TrainingMode, trainable
+from ae.lazy import check_materialised
 from ae.meter import Meter
 from ae.metrics import with_prefix
-from ae.objectives import Loss
+from ae.objectives import Loss, checked_loss
 from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
-from ae.training import Recipe
+from ae.training import Recipe, rate_ratios, set_learning_rate
 from ae.validation import unchecked_range
+from ae.wrappers import unwrapped
 
 Evaluation = tuple[dict[str, float], dict[str, Any]]
 """Metrics, and pictures (Pillow's), by name."""
@@ -37,9 +40,9 @@ class Loop:
             results = loop.results()
 
     `model` is what is saved as the run's weights, `others` what is trained beside it; `learners` says which parameters
-    each loss trains: one may be in several. With `evaluate`, what it measures is logged as `val/...` at each
-    evaluation, and its pictures are kept. `train/loss` is the sum of all losses. Raises InputError in several
-    processes, and DivergedError as `fit` does.
+    each loss trains: one may be in several. What was frozen stays frozen, as in `fit`. With `evaluate`, what it
+    measures is logged as `val/...` at each evaluation, and its pictures are kept. `train/loss` is the sum of all
+    losses. Raises InputError in several processes, and DivergedError as `fit` does.
     """
 
     def __init__(
@@ -57,9 +60,14 @@ class Loop:
         if recipe.compile or recipe.precision != "fp32":
             raise InputError("this experiment has a loop of its own: it takes neither --recipe.compile nor bf16")
         self.device = recipe.find_device()
-        self._trained = nn.ModuleDict({"model": model, **others}).to(self.device).to(memory_format=torch.channels_last)
-        self._parameters = {name: list(parameters) for name, parameters in learners.items()}
+        model = unwrapped(model)
+        self._trained = nn.ModuleDict({"model": model, **others})
+        check_materialised(self._trained)
+        self._trained.to(self.device).to(memory_format=torch.channels_last)
+        self._mode = TrainingMode([model, *others.values()])
+        self._parameters = {name: trainable(parameters) for name, parameters in learners.items()}
         self._optimizers = {name: recipe.make_optimizer(parameters) for name, parameters in self._parameters.items()}
+        self._ratios = {name: rate_ratios(optimizer) for name, optimizer in self._optimizers.items()}
         self._model, self._recipe, self._run, self._evaluate = model, recipe, run, evaluate
         self._data = data
         self._batches = data.to(self.device).batches(recipe.batch_size, recipe.seed)
@@ -86,7 +94,7 @@ class Loop:
         """The training batches that are left; between two of them all that is due is done."""
         at, recipe = self._at, self._recipe
         for batch in islice(self._batches.starting_at(at.step), self._total_steps - at.step):
-            self._trained.train()
+            self._mode.apply()
             reseed(self.device, "noise", recipe.seed, at.step)
             self._lr = recipe.learning_rate(at.step, self._total_steps)
             self._loss = _nothing(self.device)
@@ -104,10 +112,9 @@ class Loop:
 
     def minimise(self, name: str, loss: Tensor | Loss) -> None:
         """One step of the optimiser of this name, on a scalar, logged as `train/NAME`; of a Loss, with its terms."""
-        told = Loss(loss, {}) if isinstance(loss, Tensor) else loss
+        told = checked_loss(Loss(loss, {}) if isinstance(loss, Tensor) else loss, trains=True)
         optimizer = self._optimizers[name]
-        for group in optimizer.param_groups:
-            group["lr"] = self._lr
+        set_learning_rate(optimizer, self._lr, self._ratios[name])
         optimizer.zero_grad()
         told.total.backward()
         if self._recipe.clip is not None:

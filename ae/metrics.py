@@ -1,10 +1,12 @@
 """Metrics: the same numbers, computed the same way, in every experiment."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -14,11 +16,14 @@ from ae import distributed
 from ae.data import Batch, ImageSet
 from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
-from ae.objectives import Corruption, Loss, only_head
+from ae.objectives import Corruption, Loss, checked_loss, only_head
 from ae.seeding import reseed
 from ae.validation import unchecked_range
+from ae.wrappers import unwrapped
 
 _SSIM_WINDOW = 11
+_PART = "loss/"  # of the parts of the objective's total, until they are added
+_told: WeakSet[nn.Module] = WeakSet()  # the models of which it was said that their heads are not measured
 _HIGHER = ("accuracy", "psnr", "ssim", "images_per_second", "log_likelihood", "classifier_accuracy")
 
 
@@ -80,7 +85,8 @@ def evaluate(
 
     `mse` per pixel, `psnr` dB and, from 11 pixels up, `ssim`, of clean images, where there is a decoder;
     `cross_entropy` nats, `accuracy`, and `accuracy/CLASS`, over labelled images, where there is one head;
-    and `loss`, the objective's total at `step`, if one is given. Noise in it is the same at every call.
+    and `loss`, the objective's total at `step`, if one is given: the mean of each term is over the examples that it is
+    of (`Loss.counts`), whatever batches they are in. Noise in it is the same at every call.
     """
     return examine(model, images, objective, step, batch_size).means()
 
@@ -94,11 +100,13 @@ def examine(
     batch_size: int = 256,
 ) -> Examined:
     """The metrics of `evaluate`, image by image, and the predicted classes."""
+    model = unwrapped(model)
     device = next(model.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
     predictions = []
+    judged = [model, objective] if isinstance(objective, nn.Module) else [model]
     batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[distributed.rank() :: distributed.world()]
-    with evaluating(model), unchecked_range(), torch.random.fork_rng():
+    with evaluating(*judged), unchecked_range(), torch.random.fork_rng():
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
             output = model(batch.images)
@@ -106,12 +114,17 @@ def examine(
                 values[name].append(value)
             if len(output.logits) == 1:
                 predictions.append(only_head(output.logits).argmax(1))
+            elif output.logits:
+                _say_what_is_missing(model, list(output.logits))
             if objective is not None:
-                values["loss"].append(objective(model, batch, step).total.expand(len(batch)))
+                for name, value in _parts(checked_loss(objective(model, batch, step)), len(batch)).items():
+                    values[name].append(value)
     found = {name: torch.cat(parts).cpu().double() for name, parts in values.items()}
     if predictions:
         found["predictions"] = torch.cat(predictions).cpu()
     found = _in_order(found, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
+    if objective is not None:
+        found = _with_loss(found)
     return Examined(
         predictions=found.pop("predictions", None),
         values=found,
@@ -156,6 +169,40 @@ def _in_order(found: dict[str, Tensor], places: Int64[Tensor, " m"]) -> dict[str
     return {name: torch.cat([values[name] for _, values in parts])[order] for name in parts[0][1]}
 
 
+def _parts(loss: Loss, images: int) -> dict[str, Float[Tensor, " b"]]:
+    """A batch's total in parts, each repeated for every image: those of terms with counts of their own, and the rest.
+
+    Keys: (term, "value") what it adds to the total, (term, "share") how many of its examples there are for each image.
+    """
+    parts, rest = {}, loss.total
+    for name, weight in loss.weights.items():
+        value = weight * loss.terms[name]
+        parts[f"{_PART}value/{name}"] = value
+        parts[f"{_PART}share/{name}"] = torch.as_tensor(loss.counts[name], device=value.device) / images
+        rest = rest - value
+    return {name: value.expand(images) for name, value in {f"{_PART}rest": rest, **parts}.items()}
+
+
+def _with_loss(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The values with `loss` in the place of its parts: numbers whose mean is the total over the whole set."""
+    values = {name: value for name, value in found.items() if not name.startswith(_PART)}
+    loss = found[f"{_PART}rest"]
+    for name in [name.removeprefix(f"{_PART}value/") for name in found if name.startswith(f"{_PART}value/")]:
+        value, share = found[f"{_PART}value/{name}"], found[f"{_PART}share/{name}"]
+        if share.sum() > 0:
+            loss = loss + value * share / share.mean()
+    return {**values, "loss": loss}
+
+
+def _say_what_is_missing(model: nn.Module, heads: list[str]) -> None:
+    """Say, once for each model, that several heads are not measured."""
+    if model in _told or not distributed.is_main():
+        return
+    _told.add(model)
+    missing = "no cross_entropy, accuracy, per-class metrics or predictions are measured"
+    print(f"the model has {len(heads)} heads ({', '.join(heads)}): {missing}", file=sys.stderr, flush=True)
+
+
 def _per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
     values = {}
     if output.pixels is not None:
@@ -181,10 +228,11 @@ def higher_is_better(key: str) -> bool:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` is in evaluation mode; after, each of its modules is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Inside, the models are in evaluation mode; after, each of their modules is in the mode that it was in."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ae.bottlenecks import Code, Identity
 from ae.errors import InputError
+from ae.losses import at_least_float32, check_same_shape
 
 
 @dataclass
@@ -64,10 +65,14 @@ class Autoencoder(nn.Module):
         return self.pixels(z, size).sigmoid()
 
     def pixels(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
-        """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less than that."""
+        """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less, or not [b c h w]."""
         if self.decoder is None:
             raise InputError("can't decode: the model has no decoder")
         pixels = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4:
+            got = list(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise InputError(f"the decoder must give pixel logits [b c h w], gave {got}")
+        pixels = at_least_float32(pixels)
         if size is None:
             return pixels
         height, width = size
@@ -81,7 +86,7 @@ class Autoencoder(nn.Module):
 
     def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:
         """Code -> {head: logits}."""
-        return {name: head(code.mean) for name, head in self.heads.items()}
+        return {name: at_least_float32(head(code.mean)) for name, head in self.heads.items()}
 
     def _explained(self, error: InputError, images: Tensor) -> InputError:
         """The error, with the images that it was made for where those are known, and were others."""
@@ -94,6 +99,8 @@ class Autoencoder(nn.Module):
         """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and every head's logits."""
         code = self.encode(images)
         pixels = None if self.decoder is None else self.pixels(code.z, images.shape[-2:])
+        if pixels is not None and not torch.compiler.is_compiling():  # an exported model takes other sizes, too
+            check_same_shape(pixels, images)
         try:
             return Output(code, pixels, self.classify(code))
         except InputError as error:

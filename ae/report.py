@@ -17,6 +17,7 @@ from ae.evidence import Evidence, gather
 from ae.metrics import evaluating, examine, with_prefix
 from ae.model import Autoencoder
 from ae.run import Run
+from ae.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,7 @@ def report(
     `pictures` are those of the experiment's own, by name, beside the ones of every test; `measure` gives values of its
     own of the test images, which are read here once. A model that is no `Autoencoder` has these values alone.
     """
+    model = unwrapped(model)
     summary: dict[str, Any] = {
         **results,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ae.errors import DivergedError, InputError, one_line
 from ae.meter import Meter
 from ae.run import Run
+from ae.wrappers import plain_state, with_names_of
 
 
 @dataclass
@@ -32,7 +33,7 @@ def state_of(at: Position, trained: nn.Module, optimizers: Mapping[str, Optimize
     """What `restore` needs."""
     return {
         "position": asdict(at),
-        "trained": trained.state_dict(),
+        "trained": plain_state(trained),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "meter": meter.state(),
     }
@@ -50,7 +51,7 @@ def restore(
         run.save_state(state_of(Position(), trained, optimizers, meter))
         return Position()
     try:
-        trained.load_state_dict(state["trained"])
+        trained.load_state_dict(with_names_of(trained, state["trained"]))
         saved = state["optimizers"] if "optimizers" in state else {"optimizer": state["optimizer"]}  # before 0.1.0
         if optimizers.keys() != saved.keys():
             raise ValueError(f"it has optimisers for {', '.join(saved)}")

@@ -1,8 +1,9 @@
 """Training: what can be chosen, and the one loop."""
 
+import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
@@ -13,17 +14,21 @@ from torch import Tensor, nn
 
 from ae import distributed
 from ae.data import Batch, Splits
-from ae.errors import InputError
+from ae.errors import InputError, one_line
+from ae.freezing import TrainingMode, trainable
+from ae.lazy import check_materialised
 from ae.meter import Meter
 from ae.metrics import evaluate, with_prefix
 from ae.model import Autoencoder
-from ae.objectives import Loss
+from ae.objectives import Loss, checked_loss
 from ae.pictures import drawn, reconstruction_picture
+from ae.preflight import check_model, check_objective, explained, look_first
 from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
 from ae.validation import AtLeast0, BelowOne, Positive, Settings, checked, unchecked_range
+from ae.wrappers import unwrapped
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -56,6 +61,7 @@ class Recipe(Settings):
     deterministic: bool = False  # only algorithms that give the same bits each time; on a CPU all do
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", _device_name(self.device))
         super().__post_init__()
         unread = {"sgd": ("betas",), "adam": ("momentum", "nesterov"), "adamw": ("momentum", "nesterov")}
         for name in unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay")):
@@ -81,8 +87,8 @@ class Recipe(Settings):
         equation 5, without restarts). A function gives a factor of lr. Raises InputError where that is no number.
         """
         if callable(self.schedule):
-            factor = checked(self.schedule(step, total_steps), AtLeast0[float], f"the schedule's factor at step {step}")
-            return self.lr * factor
+            name = f"the factor that Recipe.schedule gives at step {step} of {total_steps}"
+            return self.lr * checked(self.schedule(step, total_steps), AtLeast0[float], name)
         if self.schedule == "constant":
             return self.lr
         if self.schedule == "cosine":
@@ -94,12 +100,13 @@ class Recipe(Settings):
         return _cosine(high, last, (step - peak) / (total_steps - 1 - peak))
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser; its learning rate is set at each step. Raises InputError where a factory gives none."""
+        """The optimiser; its learning rate is set at each step.
+
+        Raises InputError where a factory gives no optimiser, or one that this loop can't use: one that needs a closure,
+        leaves parameters out, or has a learning rate that is not the recipe's.
+        """
         if callable(self.optimizer):
-            optimizer = self.optimizer(parameters)
-            if not isinstance(optimizer, torch.optim.Optimizer):
-                raise InputError(f"Recipe.optimizer must give a torch.optim.Optimizer, gave {type(optimizer).__name__}")
-            return optimizer
+            return self._from_factory(self.optimizer, parameters)
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, betas=self.betas, **options)
@@ -107,16 +114,47 @@ class Recipe(Settings):
             return torch.optim.AdamW(parameters, betas=self.betas, **options)
         return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **options)
 
+    def _from_factory(self, factory: Factory, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            optimizer = factory(parameters)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Recipe.optimizer can't make an optimiser of parameters: {one_line(error)}") from error
+        name = type(optimizer).__name__
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError(f"Recipe.optimizer must give a torch.optim.Optimizer, gave {name}")
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise InputError(f"Recipe.optimizer gave {name}, which needs a closure: choose one that takes single steps")
+        taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        left_out = sum(id(parameter) not in taken for parameter in parameters)
+        if left_out:
+            cure = "freeze those with requires_grad_(False)"
+            raise InputError(f"Recipe.optimizer leaves out {left_out} of {len(parameters)} parameters: {cure}")
+        usual = inspect.signature(type(optimizer)).parameters.get("lr")
+        own = optimizer.defaults.get("lr")
+        if usual is not None and own is not None and float(own) != self.lr and own != usual.default:
+            raise InputError(f"Recipe.optimizer sets a learning rate of {float(own):g}: give it as Recipe.lr")
+        return optimizer
+
     def find_device(self) -> torch.device:
         """The device to train on."""
         if self.device != "auto":
             try:
-                return torch.empty(0, device=self.device).device
-            except (RuntimeError, AssertionError) as error:
-                raise InputError(f"no device {self.device}: {str(error).splitlines()[0]}") from error
+                device = torch.zeros(1, device=self.device).device
+            except (RuntimeError, AssertionError, ImportError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise InputError(f"Recipe.device: no device {self.device}: {reason}") from error
+            if device.type == "meta":
+                raise InputError("Recipe.device must be one that computes: meta has no values")
+            return device
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _device_name(device: Any) -> Any:
+    """A `torch.device` as text; anything else as it is."""
+    return str(device) if isinstance(device, torch.device) else device
 
 
 def _default(kind: type, name: str) -> Any:
@@ -125,6 +163,18 @@ def _default(kind: type, name: str) -> Any:
 
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+def rate_ratios(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Of each group of parameters, its learning rate over the optimiser's own: 1 but where a factory gave it one."""
+    usual = float(optimizer.defaults.get("lr") or 1.0)
+    return [float(group.get("lr", usual)) / usual for group in optimizer.param_groups]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, ratios: Sequence[float]) -> None:
+    """Set the learning rate of each group of parameters to its ratio of `lr`."""
+    for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+        group["lr"] = lr * ratio
 
 
 class Step(nn.Module):
@@ -152,7 +202,16 @@ def fit(
     The validation's loss is by the weights of terms that the training ends with, so that it compares over the whole of
     it. An objective that keeps an average of the model's weights, in a model `averaged` of its own, has that validated
     and saved; in the end the model has these weights.
+
+    What was frozen before stays as it is: parameters with `requires_grad_(False)`; submodules in evaluation mode (a
+    model that is in evaluation mode as a whole is trained as a whole); the buffers, such as batch norm's statistics, of
+    modules whose parameters are all frozen. Of a model in a wrapper (`torch.compile`, `DataParallel`,
+    `DistributedDataParallel`) the model itself is trained. Raises InputError, before the first step, for a model, an
+    objective or an optimiser that can't be trained with.
     """
+    model = unwrapped(model)
+    check_model(model)
+    check_objective(objective)
     device = recipe.find_device()
     if run:
         run.begin_training(data)
@@ -161,11 +220,18 @@ def fit(
     batches = data.batches(recipe.batch_size, recipe.seed)
     total_steps = recipe.steps or recipe.epochs * len(batches)
     evaluate_every = recipe.evaluate_every or len(batches)
-    trained = Step(model, objective).to(device).to(memory_format=torch.channels_last)
+    trained = Step(model, objective).to(device)
     shown = getattr(objective, "averaged", model)
-    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    modules = [model, objective] if isinstance(objective, nn.Module) else [model]
+    mode = TrainingMode(modules, None if shown is model else (shown, model))
+    smallest = min(batches.size(step) for step in {0, min(total_steps, len(batches)) - 1})
+    look_first(model, shown, mode, data, smallest, recipe.seed)
+    check_materialised(trained)
+    trained.to(memory_format=torch.channels_last)
+    parameters = trainable(trained.parameters())
     optimizer = recipe.make_optimizer(parameters)
     picture = partial(reconstruction_picture, shown, preview, corruption=getattr(objective, "corruption", None))
+    ratios = rate_ratios(optimizer)
     meter = Meter()
     at = restore(run, trained, {"optimizer": optimizer}, meter, total_steps)
     if run:
@@ -174,7 +240,7 @@ def fit(
     if recipe.compile:
         forward.compile()
     started = time.perf_counter() - at.seconds
-    trained.train()
+    mode.apply()
 
     with Progress(total_steps, at.step) as progress, unchecked_range(), safely(run, recipe.deterministic):
         for batch in islice(batches.starting_at(at.step), total_steps - at.step):
@@ -185,13 +251,12 @@ def fit(
             images = batches.size(at.step)
             reseed(device, *distributed.own("noise", recipe.seed, at.step))
             lr = recipe.learning_rate(at.step, total_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(optimizer, lr, ratios)
             autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
             optimizer.zero_grad()
-            with distributed.one_batch(images):
+            with explained(recipe.compile), distributed.one_batch(images):
                 with autocast:
-                    loss = forward(batch, at.step)
+                    loss = checked_loss(forward(batch, at.step), trains=True)
                 loss.total.backward()  # inside: what is recomputed for it, with checkpoints, is of the whole batch, too
             gradient_norm = _clip(parameters, recipe.clip) if logs or recipe.clip is not None else None
             optimizer.step()

@@ -249,7 +249,8 @@ def unchecked_range() -> Iterator[None]:
 def check_images(images: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Raise InputError unless `images` is [b `channels` h w] of `dtype` with values in [0, 1]."""
     if not isinstance(images, Tensor):
-        raise InputError(f"images must be a tensor [b {channels} h w], got {type(images).__name__}")
+        cure = {"ndarray": ": torch.from_numpy makes one"}.get(type(images).__name__, "")
+        raise InputError(f"images must be a torch tensor [b {channels} h w], got {type(images).__name__}{cure}")
     shape = list(images.shape)
     if images.ndim != 4 or images.shape[1] != channels or 0 in shape[2:]:
         raise InputError(f"images must be [b {channels} h w], got {shape}")

@@ -9,6 +9,7 @@ import json
 import platform
 import struct
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -24,10 +25,13 @@ from ae import bottlenecks
 from ae.decoders import DeconvDecoder, DenseDecoder
 from ae.encoders import ConvEncoder, DenseEncoder
 from ae.errors import InputError, one_line
-from ae.files import write_whole
+from ae.files import check_regular, write_whole
 from ae.heads import Classifier
+from ae.lazy import check_materialised, is_uninitialized
 from ae.model import Autoencoder
 from ae.tracking_server import download_weights
+from ae.validation import Positive, checked
+from ae.wrappers import plain_names, plain_state, unwrapped, with_names_of, without_wrappers
 
 FORMAT = 2
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
@@ -38,6 +42,8 @@ _KNOWN: dict[str, type[nn.Module]] = {
 }
 _LARGEST_HEADER = 2**20  # bytes
 _LONGEST_LIST = 1024  # of a constructor's arguments
+_LONGEST_START = 64  # bytes that tell what a file is
+_Shape = tuple[Positive[int], Positive[int], Positive[int]]
 _PARTS = ("encoder", "bottleneck", "decoder")
 
 
@@ -50,7 +56,8 @@ class About:
     classes   the names of its classes
     metrics   what was measured of these weights
     versions  of Python, ae and torch
-    format    of the file; None for weights that describe nothing
+    format    of the file
+    tied      groups of names of one and the same tensor, as in a decoder that shares the encoder's weights
     """
 
     model: dict[str, Any]
@@ -59,6 +66,7 @@ class About:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    tied: tuple[tuple[str, ...], ...] = ()
 
 
 def save_weights(
@@ -70,18 +78,61 @@ def save_weights(
 ) -> None:
     """Write the model's weights and what is to be known of them.
 
-    The bytes are a function of what is given and of the versions alone: no time, path or id is in them.
+    The bytes are a function of what is given and of the versions alone: no time, path or id is in them. Names are those
+    without wrappers (`torch.compile`, `DataParallel`, `DistributedDataParallel`); weights that are shared are written
+    under each of their names. Raises InputError for a lazy module that was never called.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    model = unwrapped(model)
+    check_materialised(model)
+    state = plain_state(model)
     versions = {"python": platform.python_version(), **{name: version(name) for name in ("ae", "torch")}}
     about = About(
-        describe(model), None if image is None else tuple(image), tuple(classes), dict(metrics or {}), versions
+        describe(model),
+        None if image is None else tuple(image),
+        tuple(classes),
+        dict(metrics or {}),
+        versions,
+        tied=_tied(model),
     )
-    write_whole(Path(path), save(tensors, {"ae": json.dumps(asdict(about), sort_keys=True)}))
+    said = {name: value for name, value in asdict(about).items() if name != "tied" or value}
+    write_whole(Path(path), save(_apart(state), {"ae": json.dumps(said, sort_keys=True)}))
+
+
+def _tied(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """The names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    plain = plain_names(model)
+    return tuple(tuple(plain[name] for name in group) for group in names.values() if len(group) > 1)
+
+
+def _tie(model: nn.Module, groups: Sequence[Sequence[str]]) -> None:
+    """Make the parameters of each group one; raises InputError where the model has none of such names and shapes."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for first, *others in groups:
+        for name in others:
+            if first not in parameters or name not in parameters or parameters[first].shape != parameters[name].shape:
+                raise InputError(f"its weights {first} and {name} can't be shared, as they should be")
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, parameters[first])
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, each in memory of its own."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return tensors
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
     """The module's class, and for a class of `ae` its constructor's arguments, kept in attributes of their names."""
+    module = unwrapped(module)
     kind = type(module)
     if kind.__module__.split(".")[0] != "ae":
         return {"class": f"{kind.__module__}.{kind.__qualname__}"}
@@ -107,24 +158,38 @@ def read_about(path: str | Path) -> About:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         content = json.loads(metadata["ae"])
-        if not isinstance(content["format"], int) or not isinstance(content["model"], dict):
+        if not isinstance(content, dict):
+            raise TypeError("its description is of the wrong kind")
+        if type(content["format"]) is not int or not isinstance(content["model"], dict):
             raise TypeError("format or model is of the wrong kind")
     except KeyError as error:
-        raise InputError(f"{path} does not say what model it holds (no {error} in its header)") from error
+        cure = "read it with load_weights(path, module)"
+        raise InputError(f"{path} does not say what model it holds (no {error} in its header): {cure}") from error
     except (SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"can't read {path}: {one_line(error)}") from error
     if content["format"] > FORMAT:
         wanted = f"a version of ae that writes format {FORMAT} or older"
         raise InputError(f"{path} is of format {content['format']}, newer than this version of ae: it needs {wanted}")
-    image = content.get("image")
-    return About(
-        model=content["model"],
-        image=None if image is None else tuple(image),
-        classes=tuple(content.get("classes", ())),
-        metrics=dict(content.get("metrics", {})),
-        versions=dict(content.get("versions", {})),
-        format=content["format"],
-    )
+    try:
+        image = content.get("image")
+        return About(
+            model=content["model"],
+            image=None if image is None else checked(image, _Shape, "image"),
+            classes=checked(content.get("classes", []), tuple[str, ...], "classes"),
+            metrics=_checked_values(content.get("metrics", {}), int | float, "metrics"),
+            versions=_checked_values(content.get("versions", {}), str, "versions"),
+            format=checked(content["format"], Positive[int], "format"),
+            tied=checked(content.get("tied", []), tuple[tuple[str, ...], ...], "tied"),
+        )
+    except InputError as error:
+        raise InputError(f"can't read {path}: {_short(error)}") from error
+
+
+def _checked_values(content: Any, kind: Any, name: str) -> dict[str, Any]:
+    """A mapping of text to values of a kind; numbers may be NaN or infinite."""
+    if not isinstance(content, dict) or not all(isinstance(value, kind) for value in content.values()):
+        raise InputError(f"{name} is of the wrong kind")
+    return content
 
 
 def load_weights(path: str | Path, module: nn.Module, part: str | None = None, strict: bool = True) -> None:
@@ -133,28 +198,34 @@ def load_weights(path: str | Path, module: nn.Module, part: str | None = None, s
     With `strict`, the module must have the same tensors; without, those that both have are read. Raises InputError
     that names the tensors which are missing, unexpected, or of another shape or dtype; the module is then as it was.
     """
-    found = _read_tensors(path)
+    found = without_wrappers(_read_tensors(path))
     if part is not None:
         prefix = f"{part}."
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
         if not found:
             raise InputError(f"no weights of {part} in {path}")
-    expected = module.state_dict()
+    expected = plain_state(module)
+    names = plain_names(module)
+    own_names = {plain: name for name, plain in names.items()}
+    found = {names.get(name, name): tensor for name, tensor in with_names_of(module, found).items()}
     wrong = [
         f"{name} is {_kind(found[name])}, must be {_kind(tensor)}"
         for name, tensor in expected.items()
-        if name in found and _kind(found[name]) != _kind(tensor)
+        if name in found and not is_uninitialized(tensor) and _kind(found[name]) != _kind(tensor)
     ]
     missing = [name for name in expected if name not in found] if strict else []
     unexpected = [name for name in found if name not in expected] if strict else []
     problems = [("missing", missing), ("unexpected", unexpected), ("misshapen", wrong)]
     said = "; ".join(f"{name}: {_some(names)}" for name, names in problems if names)
     if said:
-        raise InputError(f"the weights in {path} don't fit: {said}")
+        is_parametrized = any(".parametrizations." in f".{name}" for name in unexpected)
+        cure = "; modules with parametrizations are given as they were built" if is_parametrized else ""
+        raise InputError(f"the weights in {path} don't fit: {said}{cure}")
     if not found.keys() & expected.keys():
         raise InputError(f"the weights in {path} don't fit: no tensor has a name that the module knows")
     are_built_empty = any(tensor.is_meta for tensor in expected.values())
-    module.load_state_dict({k: v for k, v in found.items() if k in expected}, strict=False, assign=are_built_empty)
+    fitting = {own_names[name]: tensor for name, tensor in found.items() if name in expected}
+    module.load_state_dict(fitting, strict=False, assign=are_built_empty)
 
 
 def load(
@@ -180,6 +251,10 @@ def load(
         except InputError as error:
             raise InputError(f"can't load {path}: {error}") from error
         load_weights(file, model)
+        try:
+            _tie(model, about.tied)
+        except InputError as error:
+            raise InputError(f"can't load {path}: {error}") from error
     model.image_shape = about.image
     return model.to(memory_format=torch.channels_last).eval()  # as it was trained; on CPUs four times as fast
 
@@ -195,6 +270,8 @@ def _build(about: About, given: Mapping[str, nn.Module | None], heads: Mapping[s
     said_heads = about.model.get("heads", {})
     if not isinstance(said_heads, dict):
         raise InputError("its heads are not described as they should be")
+    if len(said_heads) > _LONGEST_LIST:
+        raise InputError(f"it has {len(said_heads)} heads, which can't be right")
     unknown = [name for name in heads if name not in said_heads]
     if unknown:
         raise InputError(f"it has no head {unknown[0]}, but {', '.join(said_heads) or 'none'}")
@@ -225,7 +302,7 @@ def _make(said: Any, name: str) -> nn.Module:
     try:
         with torch.device("meta"):
             return kind(**arguments)
-    except (InputError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except (InputError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"its {name} can't be built: {_short(one_line(error))}") from error
 
 
@@ -253,17 +330,56 @@ def _read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _check_header(path: str | Path) -> None:
     """Raise InputError unless the file begins as safetensors does, with a header that it can hold."""
+    path = Path(path)
     try:
-        size = Path(path).stat().st_size
+        check_regular(path)
+        size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(8)
+            start = file.read(_LONGEST_START)
     except FileNotFoundError as error:
         raise InputError(f"no weights {path}") from error
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
     if not 0 < length <= min(_LARGEST_HEADER, size - 8):
-        raise InputError(f"{path} is no whole safetensors file")
+        raise InputError(f"{path} is no whole safetensors file{_explained(path, start)}")
+
+
+def _explained(path: Path, start: bytes) -> str:
+    """The end of a message that says what a file is instead, and the way out."""
+    if not start:
+        return ": it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return ", but a pointer of Git LFS: git lfs pull gets the file"
+    if start.lstrip()[:1] == b"<":
+        return ", but a page of HTML or XML: download the file itself"
+    if start.startswith(b"PK\x03\x04"):
+        return _explained_zip(path)
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return ", but a pickle, which could run anything: save the state dict as safetensors"
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        return ", but a compressed file: unpack it first"
+    if start.startswith(b"\x89HDF"):
+        return ", but HDF5, as Keras writes it"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return ", but JSON"
+    return ""
+
+
+def _explained_zip(path: Path) -> str:
+    """What a zip is, of which only the names and the first bytes of what `torch.save` writes are looked at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            if not pickled:
+                return ", but a zip: unpack it first"
+            with archive.open(pickled[0]) as file:
+                content = file.read(_LARGEST_HEADER)
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
+        return ", but a zip that is broken"
+    if b"trained" in content and b"position" in content:
+        return ", but the state of a training: load the folder that it is in, or continue the run"
+    return ", but what torch.save writes: load it with torch.load(..., weights_only=True) and model.load_state_dict"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -168,7 +168,7 @@ def test_an_average_forgets_its_start_and_then_the_past() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"weight": -1.0}, "weight, ramp and align must be 0 or more, got -1.0, 0 and 2000"),
+        ({"weight": -1.0}, "Teaching.weight must be 0 or more, got -1.0"),
         ({"decay": 1.0}, "decay must be from 0 to less than 1, got 1.0"),
         ({"confidence": 1.5}, "confidence must be from 0 to 1, got 1.5"),
     ],

@@ -128,8 +128,8 @@ def test_it_stands_on_odd_sizes(batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"weights": (1.0, 1.0)}, "5 weights of 0 or more: image, 2 stages, hidden layer, logits; got \\(1.0, 1.0\\)"),
-        ({"weights": (1.0, 1.0, -1.0, 1.0, 1.0)}, "5 weights of 0 or more"),
+        ({"weights": (1.0, 1.0)}, "5 weights: image, 2 stages, hidden layer, logits; got \\(1.0, 1.0\\)"),
+        ({"weights": (1.0, 1.0, -1.0, 1.0, 1.0)}, r"weights must be 0 or more, got -1.0"),
         ({"noise": 0.0}, "noise must be positive, got 0"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
 
+from ae.errors import InputError
 from ae.losses import bernoulli_nll, cross_entropy, gaussian_nll, masked_mean, squared_error
 
 SHAPE = (4, 2, 5, 3)
@@ -76,8 +77,8 @@ def test_cross_entropy_skips_the_unlabelled() -> None:
 
 
 def test_cross_entropy_refuses_a_label_out_of_range() -> None:
-    with pytest.raises(IndexError, match="Target 3 is out of bounds"):
-        cross_entropy(torch.randn(1, 3), torch.tensor([3]))
+    with pytest.raises(InputError, match="0 to 2, or -1 for unlabelled: there are 3 logits; got 0 to 3"):
+        cross_entropy(torch.randn(2, 3), torch.tensor([0, 3]))
 
 
 def flat(image: torch.Tensor) -> list[float]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from ae import distributed
 from ae.bottlenecks.code import Code
+from ae.losses import at_least_float32, kl_to_standard_normal
 from ae.validation import Positive, check_shape, checked_arguments
 
 _LOG_VARIANCES = (-14.0, 14.0)  # in nats; beyond them a variance is not told from 0, or from infinity, in float32
@@ -20,7 +21,8 @@ class Gaussian(nn.Module):
     """A latent vector drawn from a diagonal Gaussian, of which the features give mean and variance by a linear map.
 
     Kingma & Welling 2014: z = mean + std * noise, in training and evaluation alike, so that a loss is that of a sample;
-    the prior is N(0, I), the rate KL(q(z|x) || N(0, I)) in nats. `mean` of the code is the posterior's mean.
+    the prior is N(0, I), the rate KL(q(z|x) || N(0, I)) in nats. `mean` of the code is the posterior's mean. Posterior
+    and rate are computed in float32, whatever the autocast.
     `stats`: the number of active units, whose mean varies over the batch by more than 0.01 (Burda et al. 2016, 5.2).
     """
 
@@ -35,12 +37,14 @@ class Gaussian(nn.Module):
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z and mean [b latent] and the rate in nats."""
         check_shape("features", features, self.in_shape)
-        mean, log_variance = self.reduce(features.flatten(1)).chunk(2, dim=1)
-        std = (0.5 * log_variance.clamp(*_LOG_VARIANCES)).exp()
-        posterior = Normal(mean, std, validate_args=False)  # NaN is found by whoever trains, and named
-        rate = kl_divergence(posterior, self.prior(mean)).sum(1)
+        with torch.autocast(features.device.type, enabled=False):
+            mean, log_variance = self.reduce(features.flatten(1).to(self.reduce.weight.dtype)).chunk(2, dim=1)
+        centre = at_least_float32(mean)
+        std = (0.5 * at_least_float32(log_variance).clamp(*_LOG_VARIANCES)).exp()
+        posterior = Normal(centre, std, validate_args=False)  # NaN is found by whoever trains, and named
+        rate = kl_to_standard_normal(centre, std).sum(1)
         return Code(
-            z=mean + std * torch.randn_like(mean),
+            z=(centre + std * torch.randn_like(centre)).to(mean.dtype),
             mean=mean,
             rate=rate,
             penalty=torch.zeros_like(rate),

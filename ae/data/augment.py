@@ -41,11 +41,11 @@ class Augment(Settings):
 
         turn = uniform(math.radians(self.rotate))
         shift = torch.randint(-self.shift, self.shift + 1, (2, count), generator=generator).float()
-        drawn = [turn, *shift]
+        drawn = [turn, *shift.unbind()]
         if self.scale or self.shear or self.elastic:
             drawn += [uniform(math.log1p(self.scale)), uniform(math.radians(self.shear))]
         if self.elastic:
-            drawn += self.elastic * torch.randn(2 * _KNOTS**2, count, generator=generator)
+            drawn += (self.elastic * torch.randn(2 * _KNOTS**2, count, generator=generator)).unbind()
         return torch.stack(drawn)
 
     def apply(self, images: Float[Tensor, "b c h w"], drawn: Float[Tensor, "numbers b"]) -> Float[Tensor, "b c h w"]:

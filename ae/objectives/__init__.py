@@ -2,7 +2,7 @@
 
 from ae.objectives.consistency import Consistency, Teaching
 from ae.objectives.contractive import Contractive
-from ae.objectives.joint import Corruption, Joint, Loss, Ramps, only_head
+from ae.objectives.joint import Corruption, Joint, Loss, Ramps, checked_loss, only_head
 from ae.objectives.ladder import Ladder
 from ae.objectives.learned import LearnedWeights
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
@@ -20,6 +20,7 @@ __all__ = [
     "Loss",
     "Ramps",
     "Teaching",
+    "checked_loss",
     "log_weights",
     "only_head",
 ]

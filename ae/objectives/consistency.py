@@ -100,7 +100,8 @@ class Consistency(nn.Module):
         weight = teaching.weight * (min(1.0, (step + 1) / teaching.ramp) if teaching.ramp else 1.0)
         terms = {"consistency": term.detach(), "taught": masked_mean(sure.float(), unlabelled)}
         counts = dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(unlabelled.sum())))
-        return Loss(loss.total + weight * term, {**loss.terms, **terms}, {**loss.counts, **counts})
+        weights = {**loss.weights, "consistency": weight}
+        return Loss(loss.total + weight * term, {**loss.terms, **terms}, {**loss.counts, **counts}, weights)
 
     def _values(
         self, logits: Float[Tensor, "b classes"], taught: Float[Tensor, "b classes"]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ae.bottlenecks import Code
 from ae.data import Batch
 from ae.losses import masked_mean
 from ae.model import Autoencoder
@@ -30,14 +31,19 @@ class Contractive(Settings):
         """The loss of `model` on `batch`."""
         if not self.weight:
             return self.joint(model, batch, step)
-        trains = torch.is_grad_enabled()
         corrupted, mask = self.joint.corrupted(batch.images)
+        code, norm = self._code_and_norm(model, corrupted)
+        loss = self.joint.of(model, batch, code, step, mask)
+        terms = {**loss.terms, "jacobian": norm.detach()}
+        return Loss(loss.total + self.weight * norm, terms, loss.counts, loss.weights)
+
+    @torch.compiler.disable  # what is compiled has no second derivatives
+    def _code_and_norm(self, model: Autoencoder, corrupted: Float[Tensor, "b c h w"]) -> tuple[Code, Float[Tensor, ""]]:
+        trains = torch.is_grad_enabled()
         with torch.enable_grad():
             images = corrupted.detach().requires_grad_()
             code = model.encode(images)
-            norm = masked_mean(self._squared_norm(images, code.mean, create_graph=trains))
-        loss = self.joint.of(model, batch, code, step, mask)
-        return Loss(loss.total + self.weight * norm, {**loss.terms, "jacobian": norm.detach()}, loss.counts)
+            return code, masked_mean(self._squared_norm(images, code.mean, create_graph=trains))
 
     def _squared_norm(
         self, images: Float[Tensor, "b c h w"], code: Float[Tensor, "b *code"], create_graph: bool

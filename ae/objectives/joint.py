@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from ae import distributed, losses
 from ae.bottlenecks import Code
@@ -28,11 +28,37 @@ class Loss:
     total   scalar with gradient
     terms   detached, unweighted scalars, each a mean over examples
     counts  over how many examples a term is a mean, where it is not the whole batch
+    weights of the terms in `counts` that are a part of `total`: what each counts there. A total over several batches
+            is then right, whatever the counts of each; what is left of it is taken as a mean over the whole batch
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
     counts: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, float | Tensor] = field(default_factory=dict)
+
+
+def checked_loss(loss: Any, trains: bool = False) -> Loss:
+    """What an objective gave; raises InputError where it is no Loss of scalars, or is to train and has no gradient."""
+    if not isinstance(loss, Loss):
+        raise InputError(f"an objective must give a Loss(total, terms), gave {_kind(loss)}")
+    scalars = {"total": loss.total, **loss.terms}
+    wrong = next((name for name, value in scalars.items() if not isinstance(value, Tensor) or value.ndim), None)
+    if wrong is not None:
+        name = wrong if wrong == "total" else f"term {wrong}"
+        raise InputError(f"an objective's {name} must be a tensor without dimensions, got {_kind(scalars[wrong])}")
+    unknown = [name for name in (*loss.counts, *loss.weights) if name not in loss.terms]
+    uncounted = [name for name in loss.weights if name not in loss.counts]
+    if unknown or uncounted:
+        missing = f"{unknown[0]}, which is none of its terms" if unknown else f"{uncounted[0]}, which has no count"
+        raise InputError(f"an objective's counts and weights are of its terms, got {missing}")
+    if trains and not loss.total.requires_grad:
+        raise InputError("an objective's total has no gradient: was it detached, or made of frozen parameters only?")
+    return loss
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r:.60}"
 
 
 Ramp = tuple[AtLeast0[float], Positive[int]]
@@ -97,9 +123,10 @@ class Joint(Settings):
             **{name: self.weight(name, step) for name in vars(self.ramps)},
             **(weights or {}),
         }
-        total = code.penalty.new_zeros(())
+        total = losses.at_least_float32(code.penalty).new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
+        parts: dict[str, float | Tensor] = {}
         if self.has("reconstruction"):
             value = masked_mean(self._reconstruction(model.pixels(code.z, batch.images.shape[-2:]), batch.images, mask))
             total, terms[self.likelihood] = total + weight["reconstruction"] * value, value.detach()
@@ -114,7 +141,8 @@ class Joint(Settings):
             part = classification(only_head(model.classify(code)), batch.labels)
             total, counts = total + weight["classification"] * part.total, part.counts
             terms |= part.terms
-        return Loss(total, {**code.stats, **terms}, counts)
+            parts = {"cross_entropy": weight["classification"]}
+        return Loss(total, {**code.stats, **terms}, counts, parts)
 
     def corrupted(
         self, images: Float[Tensor, "b c h w"]
@@ -138,8 +166,8 @@ class Joint(Settings):
     def _free_rate(self, code: Code) -> Float[Tensor, ""]:
         if not isinstance(code.posterior, Normal):
             raise InputError("free_bits needs a bottleneck with a Gaussian posterior")
-        prior = Normal(torch.zeros_like(code.mean), torch.ones_like(code.mean), validate_args=False)
-        return losses.free_bits(kl_divergence(code.posterior, prior), self.free_bits)
+        rates = losses.kl_to_standard_normal(code.posterior.mean, code.posterior.stddev)
+        return losses.free_bits(rates, self.free_bits)
 
     def _reconstruction(self, pixels: Tensor, target: Tensor, mask: Tensor | None) -> Float[Tensor, " b"]:
         match self.likelihood:
@@ -157,12 +185,16 @@ def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b
     value = masked_mean(losses.cross_entropy(logits, labels), labelled)
     accuracy = masked_mean((logits.argmax(1) == labels).float(), labelled)
     terms = {"cross_entropy": value.detach(), "accuracy": accuracy}
-    return Loss(value, terms, dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(labelled.sum()))))
+    counts = dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(labelled.sum())))
+    return Loss(value, terms, counts, {"cross_entropy": 1.0})
 
 
 def only_head(logits: dict[str, Float[Tensor, "b classes"]]) -> Float[Tensor, "b classes"]:
-    """The logits of the one head; raises InputError where there is none, or more than one."""
+    """The logits of the one head; raises InputError where there is none, or more than one, or it gives none."""
     if len(logits) != 1:
         heads = ", ".join(logits) or "none"
         raise InputError(f"classification needs a model with exactly one head, got {heads}; else set its weight to 0")
-    return next(iter(logits.values()))
+    ((name, values),) = logits.items()
+    if values.ndim != 2:
+        raise InputError(f"the head {name} must give logits [b classes], gave {list(values.shape)}")
+    return values

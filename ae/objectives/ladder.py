@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ae.data import Augment, Batch
 from ae.encoders import ConvEncoder
 from ae.errors import InputError
 from ae.heads import Classifier
-from ae.losses import masked_mean
+from ae.losses import at_least_float32, masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss, classification
 from ae.seeding import normal_like
@@ -82,7 +83,7 @@ class Ladder(nn.Module):
         total, terms = loss.total, dict(loss.terms)
         for i, value in self._costs(noisy, clean, logits.softmax(1)):
             total, terms[f"denoising/{i}"] = total + self.weights[i] * value, value.detach()
-        return Loss(total, terms, loss.counts)
+        return Loss(total, terms, loss.counts, loss.weights)
 
     def _costs(
         self, noisy: list[Tensor], clean: list[Tensor], signal: Float[Tensor, "b classes"]
@@ -151,7 +152,7 @@ class Combinator(nn.Module):
 
 def _statistics(x: Float[Tensor, "b channels ..."]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, over images and places."""
-    dims = [0, *range(2, x.ndim)]
+    dims, x = [0, *range(2, x.ndim)], at_least_float32(x)
     mean = x.mean(dims, keepdim=True)
     return mean, ((x - mean).square().mean(dims, keepdim=True) + 1e-5).sqrt()
 
@@ -164,7 +165,7 @@ def _normalised(x: Float[Tensor, "b channels ..."]) -> Float[Tensor, "b channels
 @contextmanager
 def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
     """Inside, batch norm does not take in what it sees: running statistics are to be those of clean images."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -38,4 +38,4 @@ class LearnedWeights(nn.Module):
         loss = self.joint(model, batch, step, weights)
         total = loss.total + 0.5 * sum(self.log_variances.values())
         told = {f"weight/{name}": weight.detach() for name, weight in weights.items()}
-        return Loss(total, {**loss.terms, **told}, loss.counts)
+        return Loss(total, {**loss.terms, **told}, loss.counts, loss.weights)

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from ae.bottlenecks import Code
 from ae.data import Batch
 from ae.errors import InputError
-from ae.losses import bernoulli_nll, masked_mean
+from ae.losses import at_least_float32, bernoulli_nll, masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss
 from ae.validation import AtLeast0, Positive, Settings
@@ -69,7 +69,7 @@ class BetaTC(Settings):
         parts = self.parts(code)
         total = loss.total + parts["mutual_information"] + self.beta * parts["total_correlation"]
         detached = {name: value.detach() for name, value in parts.items()}
-        return Loss(total + parts["dimension_wise_kl"], {**loss.terms, **detached}, loss.counts)
+        return Loss(total + parts["dimension_wise_kl"], {**loss.terms, **detached}, loss.counts, loss.weights)
 
     def parts(self, code: Code) -> dict[str, Float[Tensor, ""]]:
         """The three parts, in nats an image; their sum estimates the rate."""
@@ -105,9 +105,10 @@ class MMD(Settings):
         loss = self.joint.of(model, batch, code, step, mask)
         if not self.weight:
             return loss
-        z, prior = code.z.flatten(1), getattr(model.bottleneck, "sample", None)
+        z, prior = at_least_float32(code.z.flatten(1)), getattr(model.bottleneck, "sample", None)
         distance = mmd(z, torch.randn_like(z) if prior is None else prior(len(z)).to(z))
-        return Loss(loss.total + self.weight * distance, {**loss.terms, "mmd": distance.detach()}, loss.counts)
+        terms = {**loss.terms, "mmd": distance.detach()}
+        return Loss(loss.total + self.weight * distance, terms, loss.counts, loss.weights)
 
 
 def mmd(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
