@@ -75,7 +75,7 @@ class Examined:
 
 
 def evaluate(
-    model: Autoencoder,
+    model: nn.Module,
     images: ImageSet,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
     step: int = 0,
@@ -93,31 +93,31 @@ def evaluate(
 
 @torch.no_grad()
 def examine(
-    model: Autoencoder,
+    model: nn.Module,
     images: ImageSet,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
     step: int = 0,
     batch_size: int = 256,
 ) -> Examined:
     """The metrics of `evaluate`, image by image, and the predicted classes."""
-    model = unwrapped(model)
-    device = next(model.parameters()).device
+    autoencoder: Autoencoder = unwrapped(model)
+    device = next(autoencoder.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
     predictions = []
-    judged = [model, objective] if isinstance(objective, nn.Module) else [model]
+    judged = [autoencoder, objective] if isinstance(objective, nn.Module) else [autoencoder]
     batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[distributed.rank() :: distributed.world()]
     with evaluating(*judged), unchecked_range(), torch.random.fork_rng():
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
-            output = model(batch.images)
+            output = autoencoder(batch.images)
             for name, value in _per_example(output, batch).items():
                 values[name].append(value)
             if len(output.logits) == 1:
                 predictions.append(only_head(output.logits).argmax(1))
             elif output.logits:
-                _say_what_is_missing(model, list(output.logits))
+                _say_what_is_missing(autoencoder, list(output.logits))
             if objective is not None:
-                for name, value in _parts(checked_loss(objective(model, batch, step)), len(batch)).items():
+                for name, value in _parts(checked_loss(objective(autoencoder, batch, step)), len(batch)).items():
                     values[name].append(value)
     found = {name: torch.cat(parts).cpu().double() for name, parts in values.items()}
     if predictions:

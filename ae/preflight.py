@@ -18,14 +18,17 @@ from ae.model import Autoencoder, Output
 from ae.objectives import only_head
 from ae.seeding import reseed
 from ae.validation import unchecked_range
+from ae.wrappers import unwrapped
 
 
-def check_model(model: Any) -> None:
-    """Raise InputError unless `fit` can train it."""
+def checked_model(model: Any) -> Autoencoder:
+    """The model inside its wrappers; raises InputError unless it is an Autoencoder."""
+    model = unwrapped(model)
     if not isinstance(model, Autoencoder):
         what = "the class" if isinstance(model, type) else "a"
         name = model.__name__ if isinstance(model, type) else type(model).__name__
         raise InputError(f"fit trains an Autoencoder(encoder, decoder, ...), got {what} {name}")
+    return model
 
 
 def check_objective(objective: Any) -> None:

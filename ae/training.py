@@ -22,13 +22,12 @@ from ae.metrics import evaluate, with_prefix
 from ae.model import Autoencoder
 from ae.objectives import Loss, checked_loss
 from ae.pictures import drawn, reconstruction_picture
-from ae.preflight import check_model, check_objective, explained, look_first
+from ae.preflight import check_objective, checked_model, explained, look_first
 from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
 from ae.validation import AtLeast0, BelowOne, Positive, Settings, checked, unchecked_range
-from ae.wrappers import unwrapped
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -191,7 +190,7 @@ class Step(nn.Module):
 
 
 def fit(
-    model: Autoencoder, objective: Objective, data: Splits, recipe: Recipe, run: Run | None = None
+    model: nn.Module, objective: Objective, data: Splits, recipe: Recipe, run: Run | None = None
 ) -> dict[str, float]:
     """Train `model` in place; with a `run`, log to it, save in it, and continue where it stopped.
 
@@ -209,8 +208,7 @@ def fit(
     `DistributedDataParallel`) the model itself is trained. Raises InputError, before the first step, for a model, an
     objective or an optimiser that can't be trained with.
     """
-    model = unwrapped(model)
-    check_model(model)
+    autoencoder = checked_model(model)
     check_objective(objective)
     device = recipe.find_device()
     if run:
@@ -220,12 +218,12 @@ def fit(
     batches = data.batches(recipe.batch_size, recipe.seed)
     total_steps = recipe.steps or recipe.epochs * len(batches)
     evaluate_every = recipe.evaluate_every or len(batches)
-    trained = Step(model, objective).to(device)
-    shown = getattr(objective, "averaged", model)
-    modules = [model, objective] if isinstance(objective, nn.Module) else [model]
-    mode = TrainingMode(modules, None if shown is model else (shown, model))
+    trained = Step(autoencoder, objective).to(device)
+    shown = getattr(objective, "averaged", autoencoder)
+    modules = [autoencoder, objective] if isinstance(objective, nn.Module) else [autoencoder]
+    mode = TrainingMode(modules, None if shown is autoencoder else (shown, autoencoder))
     smallest = min(batches.size(step) for step in {0, min(total_steps, len(batches)) - 1})
-    look_first(model, shown, mode, data, smallest, recipe.seed)
+    look_first(autoencoder, shown, mode, data, smallest, recipe.seed)
     check_materialised(trained)
     trained.to(memory_format=torch.channels_last)
     parameters = trainable(trained.parameters())
@@ -235,7 +233,7 @@ def fit(
     meter = Meter()
     at = restore(run, trained, {"optimizer": optimizer}, meter, total_steps)
     if run:
-        run.watch(model)
+        run.watch(autoencoder)
     forward = distributed.wrapped(trained)
     if recipe.compile:
         forward.compile()
@@ -288,7 +286,7 @@ def fit(
                     progress.show("val", at.validation, epoch)
                     row |= with_prefix("val", at.validation)
                 if run:
-                    shows = evaluates and model.decoder is not None and distributed.is_main()
+                    shows = evaluates and autoencoder.decoder is not None and distributed.is_main()
                     run.log(row, at.step, epoch, drawn({"reconstructions": picture} if shows else {}))
                     if evaluates and at.validation.get("loss", math.inf) < at.best:
                         at.best = at.validation["loss"]
@@ -298,9 +296,9 @@ def fit(
                 at.seconds = time.perf_counter() - started
                 run.save_state(state_of(at, trained, {"optimizer": optimizer}, meter))
 
-    model.load_state_dict(shown.state_dict())
+    autoencoder.load_state_dict(shown.state_dict())
     if run:
-        run.save_weights("model", model, data.shape, data.classes, with_prefix("val", at.validation))
+        run.save_weights("model", autoencoder, data.shape, data.classes, with_prefix("val", at.validation))
     at.seconds = time.perf_counter() - started
     return {
         **with_prefix("val", at.validation),

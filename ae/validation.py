@@ -249,8 +249,9 @@ def unchecked_range() -> Iterator[None]:
 def check_images(images: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Raise InputError unless `images` is [b `channels` h w] of `dtype` with values in [0, 1]."""
     if not isinstance(images, Tensor):
-        cure = {"ndarray": ": torch.from_numpy makes one"}.get(type(images).__name__, "")
-        raise InputError(f"images must be a torch tensor [b {channels} h w], got {type(images).__name__}{cure}")
+        kind = type(images).__name__
+        cure = ": torch.from_numpy makes one" if kind == "ndarray" else ""
+        raise InputError(f"images must be a torch tensor [b {channels} h w], got {kind}{cure}")
     shape = list(images.shape)
     if images.ndim != 4 or images.shape[1] != channels or 0 in shape[2:]:
         raise InputError(f"images must be [b {channels} h w], got {shape}")
