@@ -2,10 +2,12 @@
 
 import copy
 import json
+import os
 import pickle
 import platform
 import random
 import struct
+import time
 from collections import OrderedDict
 from importlib.metadata import version
 from pathlib import Path
@@ -366,3 +368,58 @@ def test_images_that_the_model_was_not_trained_on_are_named(tmp_path: Path, unho
         model.encode(torch.rand(2, 1, 28, 28))
     with pytest.raises(InputError, match=r"images must lie in \[0, 1\], got 0 to 255"):
         model(torch.linspace(0, 255, 2352).reshape(1, 3, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda a: a.update(image=5), "image must be 3 values"),
+        (lambda a: a.update(classes=[1]), "classes must be text, got 1"),
+        (lambda a: a.update(metrics={"a": "b"}), "metrics is of the wrong kind"),
+        (lambda a: a.update(versions=3), "versions is of the wrong kind"),
+        (lambda a: a.update(format=True), "format or model is of the wrong kind"),
+        (lambda a: a.update(tied=[["x", "y"]]), "weights x and y can't be shared"),
+        (lambda a: a["model"]["encoder"].update(in_channels=2 * 10**8, mean=0.5, std=0.5), "misshapen: encoder.mean"),
+        (lambda a: a["model"]["encoder"].update(in_channels=10**18, mean=0.5, std=0.5), "its encoder can't be built"),
+    ],
+)
+def test_header_fields_of_the_wrong_kind_or_size_are_refused(tmp_path: Path, change: Any, complaint: str) -> None:
+    path = rewritten(tmp_path, change)
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=complaint) as error:
+        load(path)
+    assert time.perf_counter() - started < 5
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a page of HTML"),
+        (b"PK\x03\x04abc", "a zip that is broken"),
+        (pickle.dumps(Evil()), "a pickle, which could run anything"),
+        (b"\x1f\x8babc", "a compressed file"),
+    ],
+)
+def test_load_says_what_a_file_is_instead(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(InputError, match=kind):
+        load(tmp_path / "a")
+
+
+def test_load_tells_a_state_dict_from_the_state_of_a_training(tmp_path: Path) -> None:
+    torch.save(joint().state_dict(), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"what torch.save writes: load it with torch.load"):
+        load(tmp_path / "a.pth")
+    torch.save({"trained": {}, "position": {}}, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="the state of a training: load the folder that it is in"):
+        load(tmp_path / "state.pt")
+
+
+def test_load_opens_no_fifo_and_no_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, kind in ((tmp_path / "fifo", "a FIFO"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(InputError, match=f"{path} is {kind}, not a file"):
+            load(path)
