@@ -32,7 +32,7 @@ from ae import (
 )
 from ae.corruptions import GaussianNoise
 from ae.losses import squared_error
-from ae.training import Objective
+from ae.training import Objective, Step
 from tests.resumed import Modules, check_resume
 
 ELBO = Joint("bernoulli", reconstruction=1.0, rate=1.0)
@@ -210,3 +210,15 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(name: str, digits: S
         return model, CASES[name].make(model)
 
     check_resume(make, few, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_objective_trains_compiled(name: str, batch: Batch) -> None:
+    torch.compiler.reset()
+    model = make_model()
+    step = Step(model, CASES[name].make(model))
+    step.compile()
+    for i in range(2):
+        step(batch, i).total.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
