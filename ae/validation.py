@@ -246,12 +246,15 @@ def unchecked_range() -> Iterator[None]:
         _check_range = before
 
 
+def _of_kind(images: Any) -> str:
+    """The name of a type that is no tensor, with the way to make one of it."""
+    return type(images).__name__ + (": torch.from_numpy makes one" if isinstance(images, np.ndarray) else "")
+
+
 def check_images(images: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Raise InputError unless `images` is [b `channels` h w] of `dtype` with values in [0, 1]."""
     if not isinstance(images, Tensor):
-        kind = type(images).__name__
-        cure = ": torch.from_numpy makes one" if kind == "ndarray" else ""
-        raise InputError(f"images must be a torch tensor [b {channels} h w], got {kind}{cure}")
+        raise InputError(f"images must be a torch tensor [b {channels} h w], got {_of_kind(images)}")
     shape = list(images.shape)
     if images.ndim != 4 or images.shape[1] != channels or 0 in shape[2:]:
         raise InputError(f"images must be [b {channels} h w], got {shape}")
