@@ -25,7 +25,7 @@ from ae import bottlenecks
 from ae.decoders import DeconvDecoder, DenseDecoder
 from ae.encoders import ConvEncoder, DenseEncoder
 from ae.errors import InputError, one_line
-from ae.files import check_regular, write_whole
+from ae.files import check_regular, exists, write_whole
 from ae.heads import Classifier
 from ae.lazy import check_materialised, is_uninitialized
 from ae.model import Autoencoder
@@ -331,13 +331,13 @@ def _read_tensors(path: str | Path) -> dict[str, Tensor]:
 def _check_header(path: str | Path) -> None:
     """Raise InputError unless the file begins as safetensors does, with a header that it can hold."""
     path = Path(path)
+    if not exists(path):
+        raise InputError(f"no weights {path}")
+    check_regular(path)
     try:
-        check_regular(path)
         size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(_LONGEST_START)
-    except FileNotFoundError as error:
-        raise InputError(f"no weights {path}") from error
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
     length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
