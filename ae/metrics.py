@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ae import distributed
 from ae.data import Batch, ImageSet
+from ae.data.convert import as_images
 from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
 from ae.objectives import Corruption, Loss, checked_loss, only_head
@@ -76,7 +77,7 @@ class Examined:
 
 def evaluate(
     model: nn.Module,
-    images: ImageSet,
+    images: ImageSet | Any,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
     step: int = 0,
     batch_size: int = 256,
@@ -87,8 +88,10 @@ def evaluate(
     `cross_entropy` nats, `accuracy`, and `accuracy/CLASS`, over labelled images, where there is one head;
     and `loss`, the objective's total at `step`, if one is given: the mean of each term is over the examples that it is
     of (`Loss.counts`), whatever batches they are in. Noise in it is the same at every call.
+
+    Images of another kind are converted where they can mean one thing only (`ae.data.convert.as_images`).
     """
-    return examine(model, images, objective, step, batch_size).means()
+    return examine(model, as_images(images), objective, step, batch_size).means()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ae import distributed
 from ae.data import Batch, Splits
+from ae.data.convert import as_splits
 from ae.errors import InputError, one_line
 from ae.freezing import TrainingMode, trainable
 from ae.lazy import check_materialised
@@ -190,7 +191,7 @@ class Step(nn.Module):
 
 
 def fit(
-    model: nn.Module, objective: Objective, data: Splits, recipe: Recipe, run: Run | None = None
+    model: nn.Module, objective: Objective, data: Splits | Any, recipe: Recipe, run: Run | None = None
 ) -> dict[str, float]:
     """Train `model` in place; with a `run`, log to it, save in it, and continue where it stopped.
 
@@ -205,12 +206,14 @@ def fit(
     What was frozen before stays as it is: parameters with `requires_grad_(False)`; submodules in evaluation mode (a
     model that is in evaluation mode as a whole is trained as a whole); the buffers, such as batch norm's statistics, of
     modules whose parameters are all frozen. Of a model in a wrapper (`torch.compile`, `DataParallel`,
-    `DistributedDataParallel`) the model itself is trained. Raises InputError, before the first step, for a model, an
-    objective or an optimiser that can't be trained with.
+    `DistributedDataParallel`) the model itself is trained. Data that are no `Splits` are converted where they can mean
+    one thing only (`ae.data.convert.as_splits`). Raises InputError, before the first step, for a model, an objective,
+    data or an optimiser that can't be trained with.
     """
     autoencoder = checked_model(model)
     check_objective(objective)
     device = recipe.find_device()
+    data = as_splits(data)
     if run:
         run.begin_training(data)
     data = data.to(device)

@@ -14,13 +14,14 @@ import torch
 
 from ae import Augment, Data, ImageSet, Recipe, Streamed, load
 from ae.cli import Positional, cli, parse_part
-from ae.data.files import images_below, open_files
+from ae.data.files import open_files
+from ae.data.scan import images_below
 from ae.encoding import Format, Part, encode
 from ae.errors import InputError
 from ae.files import write_whole
 from ae.model import Autoencoder
 from ae.run_folder import read_config
-from ae.validation import Positive, Settings
+from ae.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Config(Settings):
     data: Data = Data()  # the data set (default: the run's own)
     split: Literal["train", "validation", "test"] = "test"  # which of its images
     images: Path | None = None  # encode all images in this folder and below it, instead of a data set
-    workers: int = 2  # processes that decode these
+    workers: AtLeast0[int] = 2  # processes that decode these
+    skip_broken: bool = False  # leave out those that can't be read, and say which
     parts: tuple[Part, ...] = ("codes", "logits", "labels", "reconstructions")  # what is written
     format: Format = "safetensors"  # safetensors: one file; npy: one for each part
     batch_size: Positive[int] = 256  # images at a time
@@ -60,7 +62,11 @@ def main(config: Config) -> None:
 def _images(config: Config, model: Autoencoder) -> tuple[ImageSet, list[str]]:
     """The images, and the names of their files where they have some."""
     if config.images is not None:
-        return _below(config.images, model, config.workers)
+        if config.data != Data() or config.split != Config.split:
+            raise InputError("Config.images takes the place of Config.data and Config.split: leave these out")
+        return _below(config.images, model, config.workers, config.skip_broken)
+    if config.workers != Config.workers or config.skip_broken:
+        raise InputError("Config.workers and Config.skip_broken are read with Config.images only: leave them out")
     data = config.data
     run = Path(config.run)
     if data == Data() and (run / "config.json").exists():
@@ -76,7 +82,9 @@ def _images(config: Config, model: Autoencoder) -> tuple[ImageSet, list[str]]:
     raise InputError(f"the data set has no {config.split} images")
 
 
-def _below(folder: Path, model: Autoencoder, workers: int) -> tuple[ImageSet, list[str]]:
+def _below(folder: Path, model: Autoencoder, workers: int, skip_broken: bool) -> tuple[ImageSet, list[str]]:
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: Config.images takes a folder of images")
     paths = images_below(folder)
     if not paths:
         raise InputError(f"no images in {folder} or below it")
@@ -88,10 +96,10 @@ def _below(folder: Path, model: Autoencoder, workers: int) -> tuple[ImageSet, li
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise InputError(f"images have 1 or 3 channels, and the model takes {channels}")
-    files = open_files(paths, [-1] * len(paths), height, mode)
-    labels = torch.full((len(paths),), -1)
+    files = open_files(paths, [-1] * len(paths), height, mode, skip_broken=skip_broken)
+    labels = torch.full((len(files),), -1)
     images = Streamed(files, labels, (), (channels, height, width), workers)
-    return images, [str(path.relative_to(folder)) for path in paths]
+    return images, [str(path.relative_to(folder)) for path in files.paths]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""IDX archives, the format of MNIST (yann.lecun.com/exdb/mnist): a gzipped header with the shape, then the bytes."""
+"""IDX files, the format of MNIST (yann.lecun.com/exdb/mnist): a header with the shape, then the bytes."""
 
 import gzip
 import hashlib
+import io
 import math
 import zlib
 from pathlib import Path
@@ -10,31 +11,95 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from ae.data.files import check_regular, described
 from ae.errors import InputError
 
-_UINT8 = 8
+_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
+_GZIP = b"\x1f\x8b"
+_CHUNK = 1 << 20
 
 
-def read_idx(path: Path, sha256: str) -> UInt8[Tensor, "..."]:
-    """The uint8 array in a gzipped IDX file, in its own shape.
+def read_idx(path: Path, sha256: str | None = None, content_sha256: str | None = None) -> UInt8[Tensor, "..."]:
+    """The uint8 array in an IDX file, gzipped or not, in its own shape.
 
-    Raises InputError, which names the file, where it is missing, or its SHA-256 is another one (corrupt, truncated), or
-    it holds no IDX array of bytes.
+    sha256          of the file, if it is known
+    content_sha256  of what is inside, if that is known
+
+    Raises InputError, which names the file, where it is missing or no regular file, a SHA-256 is another one (corrupt,
+    truncated), or it holds no IDX array of bytes.
     """
+    check_regular(path)
     try:
-        archive = path.read_bytes()
+        stored = path.read_bytes()
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
-    found = hashlib.sha256(archive).hexdigest()
-    if found != sha256:
-        raise InputError(f"{path} is corrupt or truncated: SHA-256 expected {sha256}, found {found}")
+    if sha256 is not None:
+        _check_digest(path, stored, sha256)
+    raw = _unzipped(path, stored) if stored.startswith(_GZIP) else stored
+    array = _array(path, raw)
+    if content_sha256 is not None:
+        _check_digest(path, raw, content_sha256)
+    return array
+
+
+def read_pair(
+    images: Path, labels: Path, digests: tuple[str | None, str | None] = (None, None)
+) -> tuple[Tensor, Tensor]:
+    """Images [n h w] and labels [n] of two IDX files; `digests` are SHA-256 of their content, where these are known."""
+    pixels, numbers = read_idx(images, content_sha256=digests[0]), read_idx(labels, content_sha256=digests[1])
+    for path, array, axes, kind in ((images, pixels, 3, "images [n h w]"), (labels, numbers, 1, "labels [n]")):
+        if array.ndim != axes:
+            swapped = ": images and labels are swapped" if (pixels.ndim, numbers.ndim) == (1, 3) else ""
+            raise InputError(f"{path} must hold {kind}, got {list(array.shape)}{swapped}")
+    if len(pixels) != len(numbers):
+        raise InputError(f"{images} holds {len(pixels):,} images and {labels} {len(numbers):,} labels")
+    if not pixels.numel():
+        raise InputError(f"no images in {images}: got {list(pixels.shape)}")
+    return pixels, numbers.long()
+
+
+def _check_digest(path: Path, content: bytes, expected: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise InputError(f"{path} is corrupt or truncated: SHA-256 expected {expected}, found {found}")
+
+
+def _unzipped(path: Path, stored: bytes) -> bytes:
+    """What is inside an archive, and no more of it than its IDX header announces and one byte."""
+    parts, size, wanted = [], 0, None
     try:
-        raw = gzip.decompress(archive)
+        with gzip.open(io.BytesIO(stored)) as archive:
+            while wanted is None or size <= wanted:
+                part = archive.read(_CHUNK)
+                if not part:
+                    break
+                wanted = _length(part) if wanted is None else wanted
+                parts.append(part)
+                size += len(part)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is no gzip archive: {error}") from error
+        raise InputError(f"{path} is no whole gzip archive: {error}") from error
+    return b"".join(parts)
+
+
+def _length(raw: bytes) -> int:
+    """How many bytes a header announces, with itself."""
+    shape = _shape(raw)
+    return 4 + 4 * len(shape) + math.prod(shape)
+
+
+def _shape(raw: bytes) -> list[int]:
     dims = raw[3] if len(raw) > 3 else 0
-    shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i]) for i in range(dims)]
-    header = 4 + 4 * dims
-    if raw[:3] != bytes([0, 0, _UINT8]) or not dims or len(raw) != header + math.prod(shape):
-        raise InputError(f"{path} holds no IDX array of bytes: {len(raw)} bytes that begin with {raw[:4].hex()}")
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[header:].reshape(shape)
+    return [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i]) for i in range(dims)]
+
+
+def _array(path: Path, raw: bytes) -> UInt8[Tensor, "..."]:
+    shape = _shape(raw)
+    if raw[:2] == b"\0\0" and shape and raw[2] != 8 and raw[2] in _TYPES:
+        raise InputError(
+            f"{path} holds no IDX array of bytes: {len(raw)} bytes, of {_TYPES[raw[2]]} where uint8 is read"
+        )
+    if raw[:3] != b"\0\0\x08" or not shape or len(raw) != _length(raw):
+        kind = described(raw[:512])
+        found = f"{len(raw)} bytes that begin with {raw[:4].hex()}" + (f" ({kind})" if kind else "")
+        raise InputError(f"{path} holds no IDX array of bytes: {found}")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[4 + 4 * len(shape) :].reshape(shape)

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, tee
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -38,17 +39,14 @@ class Images:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pixels, Tensor):
+            raise InputError(f"images must be a uint8 tensor [n c h w], got {type(self.pixels).__name__}")
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
             raise InputError(f"images must be uint8 [n c h w], got {self.pixels.dtype} {list(self.pixels.shape)}")
         if self.pixels.numel() == 0:
             raise InputError(f"no images: got {list(self.pixels.shape)}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
-            wanted = f"int64 [{len(self.pixels)}]"
-            raise InputError(f"labels must be {wanted}, got {self.labels.dtype} {list(self.labels.shape)}")
-        low, high = self.labels.aminmax()
-        if low < -1 or high >= len(self.classes):
-            wanted = f"0 to {len(self.classes) - 1}, or -1 for unlabelled"
-            raise InputError(f"label out of range: must be {wanted}, got {low} to {high}")
+        object.__setattr__(self, "classes", as_classes(self.classes))
+        object.__setattr__(self, "labels", as_labels(self.labels, len(self.pixels), len(self.classes)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,6 +89,43 @@ class Images:
         """The batches of these indices, in their order."""
         for index in indices:
             yield self.batch(index.to(self.labels.device, non_blocking=True))
+
+
+def as_labels(labels: Any, count: int, classes: int | None = None) -> Int64[Tensor, " n"]:
+    """Labels as int64 [n], of a tensor, an array or a sequence of whole numbers of any integer type.
+
+    Raises InputError for numbers of another kind (0.5, True), another count, or labels out of -1 to `classes` - 1.
+    """
+    try:
+        found = labels if isinstance(labels, Tensor) else torch.from_numpy(np.asarray(labels))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels must be whole numbers [{count}], got {type(labels).__name__}") from error
+    mixed_bool = not isinstance(labels, Tensor | np.ndarray) and any(isinstance(each, bool) for each in labels)
+    is_whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or mixed_bool)
+    if found.numel() and not is_whole:
+        raise InputError(f"labels must be whole numbers, 0 for the first class, got {found.dtype}")
+    if found.shape != (count,):
+        raise InputError(f"labels must be [{count}], one for each image, got {list(found.shape)}")
+    found = found.long()
+    if classes is not None and count:
+        low, high = found.aminmax()
+        if low < -1 or high >= classes:
+            wanted = (
+                f"0 to {classes - 1}, or -1 for unlabelled" if classes else "-1 for unlabelled: there are no classes"
+            )
+            raise InputError(f"label out of range: must be {wanted}, got {low} to {high}")
+    return found
+
+
+def as_classes(classes: Any) -> tuple[str, ...]:
+    """Names of classes as a tuple of text; raises InputError for anything else."""
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise InputError(f"classes must be a sequence of names, got {classes!r}")
+    names = tuple(classes)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InputError(f"classes must be a sequence of names, got {wrong[0]!r} among them")
+    return names
 
 
 @runtime_checkable
@@ -150,13 +185,13 @@ class Batches:
         if labelled_per_batch is not None:
             if not 0 < labelled_per_batch < batch_size:
                 wanted = f"1 to {batch_size - 1} of a batch of {batch_size}"
-                raise InputError(f"labelled_per_batch must be {wanted}, got {labelled_per_batch}")
+                raise InputError(f"Data.labelled_per_batch must be {wanted}, got {labelled_per_batch}")
             has_label = data.labels.cpu() >= 0
             self._labelled, self._others = has_label.nonzero().flatten(), (~has_label).nonzero().flatten()
             self._from_labelled, self._from_others = labelled_per_batch, batch_size - labelled_per_batch
             if not len(self._labelled) or not len(self._others):
                 raise InputError(
-                    "labelled_per_batch mixes labelled and unlabelled images, "
+                    "Data.labelled_per_batch mixes labelled and unlabelled images, "
                     f"got {len(self._labelled)} and {len(self._others)}"
                 )
 

@@ -16,6 +16,8 @@ from ae.seeding import generator
 from ae.shared_memory import once_a_machine
 from ae.validation import AtLeast0, Positive, Settings
 
+_VALIDATION = 5000
+_VALIDATION_SHARE = 10  # of the training images, where this is less
 Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]
 
 
@@ -55,11 +57,12 @@ class Data(Settings):
     """Which data set, and how much of it."""
 
     name: Name = "mnist"  # mnist comes with the package; folder: a folder of images for each class
-    root: Path | None = None  # where the data set is, or is downloaded to (else the folder data); not used by mnist
+    root: Path | None = None  # where the data set is, or is downloaded to (else the folder data); mnist: IDX files
     size: Positive[int] | None = None  # folder: resize and crop every image to this many pixels square
     stream: bool = False  # folder: read images while training, for data that do not fit in memory
     workers: AtLeast0[int] = 2  # processes that read ahead, where images are streamed
-    validation: AtLeast0[int] = 5000  # training images held out to validate on, the same for every seed; 0: none
+    skip_broken: bool = False  # folder: leave out files that can't be read, and say which
+    validation: AtLeast0[int] | None = None  # training images held out (default: 5,000, at most a tenth); 0: none
     limit: Positive[int] | None = None  # train on so many images at most
     labels: Positive[int] | None = None  # keep so many labels, as many of each class; the other images are unlabelled
     labelled_per_batch: Positive[int] | None = None  # so many images of every batch are labelled ones
@@ -71,6 +74,13 @@ class Data(Settings):
         super().__post_init__()
         if self.stream and self.name != "folder":
             raise InputError(f"only a folder can be streamed, not {self.name}")
+        reads = {"size": self.name == "folder", "skip_broken": self.name == "folder"}
+        reads |= {"workers": self.stream, "seed": self.labels is not None}
+        needs = {"workers": "Data.stream", "seed": "Data.labels"}
+        for name, is_read in reads.items():
+            if not is_read and getattr(self, name) != getattr(Data, name):
+                need = f"without {needs[name]}" if name in needs else f"by {self.name}, only by a folder"
+                raise InputError(f"Data.{name} is not read {need}: leave it out")
         if self.stream and self.binarise:
             raise InputError("images that are streamed can't be binarised: leave out one of stream and binarise")
 
@@ -88,7 +98,7 @@ class Data(Settings):
         def read() -> tuple[ImageSet, ImageSet | None]:
             source = self._source()
             tests.append(lambda: self._evaluated(source.test(), "test"))
-            train, validation = hold_out(source.train, self.validation)
+            train, validation = self._split(source)
             if validation is not None:
                 validation = self._evaluated(validation, "validation")
             if self.limit is not None:
@@ -101,19 +111,29 @@ class Data(Settings):
         read_test = partial(once_a_machine, lambda: tests[0]())
         return Splits(train, validation, read_test, self.augment, self.labelled_per_batch, self.binarise)
 
+    def _split(self, source: sources.Source[ImageSet]) -> tuple[ImageSet, ImageSet | None]:
+        """The training images and those to validate on: a part of the source's own, or held out."""
+        if source.validation is None:
+            default = min(_VALIDATION, len(source.train) // _VALIDATION_SHARE)
+            return hold_out(source.train, default if self.validation is None else self.validation)
+        if self.validation:
+            raise InputError(
+                f"Data.validation must be left out, or 0: {self.root} has a folder of validation images, "
+                f"got {self.validation}"
+            )
+        return source.train, source.validation if self.validation is None else None
+
     def _evaluated(self, images: ImageSet, key: str) -> ImageSet:
         return images.binarised(key) if self.binarise and isinstance(images, Images) else images
 
     def _source(self) -> sources.Source[ImageSet]:
         match self.name:
             case "mnist":
-                return sources.mnist()
+                return sources.mnist() if self.root is None else sources.idx("mnist", self.root)
             case "folder":
                 if self.root is None:
-                    raise InputError(
-                        "data set folder needs --data.root: a folder with a folder of images for each class"
-                    )
-                return sources.folder(self.root, self.size, self.workers if self.stream else None)
+                    raise InputError("data set folder needs Data.root: a folder with a folder of images for each class")
+                return sources.folder(self.root, self.size, self.workers if self.stream else None, self.skip_broken)
             case name:
                 return sources.from_torchvision(name, self.root or Path("data"))
 
@@ -121,7 +141,7 @@ class Data(Settings):
 def hold_out(data: ImageSet, count: int) -> tuple[ImageSet, ImageSet | None]:
     """The data in a fixed random order without its last `count` images, and these; the same split at every call."""
     if count >= len(data):
-        raise InputError(f"validation must be less than the {len(data)} training images, got {count}")
+        raise InputError(f"Data.validation must be less than the {len(data)} training images, got {count}")
     order = torch.randperm(len(data), generator=generator("validation"))
     keep = len(data) - count
     return data.select(order[:keep]), data.select(order[keep:]) if count else None
@@ -131,13 +151,13 @@ def keep_labels(data: ImageSet, count: int, seed: int) -> ImageSet:
     """The same images with `count` labels, as many of each class as can be, chosen by `seed`; the others become -1."""
     classes = len(data.classes)
     if count < classes:
-        raise InputError(f"labels must be at least the number of classes, {classes}, got {count}")
+        raise InputError(f"Data.labels must be at least the number of classes, {classes}, got {count}")
     labels = torch.full_like(data.labels, -1)
     for c in range(classes):
         wanted = count // classes + (c < count % classes)
         members = (data.labels == c).nonzero().flatten()
         if wanted > len(members):
-            raise InputError(f"labels={count} needs {wanted} of class {data.classes[c]}, which has {len(members)}")
+            raise InputError(f"Data.labels={count} needs {wanted} of class {data.classes[c]}, which has {len(members)}")
         order = torch.randperm(len(members), generator=generator("labels", seed, c))
         labels[members[order[:wanted]]] = c
     return data.relabelled(labels)

@@ -1,6 +1,8 @@
 """A data set that does not fit in memory: read item by item, in worker processes, when a batch asks for it."""
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -10,25 +12,31 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ae.data.images import Batch
-from ae.errors import InputError
+from ae.data.files import say
+from ae.data.images import Batch, as_classes, as_labels
+from ae.data.items import image_of, label_of, labels_of
+from ae.errors import InputError, one_line
+from ae.validation import AtLeast0, Positive, checked
+
+_MANY_ITEMS = 5000
 
 
 @runtime_checkable
 class Items(Protocol):
-    """A map-style data set, as PyTorch's `Dataset` is: item i is (image, label)."""
+    """A map-style data set, as PyTorch's `Dataset` is: item i is (image, label), or another form that `items` reads."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Streamed:
     """A data set that is read while it is used; in all else as `Images`.
 
-    items    item i is (image, label); an image is uint8 [c h w], or float32 [c h w] in [0, 1]
-    labels   [n] the labels of all items; -1 = unlabelled
+    items    item i is (image, label), a mapping with `image`, or an image alone; an image is uint8 or float in [0, 1],
+             [c h w], [h w] or [h w c], or one of Pillow's
+    labels   [n] the labels of all items, whole numbers; -1 = unlabelled
     shape    (channels, height, width) of every image
     workers  processes that read ahead; what they give, and in which order, is the same for any number; 0: none
     """
@@ -40,21 +48,37 @@ class Streamed:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"workers must be 0 or more, got {self.workers}")
+        object.__setattr__(self, "workers", checked(self.workers, AtLeast0[int], "workers"))
         if not len(self.items):
             raise InputError("no images: the data set is empty")
-        if len(self.labels) != len(self.items):
-            raise InputError(f"must have a label for each of {len(self.items)} images, got {len(self.labels)}")
+        object.__setattr__(self, "classes", as_classes(self.classes))
+        if not hasattr(self.labels, "__len__") or len(self.labels) != len(self.items):
+            got = len(self.labels) if hasattr(self.labels, "__len__") else type(self.labels).__name__
+            raise InputError(f"must have a label for each of {len(self.items)} images, got {got}")
+        object.__setattr__(self, "labels", as_labels(self.labels, len(self.items), len(self.classes)))
+        sides = checked(self.shape, tuple[Positive[int], Positive[int], Positive[int]], "shape")
+        object.__setattr__(self, "shape", sides)
 
     @classmethod
-    def of(cls, items: Items, classes: Sequence[str], workers: int = 2) -> "Streamed":
-        """A data set of which the items alone are known: the first one tells the shape, and all are read for labels."""
+    def of(cls, items: Items, classes: Sequence[str] | None = None, workers: int = 2) -> "Streamed":
+        """A data set of which the items alone are known: the first one tells the shape.
+
+        Labels are those of `items.targets` or `items.labels`, where there are such; else every item is read (decoded)
+        once for its label, which is said on stderr where there are many. Classes are by default those of
+        `items.classes`, else the numbers up to the highest label.
+        """
         if not len(items):
             raise InputError("no images: the data set is empty")
-        channels, height, width = items[0][0].shape
-        labels = torch.tensor([int(items[i][1]) for i in range(len(items))])
-        return cls(items, labels, tuple(classes), (channels, height, width), workers)
+        channels, height, width = image_of(_item(items, 0), "item 0").shape
+        labels = labels_of(items)
+        if labels is None:
+            if len(items) >= _MANY_ITEMS:
+                say(f"{len(items):,} items are read once for their labels; a data set with `targets` is not")
+            labels = [label_of(_item(items, i), f"item {i}") for i in range(len(items))]
+        found = as_labels(labels, len(items))
+        own = getattr(items, "classes", None) if classes is None else classes
+        names = [str(i) for i in range(int(found.max()) + 1)] if own is None else own
+        return cls(items, found, as_classes(names), (channels, height, width), workers)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,14 +114,45 @@ class Streamed:
             sampler=lists,
             num_workers=self.workers,
             worker_init_fn=_step_back,
+            multiprocessing_context=_start_method() if self.workers else None,
         )
         device = self.labels.device
-        for found in loader:
+        for found in _read(loader) if self.workers else loader:
             if isinstance(found, str):
                 raise InputError(found)
             places, pixels = found
             pixels = pixels.to(device, non_blocking=True)
             yield Batch(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels, self.labels[places])
+
+
+def _item(items: Items, index: int) -> Any:
+    """An item; whatever the data set raises of it becomes an InputError that names the item."""
+    try:
+        return items[index]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"item {index} can't be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _start_method() -> str | None:
+    """How workers begin: as forks on Linux, which do not run the script again; elsewhere as the system does it."""
+    return "fork" if sys.platform == "linux" else None
+
+
+_GUARD = "put what the script does under `if __name__ == '__main__':`, or read with workers=0"
+
+
+def _read(loader: Iterable[Any]) -> Iterator[Any]:
+    """What workers read; raises InputError where they can't begin, since each of them runs the script again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)  # a worker that runs the script again: the process that began it says what to do
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if _start_method() is None and "DataLoader worker" in str(error):
+            raise InputError(f"the processes that read images ended: {_GUARD}") from error
+        raise
 
 
 def _step_back(worker: int) -> None:
@@ -116,7 +171,7 @@ class _Selected:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> Any:
         return self.items[self.places[index]]
 
 
@@ -131,17 +186,12 @@ class _Stacking:
         images = []
         for place in places:
             try:
-                image, _ = self.items[place]
+                image = image_of(_item(self.items, place), f"item {place}", self.shape)
             except InputError as error:
                 return str(error)
-            if not isinstance(image, Tensor) or image.dtype not in (torch.uint8, torch.float32):
-                kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-                return f"item {place} must be a tensor, uint8 or float32 in [0, 1], got {kind}"
-            if tuple(image.shape) != self.shape:
-                return f"item {place} must be {list(self.shape)}, got {list(image.shape)}"
-            if image.dtype == torch.float32 and not (image.min() >= 0 and image.max() <= 1):
-                return f"item {place} must lie in [0, 1], got {image.min():.4g} to {image.max():.4g}"
             images.append(image)
+        if len({image.dtype for image in images}) > 1:
+            images = [image / 255 if image.dtype == torch.uint8 else image for image in images]
         pixels = torch.stack(images) if images else torch.empty((0, *self.shape), dtype=torch.uint8)
         return torch.tensor(places, dtype=torch.int64), pixels
 

@@ -180,7 +180,7 @@ def test_a_folder_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
         sources.folder(tmp_path)
     save(tmp_path / "a" / "0.png", size=(6, 5))
     save(tmp_path / "a" / "1.png", size=(7, 5))
-    with pytest.raises(InputError, match=r"1\.png is 5x7, others 5x6: give a size with --data.size"):
+    with pytest.raises(InputError, match=r"1\.png is 5x7, others 5x6: give a size with Data.size"):
         sources.folder(tmp_path)
     (tmp_path / "a" / "1.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"1\.png is no image"):

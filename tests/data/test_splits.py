@@ -101,7 +101,7 @@ def test_refuses_bad_numbers(arguments: dict[str, int], complaint: str) -> None:
 
 
 def test_a_folder_needs_a_root() -> None:
-    with pytest.raises(InputError, match=r"data set folder needs --data\.root"):
+    with pytest.raises(InputError, match=r"data set folder needs Data\.root"):
         Data("folder").load()
     with pytest.raises(InputError, match="no folder nowhere"):
         Data("folder", Path("nowhere")).load()

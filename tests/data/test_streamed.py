@@ -133,7 +133,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(pictures: Path) -> None:
     read_all(pictures)
     broken = pictures / "cat/000.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"cat/000.png is no image") as error:
+    with pytest.raises(InputError, match=r"cat/000.png is truncated or damaged") as error:
         read_all(pictures)
     assert "\n" not in str(error.value)
 
