@@ -66,9 +66,9 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
     args = [word for arg in args for word in _as_we_write(arg, config_type)]
     before: list[str] = []
     if (resumed := _value_of("--run.resume", args)) is not None:
-        before = to_args(config_type, _config_of(resumed, lambda name: name != "fork"))
+        before = to_args(config_type, _config_of("--run.resume", resumed, lambda name: name != "fork"))
     elif (forked := _value_of("--run.fork", args)) is not None:
-        before = to_args(config_type, _config_of(forked, lambda name: name in _FORKED))
+        before = to_args(config_type, _config_of("--run.fork", forked, lambda name: name in _FORKED))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -92,9 +92,9 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
     return config
 
 
-def _config_of(folder: str, keeps: Callable[[str], bool]) -> dict[str, Any]:
+def _config_of(name: str, folder: str, keeps: Callable[[str], bool]) -> dict[str, Any]:
     """The configuration of the run in a folder; of where it is kept, the fields that `keeps` says."""
-    config: dict[str, Any] = read_config(checked(folder, Path, "the run's folder"))["config"]
+    config: dict[str, Any] = read_config(checked(folder, Path, name))["config"]
     where = config.get("run")
     if isinstance(where, dict):
         config = {**config, "run": {name: value for name, value in where.items() if keeps(name)}}
@@ -294,8 +294,7 @@ def _unknown(arg: str, flags: list[str]) -> str:
 
 def _one_line(complaint: str, config_type: type, args: Sequence[str]) -> str:
     """A line for what tyro's panel complains about: in the words of `ae.validation` where a flag has a wrong value."""
-    panel = next((part for part in complaint.split("────") if "│" in part), complaint)
-    line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", panel).split())
+    line = _first_section(complaint)
     of_group = re.match(r"Error parsing (?!-)\S+: (.*)", line)  # raised where a group of settings was made
     if of_group:
         return of_group[1]
@@ -307,6 +306,14 @@ def _one_line(complaint: str, config_type: type, args: Sequence[str]) -> str:
     choices = [str(choice) for part in (hints[flag], *get_args(hints[flag])) for choice in _choices(part)]
     near = nearest(given[-1], choices, cutoff=0.0) if given else ""
     return f"{flag} must be {describe(hints[flag])}, got {' '.join(given)!r}{near}"
+
+
+def _first_section(panel: str) -> str:
+    """What tyro's panel says between its title and its first ruler; a terminal of ASCII has no frame around it."""
+    sections = re.split(r"[─-]{10,}", re.sub(r"╭─.*", "", panel))
+    texts = [" ".join(re.sub(r"[│╭╮╰╯─]", " ", section).split()) for section in sections]
+    texts = [text for text in texts if text] or [""]
+    return texts[1] if "╭" not in panel and len(texts) > 1 else texts[0]
 
 
 def _choices(hint: Any) -> Sequence[Any]:

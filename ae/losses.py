@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ae import distributed
 from ae.errors import InputError
+from ae.validation import checks_range
 
 
 def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
@@ -68,15 +69,14 @@ def gaussian_nll(
 def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
     """-log p(label | logits) in nats; 0 where the label is -1, unlabelled.
 
-    Raises InputError for other shapes, labels that are not int64, and, on a CPU, labels out of range; a CUDA device
-    would have to be waited for.
+    Raises InputError for other shapes, labels that are not int64, and, outside of `unchecked_range`, out of range.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = f"logits {list(logits.shape)} and labels {list(labels.shape)}"
         raise InputError(f"logits must be [b classes] and labels [b], got {got}")
     if labels.dtype != torch.int64:
         raise InputError(f"labels must be int64, got {_name(labels.dtype)}")
-    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+    if checks_range() and labels.numel():
         low, high = labels.aminmax()
         if low < -1 or high >= logits.shape[1]:
             wanted = f"0 to {logits.shape[1] - 1}, or -1 for unlabelled: there are {logits.shape[1]} logits"

@@ -234,9 +234,9 @@ _check_range = True
 
 @contextmanager
 def unchecked_range() -> Iterator[None]:
-    """Inside, the range of images is not checked: where it is right by construction, or meant to be exceeded (noise).
+    """Inside, the range of images and labels is not checked: where it is known to be right, or meant to be exceeded.
 
-    Reading the range back makes a CUDA device wait; `fit` and `evaluate`, which scale the images themselves, use this.
+    Reading a range back makes a CUDA device wait; `fit` and `evaluate`, which scale the images themselves, use this.
     """
     global _check_range
     before, _check_range = _check_range, False
@@ -251,6 +251,11 @@ def _of_kind(images: Any) -> str:
     return type(images).__name__ + (": torch.from_numpy makes one" if isinstance(images, np.ndarray) else "")
 
 
+def checks_range() -> bool:
+    """Whether the range of values is to be checked: not inside `unchecked_range`, and not where a graph is compiled."""
+    return _check_range and not torch.compiler.is_compiling()
+
+
 def check_images(images: Tensor, channels: int, dtype: torch.dtype) -> None:
     """Raise InputError unless `images` is [b `channels` h w] of `dtype` with values in [0, 1]."""
     if not isinstance(images, Tensor):
@@ -261,7 +266,7 @@ def check_images(images: Tensor, channels: int, dtype: torch.dtype) -> None:
     if images.dtype != dtype:
         cure = ": divide them by 255.0" if images.dtype == torch.uint8 else ""
         raise InputError(f"images must be {dtype} in [0, 1], got {images.dtype}{cure}")
-    if _check_range and not torch.compiler.is_compiling() and images.numel():
+    if checks_range() and images.numel():
         low, high = images.detach().aminmax()
         if not (low >= 0 and high <= 1):  # also true of NaN
             raise InputError(

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ae import Autoencoder, Batch, InputError, Joint, Loss, Recipe, Run, RunConfig, Splits, fit
+from ae import Autoencoder, Batch, Data, InputError, Joint, Loss, Recipe, Run, RunConfig, Splits, fit
 from ae.changes import changes
 from ae.cli import parse
 from ae.run_folder import read_config, to_json
@@ -16,6 +16,7 @@ from experiments import joint as experiment
 from tests.test_training import QUICK, history, joint, open_run
 
 CONFIG = experiment.Config()
+STREAMED = replace(CONFIG, data=Data("folder", root=Path("pictures"), stream=True))
 CONSTANT = replace(QUICK, schedule="constant")
 
 
@@ -27,10 +28,10 @@ def test_what_does_not_decide_where_a_run_leads_may_change() -> None:
     after = replace(
         CONFIG,
         recipe=replace(CONFIG.recipe, log_every=7, device="cpu"),
-        data=replace(CONFIG.data, workers=5),
+        data=replace(STREAMED.data, workers=5),
         run=RunConfig(group="seeds"),
     )
-    assert changed(CONFIG, after) == {
+    assert changed(STREAMED, after) == {
         "recipe.log_every": [50, 7],
         "recipe.device": ["auto", "cpu"],
         "data.workers": [2, 5],

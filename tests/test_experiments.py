@@ -247,9 +247,9 @@ def test_a_process_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: st
     ("args", "complaint"),
     [
         ("--data.limit 100", "error: a batch of 128 is larger than the data: 100 training images"),
-        ("--model.latent 0", "error: latent must be positive, got 0"),
-        ("--recipe.device cuda:9 --data.limit 256", "error: no device cuda:9"),
-        ("--data.labels 9", "error: labels must be at least the number of classes, 10, got 9"),
+        ("--model.latent 0", "error: --model.latent must be positive, got 0"),
+        ("--recipe.device cuda:9 --data.limit 256", "error: --recipe.device: no device cuda:9"),
+        ("--data.labels 9", "error: --data.labels must be at least the number of classes, 10, got 9"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_nothing(

@@ -87,7 +87,7 @@ def test_a_run_goes_on_with_its_own_pictures(
     tmp_path: Path, stream: bool, change: Callable[[Path], None], said: str
 ) -> None:
     root = _pictures(tmp_path / "pictures")
-    data = Data("folder", root, validation=4, stream=stream, workers=0)
+    data = Data("folder", root, validation=4, stream=stream, workers=0 if stream else 2)
     recipe = Recipe(steps=1, batch_size=8, lr=0.01)
 
     def train(data: Data, **where: Path) -> None:

@@ -92,9 +92,10 @@ def test_it_stops_where_a_loss_is_not_finite(digits: Splits, tmp_path: Path) -> 
 
 
 def test_it_runs_in_one_process(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, model = Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")), Line()
     monkeypatch.setattr("ae.distributed.world", lambda: 2)
     with pytest.raises(InputError, match="in one process only"):
-        open_loop(digits, tmp_path / "run")
+        Loop(model, {}, {"a": model.parameters()}, digits, Recipe(), run)
 
 
 @pytest.mark.parametrize("options", [{"compile": True}, {"precision": "bf16"}])

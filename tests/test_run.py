@@ -279,8 +279,11 @@ def test_every_json_file_is_strict(tmp_path: Path) -> None:
     assert run.history() == [{"step": 1, "c": 2}]
     with pytest.raises(InputError, match=r"config must be a dataclass or a dict, got 'text'"):
         to_json("text")
-    with pytest.raises(InputError, match=r"a.b must be a number, text, or a list or dict of these, got <object"):
-        run.summarise({"a": {"b": object()}})
+    with (
+        Run("joint", RunConfig(dir=tmp_path / "other", wandb="disabled")) as other,
+        pytest.raises(InputError, match=r"a.b must be a number, text, or a list or dict of these, got <object"),
+    ):
+        other.summarise({"a": {"b": object()}})
 
 
 def test_a_rewound_history_keeps_its_lines(tmp_path: Path) -> None:

@@ -420,6 +420,6 @@ def test_load_tells_a_state_dict_from_the_state_of_a_training(tmp_path: Path) ->
 
 def test_load_opens_no_fifo_and_no_device(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for path, kind in ((tmp_path / "fifo", "a FIFO"), (Path("/dev/zero"), "a device")):
-        with pytest.raises(InputError, match=f"{path} is {kind}, not a file"):
+    for path, kind in ((tmp_path / "fifo", "a named pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(InputError, match=f"{path}: it must be a file, and is {kind}"):
             load(path)

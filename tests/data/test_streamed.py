@@ -108,7 +108,7 @@ def test_a_data_set_of_the_users_own_trains_in_three_lines(dtype: torch.dtype) -
     ("second", "complaint"),
     [
         (torch.zeros(1, 4, 5), r"item 1 must be \[1, 4, 4\], got \[1, 4, 5\]"),
-        (torch.zeros(1, 4, 4).cfloat(), "item 1 must hold uint8, or floats.*got torch.complex64"),
+        (torch.zeros(1, 4, 4).to(torch.complex64), "item 1 must hold uint8, or floats.*got torch.complex64"),
         ("picture", "item 1 must be a tensor.*got str"),
         (torch.full((1, 4, 4), 255.0), r"item 1 must lie in \[0, 1\], got 255 to 255"),
         (torch.full((1, 4, 4), torch.nan), r"item 1 must lie in \[0, 1\], got nan"),
