@@ -24,6 +24,7 @@ from ae import (
     Consistency,
     ConvEncoder,
     DeconvDecoder,
+    Gaussian,
     InputError,
     Joint,
     Loss,
