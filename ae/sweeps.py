@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 
 from ae.cli import flags, parse, to_args
 from ae.errors import InputError, one_line
-from ae.files import write_whole
+from ae.files import check_regular, read_json, write_whole
 from ae.run_folder import Row, is_running, read_history, read_summary
 from ae.seeding import derive
-from ae.validation import AtLeast2, Positive, checked, nearest
+from ae.validation import AtLeast2, Positive, checked, field_types, nearest
 
 if TYPE_CHECKING:
     import optuna
@@ -120,14 +120,7 @@ class Sweep:
 
     def arguments(self, point: dict[str, Any]) -> list[str]:
         """The command line of a trial with these values."""
-        nested: dict[str, Any] = {}
-        for name, value in point.items():
-            *groups, last = name.split(".")
-            place = nested
-            for group in groups:
-                place = place.setdefault(group, {})
-            place[last] = value
-        return to_args(self.config_type(), nested)
+        return to_args(self.config_type(), _nested(point))
 
     def config_type(self) -> type:
         """The experiment's configuration."""
@@ -343,11 +336,39 @@ def _check(sweep: Sweep) -> None:
         if sweep.grid_size > _LARGEST_GRID:
             size = f"{sweep.grid_size:,}" if sweep.grid_size < 1e15 else f"{float(min(sweep.grid_size, 10**300)):.1e}"
             raise InputError(f"a grid of {size} points: at most {_LARGEST_GRID:,} are gone through; take method random")
+    config: Any = None
     for point in _examples(sweep):
+        with suppress(InputError):  # what the fields do not take, a command line may still read
+            if config is not None:
+                _with(config, _nested(point))
+                continue
         try:
-            parse(sweep.config_type(), sweep.arguments(point))
+            config = parse(sweep.config_type(), sweep.arguments(point))
         except SystemExit as stop:  # --help in a value
             raise InputError(f"a trial with {point!r:.100} would not run") from stop
+
+
+def _nested(point: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted names as dicts within each other."""
+    nested: dict[str, Any] = {}
+    for name, value in point.items():
+        *groups, last = name.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return nested
+
+
+def _with(config: Any, values: dict[str, Any]) -> Any:
+    """A configuration with other values, each checked by its field's type; far quicker than reading a command line."""
+    kind: Any = type(config)
+    hints, changed = field_types(kind), {}
+    for name, value in values.items():
+        part = getattr(config, name)
+        is_group = is_dataclass(part) and isinstance(value, dict)
+        changed[name] = _with(part, value) if is_group else checked(value, hints[name], name)
+    return replace(config, **changed)
 
 
 def _flags_of(sweep: Sweep) -> dict[str, Any]:
@@ -448,7 +469,7 @@ class Study:
         """Check the journal's lines, and take away the last one where a kill has cut it off: Optuna would add to it."""
         if not self._log.exists():
             return
-        _check_regular(self._log)
+        check_regular(self._log)
         lock.acquire()
         try:
             with open(self._log, "rb+") as file:
@@ -482,11 +503,7 @@ class Study:
         if not path.exists():
             write_whole(path, json.dumps(said, indent=2).encode())
             return
-        _check_regular(path)
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"can't read {path}: {one_line(error)}") from error
+        found = read_json(path)
         if not isinstance(found, dict) or not said.keys() <= found.keys():
             raise InputError(f"{path} describes no sweep: it must have {', '.join(said)}")
         if found != said:
@@ -613,11 +630,6 @@ def _history(folder: Path) -> list[Row]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
-
-
-def _check_regular(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}")
 
 
 def _check_entry(line: bytes, where: str) -> None:

@@ -84,7 +84,8 @@ def test_goes_on_without_a_broken_summary(
     (run,) = read_runs([str(tmp_path / "a")])
     assert (run.state, run.metrics["val/mse"]) == ("stopped", 0.1 / 3)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"can't read {tmp_path}/a/summary.json, going on without it")
+    assert line.startswith(f"can't read {tmp_path}/a/summary.json: ")
+    assert line.endswith("; going on without it")
 
 
 @pytest.mark.parametrize("content", ["nonsense", "5", "{}"])
@@ -154,7 +155,10 @@ def test_read_runs_opens_regular_files_only(tmp_path: Path, capsys: pytest.Captu
     }
     said = sorted(capsys.readouterr().err.splitlines())
     assert len(said) == 4
-    assert said[-1] == f"skipping a run: {tmp_path}/config.json/config.json is no regular file"
+    assert (
+        said[-1]
+        == f"skipping a run: can't read {tmp_path}/config.json/config.json: it must be a file, and is a named pipe"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_read_runs_says_which_picture_is_none(tmp_path: Path, capsys: pytest.Cap
     (write_run(tmp_path / "a") / "reconstructions.png").write_bytes(b"GIF89a")
     assert read_runs([str(tmp_path)])[0].picture is None
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"can't read {tmp_path}/a/reconstructions.png, going on without it: it is no PNG"
+    assert line == f"can't read {tmp_path}/a/reconstructions.png: it is no PNG; going on without it"
 
 
 def test_read_runs_reads_the_goal_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +206,7 @@ def test_read_runs_reads_the_goal_of_a_study(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert compare(read_runs([str(tmp_path / "s")])).sort == "val/mse"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"can't read {tmp_path}/s/sweep.json, going on without it: it must have metric")
+    assert line.startswith(f"can't read {tmp_path}/s/sweep.json: it must have metric")
 
 
 def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Path) -> None:

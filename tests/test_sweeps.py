@@ -428,7 +428,7 @@ def test_study_opens_regular_files_only(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         os.mkfifo(folder / name)
-        with pytest.raises(InputError, match=f"{name}/{name} is no regular file"):
+        with pytest.raises(InputError, match=f"{name}/{name}: it must be a file, and is a named pipe"):
             Study(hill(tmp_path / "s"), folder)
     with pytest.raises(InputError, match="can't work in"):
         Study(hill(tmp_path / "s"), tmp_path / "s.yaml")

@@ -4,15 +4,15 @@ import glob
 import json
 import math
 import os
-import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ae.console import say
 from ae.errors import InputError, one_line
-from ae.run_folder import CONFIG, HISTORY, SUMMARY, Row, best_of, is_running, read_config, read_history, read_summary
+from ae.files import read_bytes, read_json
+from ae.run_folder import CONFIG, HISTORY, Row, best_of, is_running, read_config, read_history, read_summary
 from ae.tracking_server import find_runs, read_file, read_rows
 
 State = Literal["finished", "running", "stopped"]
@@ -22,7 +22,6 @@ STUDY = "sweep.json"  # in the folder of a study, which holds the runs of its tr
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST = 1e150  # of a metric: its square is finite
 _DEEPEST = 50  # of a configuration: dicts and lists within each other
-_BROKEN = (ValueError, TypeError, AttributeError, KeyError, OSError, RecursionError)  # of files whose content is odd
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,18 @@ def read_runs(sources: Sequence[str]) -> list[Record]:
 
 def _read_folders(folders: list[Path], source: str) -> list[Record]:
     studies = dict.fromkeys(folder.resolve().parent for folder in folders)
-    goals = {study: _unless_broken(_read_goal, study, STUDY) for study in studies}
+    goals = {study: _unless_broken(_read_goal, study) for study in studies}
     records, reasons = [], []
     for folder in folders:
         try:
             records.append(read_run(folder, goals[folder.resolve().parent]))
-        except _BROKEN as error:
-            said = _reason(error)
-            reasons.append(said if str(folder) in said else f"{folder / CONFIG}: {said}")
+        except InputError as error:
+            reasons.append(one_line(error))
     if not records:
         others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         raise InputError(f"no run in {source} can be read: {reasons[0]}{others}")
     for reason in reasons:
-        _say(f"skipping a run: {reason}")
+        say(printable(f"skipping a run: {reason}"), error=True)
     return records
 
 
@@ -105,7 +103,11 @@ def _find_folders(source: str) -> list[Path]:
 
 def _folders_in(path: Path) -> Iterator[Path]:
     """The run's folder, or those below it; a folder that can't be listed is named in a line."""
-    for place, below, files in os.walk(path, onerror=lambda error: _say(f"skipping a folder: {one_line(error)}")):
+
+    def skipped(error: OSError) -> None:
+        say(printable(f"skipping a folder: {one_line(error)}"), error=True)
+
+    for place, below, files in os.walk(path, onerror=skipped):
         if CONFIG in files:
             below.clear()
             yield Path(place)
@@ -114,11 +116,11 @@ def _folders_in(path: Path) -> Iterator[Path]:
 
 def read_run(folder: Path, goal: tuple[str, bool] | None = None) -> Record:
     """The run in a folder, which may be a trial of a sweep with a `goal`; raises InputError where there is none."""
-    content = _read(read_config, folder, CONFIG)
+    content = read_config(folder)
     if _is_deep(content):
         raise InputError(f"{folder / CONFIG} holds more than {_DEEPEST} dicts and lists within each other")
-    history = _unless_broken(_read_rows, folder, HISTORY) or []
-    summary = _unless_broken(read_summary, folder, SUMMARY)
+    history = _unless_broken(_read_rows, folder) or []
+    summary = _unless_broken(read_summary, folder)
     last = max((row["step"] for row in history), default=0)
     tested_at = (summary or {}).get("step", last)
     is_current = summary is not None and is_number(tested_at) and tested_at >= last  # else it has gone on since
@@ -135,34 +137,13 @@ def read_run(folder: Path, goal: tuple[str, bool] | None = None) -> Record:
     )
 
 
-def _read(read: Callable[[Path], T], folder: Path, name: str) -> T:
-    """What `read` finds in a run's folder; raises InputError, before it is opened, for what is no regular file."""
-    path = folder / name
+def _unless_broken(read: Callable[[Path], T], path: Path) -> T | None:
+    """What `read` finds in a folder or file; where it is broken, None, and a line on stderr."""
     try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return read(folder)
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
-    return read(folder)
-
-
-def _unless_broken(read: Callable[[Path], T], folder: Path, name: str) -> T | None:
-    try:
-        return _read(read, folder, name)
-    except _BROKEN as error:
-        path = folder / name
-        reason = _reason(error).removeprefix("can't read ").removeprefix(f"{path}: ").removeprefix(f"{path} ")
-        _say(f"can't read {path}, going on without it: {reason}")
+        return read(path)
+    except InputError as error:
+        say(f"{printable(one_line(error))}; going on without it", error=True)
         return None
-
-
-def _reason(error: BaseException) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr)
 
 
 def _read_rows(folder: Path) -> list[Row]:
@@ -170,7 +151,8 @@ def _read_rows(folder: Path) -> list[Row]:
     rows = read_history(folder)
     for number, row in enumerate(rows, 1):
         if not is_number(row["step"]):
-            raise InputError(f"row {number}: step must be a number, got {row['step']!r:.50}")
+            reason = f"row {number}: step must be a number, got {row['step']!r:.50}"
+            raise InputError(f"can't read {folder / HISTORY}: {reason}")
     return [{key: value for key, value in row.items() if _is_real(value)} for row in rows]
 
 
@@ -179,12 +161,10 @@ def _read_goal(folder: Path) -> tuple[str, bool] | None:
     path = folder / STUDY
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise InputError("it must be an object")
-    metric, maximize = content.get("metric"), content.get("maximize")
+    content = read_json(path)
+    metric, maximize = (content.get(key) if isinstance(content, dict) else None for key in ("metric", "maximize"))
     if not isinstance(metric, str) or not isinstance(maximize, bool):
-        raise InputError("it must have metric, a text, and maximize, true or false")
+        raise InputError(f"can't read {path}: it must have metric, a text, and maximize, true or false")
     return metric, maximize
 
 
@@ -192,13 +172,13 @@ def _picture(folder: Path) -> bytes | None:
     tested = folder / "reconstructions.png"
     validated = sorted((folder / "pictures").glob("reconstructions-*.png"))
     path = next((path for path in (tested, *validated[-1:]) if path.exists()), None)
-    return None if path is None else _unless_broken(lambda _: _png(path), path.parent, path.name)
+    return None if path is None else _unless_broken(_png, path)
 
 
 def _png(path: Path) -> bytes:
-    content = path.read_bytes()
+    content = read_bytes(path)
     if not content.startswith(_PNG):
-        raise InputError("it is no PNG")
+        raise InputError(f"can't read {path}: it is no PNG")
     return content
 
 
