@@ -58,6 +58,7 @@ def test_what_users_write_is_text_on_the_page() -> None:
     assert data_of(html)["runs"][0]["name"] == bad
 
 
+@pytest.mark.slow
 def test_a_page_of_a_hundred_runs_is_below_ten_megabytes(tmp_path: Path) -> None:
     """With as many rows as a training of 50 epochs has, of as many metrics as the main job logs."""
     history = [

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("unhooked")
 NAMES = ["joint", "reconstruct", "classify", "vae", "iwae", "semi", "ladder", "vqvae", "gan", "aae", "wae"]
 NAMES += ["sparse", "denoise", "masked", "encode", "probe", "compare", "sweep", "segment"]
 CONFIGS = {name: importlib.import_module(f"experiments.{name}").Config for name in NAMES}
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MANY = settings(FEW, max_examples=2000)
 WORDS = ["", "x", "adamW", "1e-4", "nan", "-1", "None", "é", "a b", "--x"]
 
@@ -183,7 +183,7 @@ def check_trains(config: joint.Config) -> None:
     assert message or results["seconds"] > 0
 
 
-@settings(FEW, max_examples=12)
+@settings(FEW, max_examples=6)
 @given(configurations(joint.Config))
 def test_valid_configurations_train(config: joint.Config) -> None:
     check_trains(config)

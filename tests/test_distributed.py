@@ -214,7 +214,7 @@ FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.
 @pytest.mark.parametrize(
     ("processes", "flags"),
     [
-        (2, f"{FEW_LABELS} --model.norm --recipe.epochs 2"),  # batches of 50, 50, 30
+        slow(2, f"{FEW_LABELS} --model.norm --recipe.epochs 2"),  # batches of 50, 50, 30
         slow(3, f"{FEW_LABELS} --recipe.steps 100"),
         slow(2, "--data.limit 3000 --recipe.batch-size 64 --recipe.steps 100 --recipe.lr 0.02"),
         slow(3, "--data.limit 101 --recipe.batch-size 50 --recipe.steps 30 --recipe.lr 0.02"),  # 50, 50, 1

@@ -98,6 +98,7 @@ def test_a_server_that_does_not_answer_at_the_start_leads_to_an_offline_run(
     all_arrives(server, tmp_path / "run", shown.out.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_one_403_on_the_file_stream_loses_nothing(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_home_that_cannot_be_written_costs_nothing(
     assert table(server, "test/worst") == [{"mse": 0.5}]
 
 
+@pytest.mark.slow
 def test_pictures_that_were_deleted_are_missed_and_sent_from_the_runs_folder(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,8 +188,6 @@ def from_torchvision(name: str, root: Path) -> Source[Images]:
             return open_part(train)
         except InputError:
             raise
-        except ImportError as error:
-            raise InputError(f"{name} needs one package more: pip install -e '.[svhn]' ({error})") from error
         except Exception as error:  # of files that are something else: pickle's, scipy's, and other errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             looked = f"; {_looked_for(name, root)}" if name in _FOLDERS else ""
