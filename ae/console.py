@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 _FAILURES = (
     OSError,
@@ -48,7 +49,8 @@ def steady() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
         elif name != "stdin" and not isinstance(stream, _Steady):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
+                with suppress(*_FAILURES):
+                    stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, _Steady(stream))
 
 
@@ -60,6 +62,14 @@ def _occupy(descriptor: int) -> None:
         except OSError:  # it is closed
             os.dup2(opened, descriptor)
         os.close(opened)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sees a stream as it is written; a stream that is closed nobody sees."""
+    try:
+        return stream is not None and stream.isatty()
+    except _FAILURES:
+        return False
 
 
 def say(text: str, error: bool = False) -> None:

@@ -15,7 +15,6 @@ other. With one process, every function here does nothing.
 
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -27,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ae.console import say
 from ae.errors import InputError
 from ae.synced_norm import synced_norm
 
@@ -211,9 +211,7 @@ def share_buffers(module: nn.Module) -> None:
         _apart.add(name)
         if is_main():
             what = f"{name.removeprefix('model.')} differs between processes"
-            print(
-                f"{what}: each changes it by its part of a batch; the main one's is kept", file=sys.stderr, flush=True
-            )
+            say(f"{what}: each changes it by its part of a batch; the main one's is kept", error=True)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ import gc
 import itertools
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ae import distributed
+from ae.console import say
 from ae.errors import InputError, one_line
 
 _joined = itertools.count()
@@ -138,7 +138,7 @@ def _watch(launcher: int, has_left: threading.Event) -> None:
     while not has_left.wait(_LOOK):
         if os.getppid() != launcher:
             with suppress(OSError, ValueError):  # what it has left behind may be closed
-                print("error: torchrun has ended, and with it this process does", file=sys.stderr, flush=True)
+                say("error: torchrun has ended, and with it this process does", error=True)
             os.kill(os.getpid(), signal.SIGTERM)
             if not has_left.wait(_GRACE):
                 os.kill(os.getpid(), signal.SIGKILL)  # it waits for another process, which has ended

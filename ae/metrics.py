@@ -1,6 +1,5 @@
 """Metrics: the same numbers, computed the same way, in every experiment."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ae import distributed
+from ae.console import say
 from ae.data import Batch, ImageSet
 from ae.data.convert import as_images
 from ae.losses import cross_entropy, squared_error
@@ -203,7 +203,7 @@ def _say_what_is_missing(model: nn.Module, heads: list[str]) -> None:
         return
     _told.add(model)
     missing = "no cross_entropy, accuracy, per-class metrics or predictions are measured"
-    print(f"the model has {len(heads)} heads ({', '.join(heads)}): {missing}", file=sys.stderr, flush=True)
+    say(f"the model has {len(heads)} heads ({', '.join(heads)}): {missing}", error=True)
 
 
 def _per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:

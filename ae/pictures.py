@@ -2,7 +2,6 @@
 
 import colorsys
 import io
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ae.console import say
 from ae.data import Batch, ImageSet
 from ae.errors import InputError, one_line
 from ae.metrics import evaluating
@@ -48,7 +48,7 @@ def drawn(makes: Mapping[str, Callable[[], Value]]) -> dict[str, Value]:
         try:
             made[name] = make()
         except Exception as error:  # whatever a model, a font or an image leads to
-            print(f"no picture {name}: {one_line(error)}", file=sys.stderr, flush=True)
+            say(f"no picture {name}: {one_line(error)}", error=True)
     return made
 
 

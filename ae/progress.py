@@ -1,11 +1,11 @@
 """What a person sees while a model trains: a bar in a terminal, plain lines elsewhere; both on stderr."""
 
 import sys
-from contextlib import suppress
 from types import TracebackType
 
 from tqdm import tqdm
 
+from ae.console import is_terminal, say
 from ae.distributed import is_main
 
 _SHOWN = ("loss", "mse", "bernoulli", "gaussian", "accuracy", "images_per_second")
@@ -15,7 +15,7 @@ class Progress:
     """A progress bar over `total` steps, begun at `initial`; a line for each `show` where there is no terminal."""
 
     def __init__(self, total: int, initial: int = 0) -> None:
-        hidden = not (sys.stderr.isatty() and is_main())
+        hidden = not (is_terminal(sys.stderr) and is_main())
         self._bar = tqdm(total=total, initial=initial, disable=hidden, dynamic_ncols=True, unit="step")
         self._step, self._total = initial, total
 
@@ -39,8 +39,7 @@ class Progress:
         text = "  ".join(_format(name, metrics[name]) for name in _SHOWN if name in metrics)
         if self._bar.disable:
             line = f"step {self._step}/{self._total}  epoch {epoch:.2f}  {split:5}  {text}"
-            with suppress(OSError):  # a log on a full disk, or read by nobody any more, ends no training
-                print(line, file=sys.stderr, flush=True)
+            say(line, error=True)
         elif split == "train":
             self._bar.set_postfix_str(text, refresh=False)
         else:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
+from ae.console import say
 from ae.errors import InputError, one_line
 from ae.evidence import Evidence, Table
 from ae.pictures import is_picture
@@ -127,7 +128,7 @@ class Tracker:
             except InputError:
                 raise
             except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
-                print(f"W&B  this run is not tracked: {one_line(error)}", file=sys.stderr, flush=True)
+                say(f"W&B  this run is not tracked: {one_line(error)}", error=True)
         if self._run is not None and _may_save_code():
             self._in_background(self._save_code, "code")
 
@@ -280,7 +281,7 @@ class Tracker:
         if not may_fall_back:
             raise InputError(f"W&B's server can't be reached: {trouble or 'not logged in'}")
         if trouble:
-            print(f"W&B  this run is offline: {trouble}", file=sys.stderr, flush=True)
+            say(f"W&B  this run is offline: {trouble}", error=True)
         return self._wandb.init(mode="offline", **options)
 
     def _forget_service(self) -> None:
@@ -315,7 +316,7 @@ class Tracker:
         except Exception as again:
             self._lose("rows", again)
         else:
-            print(f"W&B  opened the run again after: {one_line(error)}", file=sys.stderr, flush=True)
+            say(f"W&B  opened the run again after: {one_line(error)}", error=True)
 
     def _revive(self) -> None:
         """Open the run again if its service process is dead: any message tells."""
@@ -523,7 +524,7 @@ class Tracker:
     def _lose(self, part: str, error: Exception) -> None:
         """Note that W&B has not got a part, and say so the first time."""
         if part not in self._missing:
-            print(f"W&B  in trouble, the run goes on without {part}: {one_line(error)}", file=sys.stderr, flush=True)
+            say(f"W&B  in trouble, the run goes on without {part}: {one_line(error)}", error=True)
         self._missing[part] = one_line(error)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ae.console import say, steady
+from ae.progress import Progress
 from tests.test_experiments import ROOT
 
 
@@ -51,3 +52,12 @@ def test_a_process_that_cannot_print_ends_well(redirect: str, tmp_path: Path) ->
     code = "import console, sys; console.steady(); [print('line' * 99) for _ in range(999)]; sys.stderr.isatty()"
     assert _run(code, redirect) == 0
     assert _run("import console; [console.say('line' * 99) for _ in range(999)]", redirect) == 0
+
+
+def test_training_goes_on_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    with Progress(2) as progress:
+        progress.step()
+        progress.show("train", {"loss": 1.0}, 0.5)

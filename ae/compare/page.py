@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ae.compare.comparison import Comparison, Group
 from ae.compare.records import Record, is_number, printable, shown
 from ae.compare.table import describe_states, form, number, short_names
 from ae.compare.verdict import verdict
+from ae.console import say
 from ae.errors import one_line
 from ae.files import write_whole
 from ae.run_folder import Row
@@ -112,7 +112,7 @@ def _picture_of(run: Record) -> str | None:
                 raise ValueError(f"it has {picture.width} x {picture.height} pixels")
             picture.convert("RGB").save(buffer, "WEBP", quality=80)
     except Exception as error:  # decoders raise whatever the bytes lead them to
-        print(printable(f"skipping the picture of {run.where}: {one_line(error)}"), file=sys.stderr)
+        say(printable(f"skipping the picture of {run.where}: {one_line(error)}"), error=True)
         return None
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

@@ -1,7 +1,6 @@
 """Images in files, decoded one at a time, as a viewer shows them."""
 
 import stat
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
+from ae.console import say
 from ae.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def open_files(
     _refuse(broken, len(paths), skip_broken)
     animated = [str(paths[i]) for i, header in headers.items() if header.is_animated]
     if animated:
-        say(f"{counted(len(animated), 'file')} with several frames, of which the first is read: {some(animated)}")
+        note(f"{counted(len(animated), 'file')} with several frames, of which the first is read: {some(animated)}")
     mode = mode or ("L" if all(header.is_grey for header in headers.values()) else "RGB")
     if size is not None:
         shape = (size, size)
@@ -158,9 +158,9 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
 
 
-def say(message: str) -> None:
+def note(message: str) -> None:
     """Tell the user in one line on stderr."""
-    print(f"note: {message}", file=sys.stderr)
+    say(f"note: {message}", error=True)
 
 
 def some(names: Sequence[str]) -> str:
@@ -195,7 +195,7 @@ def _refuse(broken: list[str], count: int, skip_broken: bool) -> None:
     if not broken:
         return
     if skip_broken and len(broken) < count:
-        say(f"{counted(len(broken), 'file')} of {count:,} left out: {some(broken)}")
+        note(f"{counted(len(broken), 'file')} of {count:,} left out: {some(broken)}")
     elif len(broken) == 1:
         raise InputError(f"{broken[0]}; Data.skip_broken leaves such files out")
     else:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ae.data.files import counted, image_suffixes, is_image, say, some
+from ae.data.files import counted, image_suffixes, is_image, note, some
 from ae.errors import InputError
 
 _SYSTEM = {
@@ -47,14 +47,14 @@ def scan(root: Path) -> Scanned:
         wanted = f"expected {parts['train']}/CLASS/*.png, or another format that Pillow reads"
         raise InputError(f"no images in {parts['train']}: {wanted}{_flat(parts['train'])}")
     if beside:
-        say(f"{counted(len(beside), 'folder')} beside train/ in {root} left out: {some(beside)}")
+        note(f"{counted(len(beside), 'folder')} beside train/ in {root} left out: {some(beside)}")
     for part, folders in found.items():
         empty = sorted(by_class[part].keys() - folders.keys())
         if empty:
-            say(f"{counted(len(empty), 'folder')} without images in {parts[part]}: {some(empty)}")
+            note(f"{counted(len(empty), 'folder')} without images in {parts[part]}: {some(empty)}")
         missing = sorted(set(classes) - folders.keys() - set(empty))
         if missing:
-            say(f"{counted(len(missing), 'class')} without images in {parts[part]}: {some(missing)}")
+            note(f"{counted(len(missing), 'class')} without images in {parts[part]}: {some(missing)}")
 
     def labelled(part: str) -> Labelled | None:
         if part not in found:
@@ -111,7 +111,7 @@ def _classes(part: Path) -> dict[str, list[Path]]:
         others += left
         nested += sorted({str(path.parent.relative_to(part)) for path in found[folder.name] if path.parent != folder})
     if nested:
-        say(f"{counted(len(nested), 'nested folder')} in {part}, read as of the class above: {some(nested)}")
+        note(f"{counted(len(nested), 'nested folder')} in {part}, read as of the class above: {some(nested)}")
     if any(found.values()):
         _say_others(others, part)
     return found
@@ -120,7 +120,7 @@ def _classes(part: Path) -> dict[str, list[Path]]:
 def _say_others(others: list[Path], folder: Path) -> None:
     if others:
         names = [str(path.relative_to(folder)) for path in others]
-        say(f"{counted(len(others), 'file')} in {folder} left out, no image of a class: {some(names)}")
+        note(f"{counted(len(others), 'file')} in {folder} left out, no image of a class: {some(names)}")
 
 
 def _flat(folder: Path) -> str:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ae.data.files import Files, counted, decoded, open_files, say
+from ae.data.files import Files, counted, decoded, note, open_files
 from ae.data.idx import read_idx, read_pair
 from ae.data.images import Images, ImageSet
 from ae.data.scan import Labelled, scan
@@ -117,7 +117,7 @@ def _read_idx_part(name: str, part: str, files: tuple[Path, Path]) -> tuple[Tens
     if digests is not None and pixels.numel() + 16 == _PUBLISHED_SIZE[name, part]:
         return read_pair(*files, digests)
     if digests is not None:
-        say(f"{files[0]} is not the published {name}: it holds {counted(len(pixels), 'image')}")
+        note(f"{files[0]} is not the published {name}: it holds {counted(len(pixels), 'image')}")
     return pixels, labels
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ae.data.files import say
+from ae.data.files import note
 from ae.data.images import Batch, as_classes, as_labels
 from ae.data.items import image_of, label_of, labels_of
 from ae.errors import InputError, one_line
@@ -73,7 +73,7 @@ class Streamed:
         labels = labels_of(items)
         if labels is None:
             if len(items) >= _MANY_ITEMS:
-                say(f"{len(items):,} items are read once for their labels; a data set with `targets` is not")
+                note(f"{len(items):,} items are read once for their labels; a data set with `targets` is not")
             labels = [label_of(_item(items, i), f"item {i}") for i in range(len(items))]
         found = as_labels(labels, len(items))
         own = getattr(items, "classes", None) if classes is None else classes
