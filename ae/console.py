@@ -64,7 +64,7 @@ def _occupy(descriptor: int) -> None:
         os.close(opened)
 
 
-def is_terminal(stream: TextIO | None) -> bool:
+def is_terminal(stream: Any) -> bool:
     """Whether a person sees a stream as it is written; a stream that is closed nobody sees."""
     try:
         return stream is not None and stream.isatty()
