@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -191,7 +191,7 @@ class Tracker:
             return f"W&B  {part} (left open)" + (f", {self._lost()}: {upload}" if self._missing else "")
         url = run.url if online else None
         try:
-            with redirect_stderr(io.StringIO()):  # what W&B says at length is said in one line below
+            with _muted():  # what W&B says at length is said in one line below
                 run.finish(exit_code=exit_code)
         except Exception as error:
             self._missing["end"] = one_line(error)
@@ -235,7 +235,7 @@ class Tracker:
 
     def _open(self, may_fall_back: bool, resume: str) -> "wandb.Run":
         place = Path(os.environ.get("WANDB_DIR") or self._folder).expanduser()
-        with redirect_stderr(_Mute()):
+        with _muted():
             others = self._wandb.setup().most_recent_active_run is not None
         options = self._options | {
             "dir": place,
@@ -261,11 +261,10 @@ class Tracker:
             if self._wandb.run is not None:  # then W&B refuses to log in
                 logged_in = not self._wandb.run.offline
             else:
-                with redirect_stderr(_Mute()):  # where W&B says who is logged in
+                with _muted():  # where W&B says who is logged in
                     logged_in = self._wandb.login(prompt=False, verify=False)
             if logged_in:
-                with redirect_stderr(_Mute()):
-                    return self._wandb.init(mode="online", **options)
+                return self._wandb.init(mode="online", **options)  # not muted: W&B keeps what stderr shows
             trouble = "not logged in: run `wandb login`" if wanted == "online" else None
         except errors.UsageError as error:
             if not others:
@@ -528,6 +527,21 @@ class Tracker:
         self._missing[part] = one_line(error)
 
 
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Inside, W&B prints nothing to stderr; other threads do.
+
+    A thread that is left to itself may come out of this long after somebody else has replaced stderr, which then stays.
+    """
+    before, mute = sys.stderr, _Mute()
+    sys.stderr = mute
+    try:
+        yield
+    finally:
+        if sys.stderr is mute:
+            sys.stderr = before
+
+
 class _Mute(io.TextIOBase):
     """In the place of stderr: nothing that this thread writes is shown, and all that others do."""
 
@@ -577,7 +591,7 @@ def _finish_forgotten(run: "wandb.Run") -> None:
 
     def finish() -> None:
         _ours.discard(run)
-        with suppress(Exception), redirect_stderr(io.StringIO()):
+        with suppress(Exception), _muted():
             run.finish()
 
     threading.Thread(target=finish, daemon=True).start()
