@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from plotly.offline import get_plotlyjs
 
 from ae.compare import compare, verdict, write_page
 from ae.compare.page import render
@@ -48,7 +49,8 @@ def test_the_page_holds_all_that_it_shows(page_file: Path) -> None:
     assert data["groups"][0]["settings"] == [64]
     assert data["runs"][0]["curves"]["val/mse"] == [[1, 2, 3], [0.1, 0.05, 0.033333]]  # type: ignore[index]
     assert "val/accuracy/3" not in data["runs"][0]["curves"]  # type: ignore[operator]
-    assert html.count("data:image/webp;base64,") == 3
+    picture = "data:image/webp;base64,"  # some releases of plotly hold pictures of their own
+    assert html.count(picture) - get_plotlyjs().count(picture) == 3
 
 
 def test_what_users_write_is_text_on_the_page() -> None:
