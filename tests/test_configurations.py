@@ -156,7 +156,7 @@ def test_command_line_names_the_flag_of_a_bad_word(drawn: tuple[str, Any, str]) 
 
 
 @pytest.mark.slow
-@MANY
+@settings(FEW, max_examples=400)  # a command line takes a fifth of a second
 @given(BAD_WORDS)
 def test_command_line_names_the_flag_of_a_bad_word_many(drawn: tuple[str, Any, str]) -> None:
     check_bad_word(*drawn)
