@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _faults(state: Any) -> Iterator[str]:
-    """What of training state is not of its kind, as far as it is there."""
+    """Name the parts of a training state that are of the wrong kind; parts that are missing are passed over."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         yield f"it must be a dict of named values, got {describe(state)}"
         return

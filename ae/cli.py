@@ -309,7 +309,7 @@ def _one_line(complaint: str, config_type: type, args: Sequence[str]) -> str:
 
 
 def _first_section(panel: str) -> str:
-    """What tyro's panel says between its title and its first ruler; a terminal of ASCII has no frame around it."""
+    """Return the text of tyro's panel between its title and its first ruler, with a frame or, in ASCII, without."""
     sections = re.split(r"[─-]{10,}", re.sub(r"╭─.*", "", panel))
     texts = [" ".join(re.sub(r"[│╭╮╰╯─]", " ", section).split()) for section in sections]
     texts = [text for text in texts if text] or [""]

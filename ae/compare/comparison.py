@@ -110,7 +110,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a field does to a metric over the runs, alone: read it as a hint, the others vary too.
+    """The effect of one field on a metric over the runs: read it as a hint, the others vary too.
 
     explained    the share of the variance, omega squared; of the field's values that two or more measurements have
     correlation  Spearman's rank correlation, in its place, of a number with many values; and its p-value
@@ -191,7 +191,7 @@ class Comparison:
         return any(group is starred for starred in self.stars.get(metric, []))
 
     def effects(self) -> list[Effect]:
-        """What each field that differs does to the metric that is sorted by, the strongest first.
+        """Return the effect of each field that differs on the metric sorted by, the strongest first.
 
         Of fields whose values occur once each, nothing is said: there is no telling a value's part from chance.
         """
@@ -295,7 +295,7 @@ def _badness(value: float | None, maximize: bool) -> float:
 
 
 def _effect(name: str, measured: Sequence[tuple[dict[str, Any], float]]) -> Effect | None:
-    """What a field does; None where that can't be told."""
+    """Return the effect of a field; None where it can't be estimated."""
     values = {canonical(settings[name]): settings[name] for settings, _ in measured}
     if len(values) > _FEW:
         pairs = [(settings[name], metric) for settings, metric in measured]

@@ -138,7 +138,7 @@ def read_run(folder: Path, goal: tuple[str, bool] | None = None) -> Record:
 
 
 def _unless_broken(read: Callable[[Path], T], path: Path) -> T | None:
-    """What `read` finds in a folder or file; where it is broken, None, and a line on stderr."""
+    """Read a folder or file; where it is broken, return None and say so in a line on stderr."""
     try:
         return read(path)
     except InputError as error:

@@ -93,7 +93,7 @@ def _sign(value: float) -> int:
 
 
 def _by_test(metric: str) -> str:
-    """What must be said of a choice by test data."""
+    """Return the sentence that warns of a choice by test data."""
     if not metric.startswith("test/"):
         return ""
     return " It is chosen by test data: its own value there is better than what to expect of new images."
