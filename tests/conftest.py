@@ -1,6 +1,9 @@
-"""What every test has: a folder of its own to stand in, no W&B account, and two small data sets."""
+"""What every test has: one thread, a folder of its own to stand in, no W&B account, and two small data sets."""
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: threads of tests side by side wait for each other
+
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

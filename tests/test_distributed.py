@@ -30,7 +30,7 @@ SMALL = "--data.validation 100 --model.channels 4 8 --model.hidden 16 --run.wand
 def torchrun(*arguments: object, processes: int = 2, **options: Any) -> "subprocess.Popen[str]":
     flags = ["--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, options.pop("flags", flags)), "-m"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **options}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options}
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         env=environment,
@@ -126,7 +126,7 @@ def test_launched_needs_no_local_rank() -> None:
     port = str(29700 + os.getpid() % 1000)
     code = "from ae.launch import launched\nfrom ae.distributed import gathered, local_rank\n"
     code += "with launched(): print(gathered(local_rank()))"
-    group = {**GROUP, "MASTER_PORT": port, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    group = {**GROUP, "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -331,7 +331,7 @@ def test_images_find_room_outside_of_a_small_memory(tmp_path: Path) -> None:
         pytest.skip("no file system of its own may be mounted here")
     train = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2 -m experiments.joint "
     train += f"--data.limit 300 --recipe.steps 2 {' '.join(SMALL)} --run.dir {tmp_path / 'run'}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     script = f"{mount}; {train} && ls -A /dev/shm"
     found = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False

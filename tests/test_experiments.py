@@ -265,7 +265,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
 
 
 def test_importing_ae_is_light() -> None:
-    heavy = {"wandb", "tyro", "torchvision", "matplotlib", "sklearn", "torchmetrics", "PIL"}
+    heavy = {"wandb", "tyro", "torchvision", "sklearn", "scipy", "torchmetrics", "PIL", "torch._dynamo", "sympy"}
     script = f"import ae, sys; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -29,7 +29,7 @@ JOB = (
 def start(module: str, *arguments: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,13 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(*arguments: object) -> None:
-    """In this process, with one thread as the others have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        joint.main(parse(joint.Config, list(map(str, arguments))))
-    finally:
-        torch.set_num_threads(threads)
+    joint.main(parse(joint.Config, list(map(str, arguments))))
 
 
 def moments(count: int) -> Sequence[tuple[str, int]]:
