@@ -16,20 +16,21 @@ from ae.data import Batch, ImageSet
 from ae.errors import InputError
 from ae.metrics import evaluating
 from ae.model import Autoencoder
-from ae.validation import unchecked_range
+from ae.validation import Positive, checked_arguments, unchecked_range
 
 Part = Literal["codes", "logits", "labels", "reconstructions"]
 Format = Literal["npy", "safetensors"]
 _KINDS = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # as safetensors names them
 
 
+@checked_arguments
 def encode(
     model: Autoencoder,
     images: ImageSet,
     folder: Path,
     parts: Sequence[Part] = ("codes", "logits", "labels", "reconstructions"),
     format: Format = "safetensors",
-    batch_size: int = 256,
+    batch_size: Positive[int] = 256,
 ) -> list[Path]:
     """Write `parts` of all images, in order, to `encoded.safetensors` or to `NAME.npy` in a folder; returns the files.
 

@@ -17,7 +17,7 @@ from ae.report import report
 from ae.run import Run
 from ae.sampling import Draw, draws_of, interpolations, log_likelihoods, samples, traversals
 from ae.seeding import derive
-from ae.validation import AtLeast0, Settings
+from ae.validation import AtLeast0, Settings, check_unread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +33,10 @@ class Generation(Settings):
     components: AtLeast0[int] = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
     likelihood_samples: AtLeast0[int] = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
     likelihood_images: AtLeast0[int] = 1000  # of the test images, evenly spaced, for log-likelihoods
+
+    def check_no_likelihood(self, why: str) -> None:
+        """Raise InputError where log-likelihoods are asked for that nothing measures; `why` says why not."""
+        check_unread(self, ["likelihood_samples", "likelihood_images"], f"{why}: leave it out")
 
     def report(
         self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run, prior: Draw | None = None

@@ -19,7 +19,7 @@ from ae.losses import cross_entropy, squared_error
 from ae.model import Autoencoder, Output
 from ae.objectives import Corruption, Loss, checked_loss, only_head
 from ae.seeding import reseed
-from ae.validation import unchecked_range
+from ae.validation import AtLeast0, Positive, checked_arguments, unchecked_range
 from ae.wrappers import unwrapped
 
 _SSIM_WINDOW = 11
@@ -75,12 +75,13 @@ class Examined:
         return metrics
 
 
+@checked_arguments
 def evaluate(
     model: nn.Module,
     images: ImageSet | Any,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
-    step: int = 0,
-    batch_size: int = 256,
+    step: AtLeast0[int] = 0,
+    batch_size: Positive[int] = 256,
 ) -> dict[str, float]:
     """The model's metrics on a whole data set, in evaluation mode: means over images of
 
@@ -95,12 +96,13 @@ def evaluate(
 
 
 @torch.no_grad()
+@checked_arguments
 def examine(
     model: nn.Module,
     images: ImageSet,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
-    step: int = 0,
-    batch_size: int = 256,
+    step: AtLeast0[int] = 0,
+    batch_size: Positive[int] = 256,
 ) -> Examined:
     """The metrics of `evaluate`, image by image, and the predicted classes."""
     autoencoder: Autoencoder = unwrapped(model)
@@ -137,8 +139,13 @@ def examine(
 
 
 @torch.no_grad()
+@checked_arguments
 def restoration(
-    model: Autoencoder, images: ImageSet, corruption: Corruption, mean: Float[Tensor, "c h w"], batch_size: int = 256
+    model: Autoencoder,
+    images: ImageSet,
+    corruption: Corruption,
+    mean: Float[Tensor, "c h w"],
+    batch_size: Positive[int] = 256,
 ) -> dict[str, float]:
     """How well a model restores corrupted images: mean squared errors a pixel, over those that the corruption scores.
 

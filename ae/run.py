@@ -143,6 +143,7 @@ class Run:
             )
         self._changes = before.get("changes", [])
         changed = changes(before["config"], config, self._config)
+        changed.pop("run.resume", None)  # which says no more than that it is continued
         read_history(folder)
         read_summary(folder)
         self._lock = Lock(folder)

@@ -201,7 +201,8 @@ class Tracker:
             return f"W&B  offline: {look}, upload with `wandb sync {shlex.quote(str(part))}`"
         if not online:
             return f"W&B  offline{f', {self._lost()}' if self._missing else ''}: {look}, {upload}"
-        self._look_for_what_is_missing()
+        if "answers" not in self._missing:
+            self._look_for_what_is_missing()
         if self._missing:
             return f"W&B  not all has reached the server, {self._lost()}: {look}, {upload}"
         return f"W&B  {url}"

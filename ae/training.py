@@ -4,7 +4,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -21,14 +21,14 @@ from ae.lazy import check_materialised
 from ae.meter import Meter
 from ae.metrics import evaluate, with_prefix
 from ae.model import Autoencoder
-from ae.objectives import Loss, checked_loss
+from ae.objectives import Loss, checked_loss, corruption_of
 from ae.pictures import drawn, reconstruction_picture
 from ae.preflight import check_objective, checked_model, explained, look_first
 from ae.progress import Progress
 from ae.run import Run
 from ae.seeding import reseed
 from ae.standing import diverged, is_finite, restore, safely, state_of
-from ae.validation import AtLeast0, BelowOne, Positive, Settings, checked, unchecked_range
+from ae.validation import AtLeast0, BelowOne, Positive, Settings, check_unread, checked, unchecked_range
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -64,12 +64,9 @@ class Recipe(Settings):
         object.__setattr__(self, "device", _device_name(self.device))
         super().__post_init__()
         unread = {"sgd": ("betas",), "adam": ("momentum", "nesterov"), "adamw": ("momentum", "nesterov")}
-        for name in unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay")):
-            if getattr(self, name) != _default(Recipe, name):
-                kind = self.optimizer if isinstance(self.optimizer, str) else "an optimizer of your own"
-                raise InputError(
-                    f"Recipe.{name} is not read by {kind}: leave it out, or choose another Recipe.optimizer"
-                )
+        kind = self.optimizer if isinstance(self.optimizer, str) else "an optimizer of your own"
+        names = unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay"))
+        check_unread(self, names, f"by {kind}: leave it out, or choose another Recipe.optimizer")
         if self.nesterov and not self.momentum:
             raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
 
@@ -157,10 +154,6 @@ def _device_name(device: Any) -> Any:
     return str(device) if isinstance(device, torch.device) else device
 
 
-def _default(kind: type, name: str) -> Any:
-    return next(field.default for field in fields(kind) if field.name == name)
-
-
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
@@ -231,7 +224,7 @@ def fit(
     trained.to(memory_format=torch.channels_last)
     parameters = trainable(trained.parameters())
     optimizer = recipe.make_optimizer(parameters)
-    picture = partial(reconstruction_picture, shown, preview, corruption=getattr(objective, "corruption", None))
+    picture = partial(reconstruction_picture, shown, preview, corruption=corruption_of(objective))
     ratios = rate_ratios(optimizer)
     meter = Meter()
     at = restore(run, trained, {"optimizer": optimizer}, meter, total_steps)

@@ -67,6 +67,15 @@ class Settings:
             object.__setattr__(self, name, checked(getattr(self, name), hint, f"{type(self).__name__}.{name}"))
 
 
+def check_unread(settings: Settings, names: Iterable[str], why: str) -> None:
+    """Raise InputError where one of the fields differs from its default, though nothing reads it, for `why`."""
+    kind = type(settings)
+    defaults = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
+    for name in names:
+        if getattr(settings, name) != defaults[name]:
+            raise InputError(f"{kind.__name__}.{name} is not read {why}")
+
+
 @cache
 def field_types(kind: type) -> dict[str, Any]:
     """The type of each field of a dataclass, with its range."""

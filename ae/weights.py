@@ -30,7 +30,7 @@ from ae.heads import Classifier
 from ae.lazy import check_materialised, is_uninitialized
 from ae.model import Autoencoder
 from ae.tracking_server import download_weights
-from ae.validation import Positive, checked
+from ae.validation import Positive, checked, checked_arguments
 from ae.wrappers import plain_names, plain_state, unwrapped, with_names_of, without_wrappers
 
 FORMAT = 2
@@ -69,10 +69,11 @@ class About:
     tied: tuple[tuple[str, ...], ...] = ()
 
 
+@checked_arguments
 def save_weights(
-    path: str | Path,
+    path: Path | str,
     model: nn.Module,
-    image: Sequence[int] | None = None,
+    image: Sequence[Positive[int]] | None = None,
     classes: Sequence[str] = (),
     metrics: Mapping[str, float] | None = None,
 ) -> None:
@@ -151,7 +152,8 @@ def _describe_value(value: Any) -> Any:
     return value
 
 
-def read_about(path: str | Path) -> About:
+@checked_arguments
+def read_about(path: Path | str) -> About:
     """What a file of weights says of itself; raises InputError where it is broken, or says nothing that can be read."""
     _check_header(path)
     try:
@@ -192,7 +194,8 @@ def _checked_values(content: Any, kind: Any, name: str) -> dict[str, Any]:
     return content
 
 
-def load_weights(path: str | Path, module: nn.Module, part: str | None = None, strict: bool = True) -> None:
+@checked_arguments
+def load_weights(path: Path | str, module: nn.Module, part: str | None = None, strict: bool = True) -> None:
     """Read a file's weights into a module: all of them, or those of one `part` of the model, as in `encoder`.
 
     With `strict`, the module must have the same tensors; without, those that both have are read. Raises InputError
@@ -310,14 +313,14 @@ def _find(path: str | Path, folder: Path) -> Path:
     """The file of weights; one from W&B is downloaded to `folder`."""
     if isinstance(path, str) and path.startswith("wandb:"):
         return download_weights(path.removeprefix("wandb:"), folder)
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    if (path / "model.safetensors").exists():
-        return path / "model.safetensors"
-    best = path / "best.safetensors"
+    place: Path = checked(path, Path, "path")
+    if not place.is_dir():
+        return place
+    if (place / "model.safetensors").exists():
+        return place / "model.safetensors"
+    best = place / "best.safetensors"
     hint = f"its training did not end; the best weights so far are in {best}" if best.exists() else "it is no run"
-    raise InputError(f"no model.safetensors in {path}: {hint}")
+    raise InputError(f"no model.safetensors in {place}: {hint}")
 
 
 def _read_tensors(path: str | Path) -> dict[str, Tensor]:

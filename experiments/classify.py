@@ -33,7 +33,7 @@ def build(model: Model, data: Splits) -> Autoencoder:
     """The model for images and classes as in `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
-    head = Classifier(encoder.feature_shape(height, width), len(data.classes), model.hidden)
+    head = Classifier(encoder.feature_shape(height, width), data.class_count, model.hidden)
     return Autoencoder(encoder, heads={"digit": head})
 
 

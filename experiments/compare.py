@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table, verdict, write_csv, write_page
-from ae.compare.records import printable
+from ae.distributed import on_main
+from ae.errors import printable
 from ae.validation import Settings
 
 
@@ -26,6 +27,7 @@ class Config(Settings):
     html: Path | None = None  # write a page with curves, charts and reconstructions to this file
 
 
+@on_main
 def main(config: Config) -> None:
     """Print the table, and write what is asked for."""
     comparison = compare(read_runs(config.runs), config.metrics, config.sort)

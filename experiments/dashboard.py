@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ae.cli import cli
+from ae.distributed import on_main
 from ae.errors import InputError
 from ae.files import write_whole
 from ae.validation import Settings
@@ -88,6 +89,7 @@ def specification(workspace: "Workspace") -> dict[str, Any]:
     return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
+@on_main
 def main(config: Config) -> None:
     """Save the workspace in W&B and print its address, or write its specification."""
     try:

@@ -16,6 +16,7 @@ from ae import Augment, Data, ImageSet, Recipe, Streamed, load
 from ae.cli import Positional, cli, parse_part
 from ae.data.files import open_files
 from ae.data.scan import images_below
+from ae.distributed import on_main
 from ae.encoding import Format, Part, encode
 from ae.errors import InputError
 from ae.files import write_whole
@@ -41,6 +42,7 @@ class Config(Settings):
     device: str = "auto"  # auto: cuda, mps or cpu, the first there is
 
 
+@on_main
 def main(config: Config) -> None:
     """Load, encode, and say how fast that was."""
     model = load(config.run).to(Recipe(device=config.device).find_device())

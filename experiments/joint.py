@@ -55,7 +55,7 @@ def build(model: Model, data: Splits) -> Autoencoder:
     features = encoder.feature_shape(height, width)
     bottleneck = None if model.latent is None else Dense(features, model.latent)
     code = features if model.latent is None else (model.latent,)
-    heads = {"digit": Classifier(code, len(data.classes), model.hidden)}
+    heads = {"digit": Classifier(code, data.class_count, model.hidden)}
     return Autoencoder(encoder, decoder, bottleneck, heads)
 
 

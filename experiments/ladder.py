@@ -18,7 +18,7 @@ import torch
 
 from ae import Augment, Data, Ladder, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
-from ae.validation import Settings
+from ae.validation import AtLeast0, Settings
 from experiments.classify import Model, build
 
 
@@ -28,8 +28,9 @@ class Config(Settings):
 
     data: Data = Data("mnist", labels=100, labelled_per_batch=32)
     model: Model = Model(norm=True)
-    denoising: tuple[float, ...] = (10.0, 1.0, 0.3, 0.3, 4.0)  # weights: image, each stage, hidden layer, logits
-    noise: float = 0.3  # in standard deviations of what it is added to
+    # weights: image, each stage, hidden layer, logits
+    denoising: tuple[AtLeast0[float], ...] = (10.0, 1.0, 0.3, 0.3, 4.0)
+    noise: AtLeast0[float] = 0.3  # in standard deviations of what it is added to
     augment: Augment = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)  # of labelled images alone
     recipe: Recipe = Recipe(steps=4_000, batch_size=96, optimizer="adamw", lr=0.002, evaluate_every=500)
     run: RunConfig = RunConfig()

@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     model = build(config.model, data)
     if not config.objective.has("reconstruction"):
         model.decoder = None
-    objective = Consistency(model, len(data.classes), config.objective, config.teaching)
+    objective = Consistency(model, data.class_count, config.objective, config.teaching)
     with Run("semi", config.run, config) as run:
         report(model, data, fit(model, objective, data, config.recipe, run), run)
 

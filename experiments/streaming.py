@@ -15,7 +15,7 @@ import torch
 
 from ae import Data, Images, fit
 from ae.cli import cli
-from ae.validation import Positive, Settings
+from ae.validation import AtLeast0, Positive, Settings
 from experiments import joint
 
 
@@ -27,7 +27,7 @@ class Config(Settings):
     images: Positive[int] = 6400  # in files
     size: Positive[int] = 28  # pixels that they are resized to
     original: Positive[int] = 64  # pixels that they are stored with
-    workers: int = 2  # processes that read ahead
+    workers: AtLeast0[int] = 2  # processes that read ahead
 
 
 def main(config: Config) -> None:
@@ -35,7 +35,7 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), config)
         streamed = Data("folder", Path(folder), size=config.size, validation=0, stream=True, workers=config.workers)
-        held = replace(streamed, stream=False)
+        held = replace(streamed, stream=False, workers=Data.workers)
         loader, step, both = [], [], []
         for _ in range(config.rounds):
             loader.append(load_only(streamed))

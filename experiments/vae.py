@@ -33,7 +33,7 @@ from ae import (
     fit,
 )
 from ae.cli import cli
-from ae.validation import Positive, Settings
+from ae.validation import Positive, Settings, check_unread
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Model(Settings):
     widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which take the place of the stages
     latent: Positive[int] = 16  # size of the code
     norm: bool = True  # batch norm in every stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.widths:
+            check_unread(self, ["channels", "norm"], "where Model.widths are given: leave out one of both")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Config(Settings):
     recipe: Recipe = Recipe(epochs=10, batch_size=128, optimizer="adamw", lr=0.002)
     generation: Generation = Generation()
     run: RunConfig = RunConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective.likelihood != "bernoulli":
+            self.generation.check_no_likelihood(f"with Joint.likelihood {self.objective.likelihood}")
 
 
 def build(model: Model, data: Splits) -> Autoencoder:

@@ -33,6 +33,10 @@ class Config(Settings):
     generation: Generation = Generation()
     run: RunConfig = RunConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.generation.check_no_likelihood("by a model without a posterior")
+
 
 def main(config: Config) -> None:
     """Train, test and report one run."""

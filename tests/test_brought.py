@@ -513,10 +513,9 @@ def test_recipe_refuses_meta_and_takes_a_torch_device() -> None:
 def test_fit_says_that_there_is_no_compiler(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/c++",))
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     with (
-        config.patch(fx_graph_cache=False),
+        config.patch({"fx_graph_cache": False, "cpp.cxx": ("/nonexistent/c++",)}),
         pytest.raises(InputError, match=r"Recipe\.compile failed: .*ompiler") as error,
     ):
         fit(make(norm=False), Joint(), few, replace(QUICK, compile=True))

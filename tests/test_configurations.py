@@ -171,7 +171,9 @@ def tiny() -> Splits:
 
 def check_trains(config: joint.Config) -> None:
     """A valid configuration comes back from its command line, and trains two steps or is refused in one line."""
-    config = replace(config, run=replace(config.run, resume=None, fork=None))  # there is no run to begin with
+    root, folder = (None if path is None else path.absolute() for path in (config.data.root, config.run.dir))
+    run = replace(config.run, dir=folder, resume=None, fork=None)  # there is no run to begin with
+    config = replace(config, data=replace(config.data, root=root), run=run)
     assert parse(joint.Config, to_args(joint.Config, to_json(config))) == config
     data = replace(tiny(), augment=config.data.augment, labelled_per_batch=config.data.labelled_per_batch)
     data = replace(data, binarise=config.data.binarise)

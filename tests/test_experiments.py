@@ -246,7 +246,7 @@ def test_a_process_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: st
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        ("--data.limit 100", "error: a batch of 128 is larger than the data: 100 training images"),
+        ("--data.limit 100", "error: --recipe.batch-size must be at most 100, the number of training images, got 128"),
         ("--model.latent 0", "error: --model.latent must be positive, got 0"),
         ("--recipe.device cuda:9 --data.limit 256", "error: --recipe.device: no device cuda:9"),
         ("--data.labels 9", "error: --data.labels must be at least the number of classes, 10, got 9"),

@@ -32,6 +32,7 @@ from ae import (
 )
 from ae.corruptions import GaussianNoise
 from ae.losses import squared_error
+from ae.objectives import corruption_of
 from ae.training import Objective, Step
 from tests.resumed import Modules, check_resume
 
@@ -155,7 +156,13 @@ def test_a_corruption_is_what_the_model_sees_and_the_loss_is_on_clean_images(
     model = make_model().train(mode)
     seen: list[Tensor] = []
     model.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
-    loss = loss_of(make(replace(NATS, corruption=lambda images: (torch.zeros_like(images), mask))), model, batch)
+
+    def blacken(images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(images), mask
+
+    objective = make(replace(NATS, corruption=blacken))
+    loss = loss_of(objective, model, batch)
+    assert corruption_of(objective) is blacken
     assert seen
     assert not any(images.any() for images in seen)
     torch.manual_seed(1)

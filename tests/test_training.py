@@ -413,7 +413,9 @@ def test_refuses_a_device_that_is_not_there(digits: Splits) -> None:
 
 
 def test_refuses_a_batch_larger_than_the_data(digits: Splits) -> None:
-    with pytest.raises(InputError, match="a batch of 257 is larger than the data: 256 training images"):
+    with pytest.raises(
+        InputError, match=r"Recipe\.batch_size must be at most 256, the number of training images, got 257"
+    ):
         fit(joint(), Joint(), digits, Recipe(batch_size=257))
 
 

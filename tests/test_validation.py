@@ -10,11 +10,35 @@ import pytest
 import torch
 from torch import nn
 
-from ae import Augment, Classifier, ConvEncoder, Data, InputError, Joint, Recipe, RunConfig, TopK
+from ae import (
+    Augment,
+    Autoencoder,
+    Classifier,
+    ConvEncoder,
+    Data,
+    Generation,
+    Images,
+    InputError,
+    Joint,
+    Ramps,
+    Recipe,
+    RunConfig,
+    Splits,
+    TopK,
+    evaluate,
+    load,
+    save_weights,
+)
+from ae.compare import read_runs
 from ae.corruptions import PatchMask
+from ae.encoding import encode
 from ae.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked, checked_arguments, nearest
+from experiments import vae, wae
 
 pytestmark = pytest.mark.usefixtures("unhooked")
+
+MODEL = Autoencoder(nn.Identity())
+IMAGES = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([-1, -1]), ())
 
 
 @dataclass(frozen=True)
@@ -134,6 +158,22 @@ def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, give
         (lambda: Recipe(betas=(0.5, 0.9)), "Recipe.betas is not read by sgd"),
         (lambda: Recipe(optimizer="adamw", momentum=0.5), "Recipe.momentum is not read by adamw"),
         (lambda: Recipe(optimizer=torch.optim.RMSprop, weight_decay=0.1), "weight_decay is not read by an optimizer"),
+        (lambda: Joint(std=0.5), "Joint.std is not read by the likelihood mse: choose Joint.likelihood gaussian"),
+        (lambda: Joint(free_bits=0.5), "Joint.free_bits is not read where the rate costs nothing"),
+        (
+            lambda: Joint(ramps=Ramps(rate=(0, 9))),
+            "Ramps.rate is of a term that never counts: give Joint.rate a weight",
+        ),
+        (lambda: vae.Model(widths=(8,), channels=(8,)), "Model.channels is not read where Model.widths are given"),
+        (lambda: vae.Model(widths=(8,), norm=False), "Model.norm is not read where Model.widths are given"),
+        (
+            lambda: vae.Config(objective=Joint("mse"), generation=Generation(likelihood_samples=9)),
+            "Generation.likelihood_samples is not read with Joint.likelihood mse: leave it out",
+        ),
+        (
+            lambda: wae.Config(generation=Generation(likelihood_images=9)),
+            "Generation.likelihood_images is not read by a model without a posterior",
+        ),
         (lambda: RunConfig(wandb="yes"), "RunConfig.wandb must be auto, online, offline or disabled, got 'yes'"),
         (lambda: RunConfig(tags="a"), "RunConfig.tags must be a sequence, each text, got 'a'"),
         (lambda: Data("MNIST"), "Data.name must be mnist, .*; the nearest is mnist"),
@@ -146,9 +186,19 @@ def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, give
         (lambda: ConvEncoder(norm="yes"), "norm must be True or False, got 'yes'"),
         (lambda: Classifier((64, 7, 7), classes=0), "classes must be positive, got 0"),
         (lambda: TopK((4,), 8, k=9), "k must be at most the 8 latents, got 9"),
+        (lambda: evaluate(MODEL, IMAGES, batch_size=0), "batch_size must be positive, got 0"),
+        (lambda: evaluate(MODEL, IMAGES, batch_size=2.0), "batch_size must be a positive whole number, got 2.0"),
+        (lambda: IMAGES.in_order(0), "batch_size must be positive, got 0"),
+        (lambda: Splits(IMAGES).batches(3, seed=0), "Recipe.batch_size must be at most 2, the number of .*, got 3"),
+        (lambda: Splits(IMAGES).class_count, "the data have no classes to learn"),
+        (lambda: encode(MODEL, IMAGES, "x", parts="codes"), "parts must be a sequence, each codes, .*, got 'codes'"),
+        (lambda: encode(MODEL, IMAGES, "x", ("code",)), "parts must be codes, .*, got 'code'; the nearest is codes"),
+        (lambda: read_runs("runs"), "sources must be a sequence, each text or a path, got 'runs'"),
+        (lambda: load(""), "path must be a path, got ''"),
+        (lambda: save_weights(3, MODEL), "path must be a path or text, got 3"),
     ],
 )
-def test_public_classes_refuse_what_they_cannot_mean(make: Callable[[], Any], message: str) -> None:
+def test_public_classes_and_functions_refuse_what_they_cannot_mean(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 

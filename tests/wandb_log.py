@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 protobuf: Any = wandb_internal_pb2  # its classes are made at run time
@@ -31,6 +32,7 @@ class Log:
 
 def read_log(folder: Path) -> Log:
     """The log of the one offline run in a W&B folder `offline-run-...`."""
+    wandb.teardown()  # W&B's process may write the last records after a run's `finish`, at the latest at its end
     (path,) = folder.glob("run-*.wandb")
     log = Log()
     for record in _records(path.read_bytes()):

@@ -11,7 +11,7 @@ from torch.distributions import Normal
 from ae import distributed
 from ae.bottlenecks.code import Code
 from ae.losses import at_least_float32, kl_to_standard_normal
-from ae.validation import Positive, check_shape, checked_arguments
+from ae.validation import AtLeast0, Positive, check_shape, checked_arguments
 
 _LOG_VARIANCES = (-14.0, 14.0)  # in nats; beyond them a variance is not told from 0, or from infinity, in float32
 _ACTIVE = 0.01  # variance over images from which a latent's mean counts as active
@@ -56,7 +56,8 @@ class Gaussian(nn.Module):
         """N(0, I), on the device and of the type of what it is compared with."""
         return Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False)
 
-    def sample(self, count: int) -> Float[Tensor, "b latent"]:
+    @checked_arguments
+    def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
         """`count` codes from the prior."""
         return torch.randn(count, self.latent, device=self.restore.weight.device)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ae import distributed
 from ae.bottlenecks.code import Code
 from ae.errors import InputError
-from ae.validation import Positive, check_shape, checked_arguments
+from ae.validation import AtLeast0, Positive, check_shape, checked_arguments
 
 _SAME = 1e-6  # sine of the angle below which two directions are the same, or opposite
 
@@ -65,7 +65,8 @@ class Sphere(Dense):
         check_shape("features", features, self.in_shape)
         return Code.deterministic(self.project(self.reduce(features.flatten(1))))
 
-    def sample(self, count: int) -> Float[Tensor, "b latent"]:
+    @checked_arguments
+    def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
         """`count` codes, uniform on the sphere (Muller 1959)."""
         return self.project(torch.randn(count, self.latent, device=self.restore.weight.device))
 

@@ -22,6 +22,7 @@ from ae.compare.statistics import (
 )
 from ae.errors import InputError
 from ae.metrics import higher_is_better
+from ae.validation import checked_arguments
 
 Kind = Literal["settled", "not settled", "can't be told"]
 
@@ -205,6 +206,7 @@ class Comparison:
         return [group for _, group in sorted(known, key=lambda pair: pair[0], reverse=self.higher_is_better(metric))]
 
 
+@checked_arguments
 def compare(runs: Sequence[Record], metrics: Sequence[str] = (), sort: str | None = None) -> Comparison:
     """Group runs by configuration and put the best first.
 

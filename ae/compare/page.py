@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ae.compare.comparison import Comparison, Group
-from ae.compare.records import Record, is_number, printable, shown
+from ae.compare.records import Record, is_number, shown
 from ae.compare.table import describe_states, form, number, short_names
 from ae.compare.verdict import verdict
 from ae.console import say
-from ae.errors import one_line
+from ae.errors import one_line, printable
 from ae.files import write_whole
 from ae.run_folder import Row
 

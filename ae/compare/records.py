@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ae.console import say
-from ae.errors import InputError, one_line
+from ae.errors import InputError, one_line, printable
 from ae.files import read_bytes, read_json
 from ae.run_folder import CONFIG, HISTORY, Row, best_of, is_running, read_config, read_history, read_summary
 from ae.tracking_server import find_runs, read_file, read_rows
+from ae.validation import checked_arguments
 
 State = Literal["finished", "running", "stopped"]
 T = TypeVar("T")
@@ -54,7 +55,8 @@ class Record:
         return value if is_number(value) else None
 
 
-def read_runs(sources: Sequence[str]) -> list[Record]:
+@checked_arguments
+def read_runs(sources: Sequence[str | Path]) -> list[Record]:
     """The runs in folders, in folders of folders, under globs, or in W&B: `wandb:entity/project[/group]`.
 
     In the order given, each once. A run whose configuration can't be read is skipped; one whose summary, history or
@@ -62,7 +64,7 @@ def read_runs(sources: Sequence[str]) -> list[Record]:
     none that can be read.
     """
     records: dict[str, Record] = {}
-    for source in sources:
+    for source in map(str, sources):
         if source.startswith("wandb:"):
             found = [_from_server(run) for run in find_runs(source.removeprefix("wandb:"))]
         else:
@@ -283,8 +285,3 @@ def shown(value: Any) -> str:
         case str():
             return value
     return json.dumps(value, default=str)
-
-
-def printable(text: str) -> str:
-    """A text for a line of a terminal: what would break the line, or steer the terminal, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ae.compare.comparison import Comparison, Group
-from ae.compare.records import Record, is_number, printable, shown
+from ae.compare.records import Record, is_number, shown
+from ae.errors import printable
 from ae.files import write_whole
 
 _WIDEST = 60  # characters of a cell

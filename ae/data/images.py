@@ -14,6 +14,7 @@ from ae import distributed
 from ae.data.augment import Augment
 from ae.errors import InputError
 from ae.seeding import generator
+from ae.validation import Positive, checked_arguments
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Images:
             return Batch(self.pixels[index] / 255, self.labels[index])
         return Batch(self.pixels.index_select(0, index) / 255, self.labels.index_select(0, index))
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    @checked_arguments
+    def in_order(self, batch_size: Positive[int]) -> Iterator[Batch]:
         """Every image once, in order."""
         for start in range(0, len(self), batch_size):
             yield self.batch(slice(start, start + batch_size))
@@ -165,17 +167,20 @@ class Batches:
     2016, section 5). Raises InputError where a batch is larger than the data, or can't be filled as asked.
     """
 
+    @checked_arguments
     def __init__(
         self,
         data: ImageSet,
-        batch_size: int,
+        batch_size: Positive[int],
         seed: int,
         augment: Augment | None = None,
         labelled_per_batch: int | None = None,
         binarise: bool = False,
     ) -> None:
         if batch_size > len(data):
-            raise InputError(f"a batch of {batch_size} is larger than the data: {len(data)} training images")
+            raise InputError(
+                f"Recipe.batch_size must be at most {len(data)}, the number of training images, got {batch_size}"
+            )
         self.data = data
         self.seed = seed
         self.augment = augment or Augment()

@@ -42,6 +42,13 @@ class Splits:
         """The names of the classes."""
         return self.train.classes
 
+    @property
+    def class_count(self) -> int:
+        """How many classes there are; raises InputError where there are none."""
+        if not self.classes:
+            raise InputError("the data have no classes to learn: every image needs a label, such as its folder's name")
+        return len(self.classes)
+
     def to(self, device: torch.device | str) -> "Splits":
         """The same with its images on another device."""
         validation = None if self.validation is None else self.validation.to(device)

@@ -16,7 +16,7 @@ from ae.data.files import note
 from ae.data.images import Batch, as_classes, as_labels
 from ae.data.items import image_of, label_of, labels_of
 from ae.errors import InputError, one_line
-from ae.validation import AtLeast0, Positive, checked
+from ae.validation import AtLeast0, Positive, checked, checked_arguments
 
 _MANY_ITEMS = 5000
 
@@ -60,7 +60,8 @@ class Streamed:
         object.__setattr__(self, "shape", sides)
 
     @classmethod
-    def of(cls, items: Items, classes: Sequence[str] | None = None, workers: int = 2) -> "Streamed":
+    @checked_arguments
+    def of(cls, items: Items, classes: Sequence[str] | None = None, workers: AtLeast0[int] = 2) -> "Streamed":
         """A data set of which the items alone are known: the first one tells the shape.
 
         Labels are those of `items.targets` or `items.labels`, where there are such; else every item is read (decoded)
@@ -101,7 +102,8 @@ class Streamed:
         (batch,) = replace(self, workers=0).stream([_places(len(self), index)])
         return batch
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    @checked_arguments
+    def in_order(self, batch_size: Positive[int]) -> Iterator[Batch]:
         """Every image once, in order."""
         return self.stream(torch.arange(len(self)).split(batch_size))
 

@@ -18,7 +18,7 @@ from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
 from ae.objectives.joint import Joint, Loss, only_head
-from ae.validation import AtLeast0, BelowOne, Fraction, Settings
+from ae.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked_arguments
 
 _STRONG = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)
 
@@ -37,7 +37,7 @@ class Teaching(Settings):
     weight: AtLeast0[float] = 1.0  # of the teacher's term; 0: it is an average only
     ramp: AtLeast0[int] = 0  # steps in which the weight grows from 0, linearly
     decay: BelowOne = 0.99  # of the average, a step
-    confidence: Fraction = 0.8  # of the teacher, from which it labels an image; pseudo-labels only
+    confidence: Fraction = 0.8  # of the teacher, from which it labels an image, and is counted as `taught`
     align: AtLeast0[int] = (
         2000  # steps in which its predictions are aligned with equally frequent classes, less and less
     )
@@ -58,8 +58,9 @@ class Consistency(nn.Module):
 
     frequencies: Tensor
 
+    @checked_arguments
     def __init__(
-        self, model: Autoencoder, classes: int, joint: Joint | None = None, teaching: Teaching | None = None
+        self, model: Autoencoder, classes: Positive[int], joint: Joint | None = None, teaching: Teaching | None = None
     ) -> None:
         super().__init__()
         self.joint = joint or Joint(reconstruction=0.0)

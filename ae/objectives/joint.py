@@ -15,7 +15,7 @@ from ae.data import Batch
 from ae.errors import InputError
 from ae.losses import masked_mean
 from ae.model import Autoencoder
-from ae.validation import AtLeast0, Positive, Settings
+from ae.validation import AtLeast0, Positive, Settings, check_unread
 
 Corruption = Callable[[Float[Tensor, "b c h w"]], tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]]
 """Clean images -> (corrupted images, mask of the pixels that the loss is taken on, or None: all)."""
@@ -101,6 +101,13 @@ class Joint(Settings):
             raise InputError("nothing to learn: Joint.reconstruction and Joint.classification are both 0")
         if self.has("rate") and self.likelihood == "mse":
             raise InputError("Joint.rate is in nats: choose Joint.likelihood bernoulli or gaussian, not mse")
+        if self.likelihood != "gaussian":
+            check_unread(self, ["std"], f"by the likelihood {self.likelihood}: choose Joint.likelihood gaussian")
+        if not self.has("rate"):
+            check_unread(self, ["free_bits"], "where the rate costs nothing: give Joint.rate a weight")
+        for name, ramp in vars(self.ramps).items():
+            if ramp is not None and not self.has(name):
+                raise InputError(f"Ramps.{name} is of a term that never counts: give Joint.{name} a weight")
 
     def __call__(
         self, model: Autoencoder, batch: Batch, step: int, weights: Mapping[str, Tensor] | None = None
@@ -177,6 +184,11 @@ class Joint(Settings):
                 return losses.bernoulli_nll(pixels, target, mask)
             case "gaussian":
                 return losses.gaussian_nll(pixels.sigmoid(), target, self.std, mask)
+
+
+def corruption_of(objective: Any) -> Corruption | None:
+    """What an objective's images are corrupted by: its own corruption, or that of the `joint` that it adds to."""
+    return getattr(getattr(objective, "joint", objective), "corruption", None)
 
 
 def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Loss:

@@ -1,6 +1,7 @@
 """Whatever comes in as data is converted, or refused in one line."""
 
 import gzip
+import io
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ae import Data, Images, InputError, Streamed
@@ -88,6 +89,110 @@ def test_folder_lists_all_broken_files_or_skips_them(tmp_path: Path, capsys: pyt
     source = sources.folder(tmp_path, skip_broken=True)
     assert len(source.train) + len(source.test()) == 28
     assert "left out" in capsys.readouterr().err
+
+
+def pixels_of(format: str, image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format)
+    return file.getvalue()
+
+
+def with_long_text(image: Image.Image) -> bytes:
+    """A PNG whose compressed text is larger than Pillow takes."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "a" * 2 * PngImagePlugin.MAX_TEXT_CHUNK, zip=True)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=text)
+    return file.getvalue()
+
+
+GREY = Image.new("L", (40, 40), 7)
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.png", LFS, r"a\.png is no image: a Git LFS pointer.*git lfs pull"),
+        ("a.jpg", b"<!DOCTYPE html><html>", r"a\.jpg is no image: an HTML page"),
+        ("a.png", b"", r"a\.png is no image: the file is empty"),
+        ("a.png", pixels_of("PNG", Image.new("1", (20_000, 20_000))), r"a\.png has more than 89,478,485 pixels"),
+        ("a.png", with_long_text(GREY), r"a\.png is .*MAX_TEXT_CHUNK"),
+        ("a.ppm", pixels_of("PPM", GREY)[:-100], r"a\.ppm is truncated or damaged"),
+        ("a.ppm", b"P6 40 40 99999999 ", r"a\.ppm is (no image|truncated or damaged)"),
+        ("a.bmp", pixels_of("BMP", GREY)[:-100], r"a\.bmp is truncated or damaged"),
+        ("a.bmp", b"BM" + bytes(60), r"a\.bmp is (no image|truncated or damaged)"),
+        ("a.tiff", pixels_of("TIFF", GREY)[:60], r"a\.tiff is (no image|truncated or damaged)"),
+        ("a.gif", pixels_of("GIF", GREY)[:-30], r"a\.gif is truncated or damaged"),
+    ],
+)
+def test_whatever_a_decoder_raises_names_the_file(
+    tmp_path: Path, name: str, content: bytes, complaint: str, unhooked: None
+) -> None:
+    for i in range(3):
+        save(tmp_path / "class" / f"{i}.png", size=(40, 40))
+    (tmp_path / "class" / name).write_bytes(content)
+    for stream in (False, True):  # streamed ones before the training, too
+        with pytest.raises(InputError, match=complaint) as error:
+            Data("folder", tmp_path, size=8, stream=stream).load()
+        one_line_of(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".jfif", ".avif", ".tga", ".jp2", ".webp", ".BMP"])
+def test_folder_reads_every_format_that_pillow_reads(tmp_path: Path, suffix: str) -> None:
+    Image.init()
+    if Image.EXTENSION[suffix.lower()] not in Image.SAVE:
+        pytest.skip(f"this Pillow can't write {suffix}")
+    for i in range(10):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / "a" / f"{i}{suffix}")
+    train = held(sources.folder(tmp_path).train)
+    assert train.shape == (3, 16, 16)
+    assert (train.pixels.float().mean((0, 2, 3)) - torch.tensor([200.0, 100.0, 50.0])).abs().max() < 12
+
+
+def test_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a" / "0.png")
+    (tmp_path / "b").mkdir()
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:  # for root, nothing is unreadable
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"can't read .*/b: Permission denied"):
+        sources.folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("test_images", "complaint"),
+    [
+        ([pixels_of("PNG", GREY)[:-20]], r"test/a/0\.png is truncated or damaged"),
+        ([pixels_of("PNG", Image.new("L", (24, 24)))], r"test/a/0\.png is 24x24, others 40x40.*Data\.size"),
+        ([], r"no images for the test"),
+    ],
+)
+def test_test_images_are_looked_at_before_training(tmp_path: Path, test_images: list[bytes], complaint: str) -> None:
+    for i in range(3):
+        save(tmp_path / "train" / "a" / f"{i}.png", size=(40, 40))
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    for i, content in enumerate(test_images):
+        (tmp_path / "test" / "a" / f"{i}.png").write_bytes(content)
+    with pytest.raises(InputError, match=complaint):
+        Data("folder", tmp_path).load()
+
+
+def test_a_tenth_of_small_data_is_held_out_by_default(tmp_path: Path) -> None:
+    for i in range(50):
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i}.png")
+    save(tmp_path / "test" / "a" / "0.png")
+    splits = Data("folder", tmp_path).load()
+    assert splits.validation is not None
+    assert (len(splits.train), len(splits.validation)) == (45, 5)
+    with pytest.raises(InputError, match=r"Data\.validation must be less than the 50 training images, got 50"):
+        Data("folder", tmp_path, validation=50).load()
 
 
 @pytest.mark.parametrize("layout", ["", "MNIST/raw"])

@@ -95,7 +95,7 @@ def test_augments_every_epoch_anew(numbered: Images) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "labelled", "complaint"),
     [
-        (24, None, "a batch of 24 is larger than the data: 23 training images"),
+        (24, None, "Recipe.batch_size must be at most 23, the number of training images, got 24"),
         (5, 0, "labelled_per_batch must be 1 to 4 of a batch of 5, got 0"),
         (5, 5, "labelled_per_batch must be 1 to 4 of a batch of 5, got 5"),
     ],
