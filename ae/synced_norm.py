@@ -146,6 +146,6 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Gradient of the sum -> of x; it has a gradient itself."""
-        return _Sum.apply(gradient)
+        return _Sum.apply(*gradients)
