@@ -117,7 +117,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
         ("a.jpg", b"<!DOCTYPE html><html>", r"a\.jpg is no image: an HTML page"),
         ("a.png", b"", r"a\.png is no image: the file is empty"),
         ("a.png", pixels_of("PNG", Image.new("1", (20_000, 20_000))), r"a\.png has more than 89,478,485 pixels"),
-        ("a.png", with_long_text(GREY), r"a\.png is .*MAX_TEXT_CHUNK"),
+        ("a.png", with_long_text(GREY), r"a\.png is .*[Dd]ecompressed [Dd]ata [Tt]oo [Ll]arge"),
         ("a.ppm", pixels_of("PPM", GREY)[:-100], r"a\.ppm is truncated or damaged"),
         ("a.ppm", b"P6 40 40 99999999 ", r"a\.ppm is (no image|truncated or damaged)"),
         ("a.bmp", pixels_of("BMP", GREY)[:-100], r"a\.bmp is truncated or damaged"),
@@ -125,6 +125,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
         ("a.tiff", pixels_of("TIFF", GREY)[:60], r"a\.tiff is (no image|truncated or damaged)"),
         ("a.gif", pixels_of("GIF", GREY)[:-30], r"a\.gif is truncated or damaged"),
     ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("a.") else "",
 )
 def test_whatever_a_decoder_raises_names_the_file(
     tmp_path: Path, name: str, content: bytes, complaint: str, unhooked: None
@@ -141,7 +142,7 @@ def test_whatever_a_decoder_raises_names_the_file(
 @pytest.mark.parametrize("suffix", [".gif", ".jfif", ".avif", ".tga", ".jp2", ".webp", ".BMP"])
 def test_folder_reads_every_format_that_pillow_reads(tmp_path: Path, suffix: str) -> None:
     Image.init()
-    if Image.EXTENSION[suffix.lower()] not in Image.SAVE:
+    if Image.EXTENSION.get(suffix.lower()) not in Image.SAVE:
         pytest.skip(f"this Pillow can't write {suffix}")
     for i in range(10):
         (tmp_path / "a").mkdir(exist_ok=True)
