@@ -124,7 +124,7 @@ class Tracker:
             self._define_metrics()
         else:
             try:
-                self._begin(may_fall_back, _resume(is_new))
+                self._begin_in_a_live_service(may_fall_back, _resume(is_new))
             except InputError:
                 raise
             except Exception as error:  # W&B can't even begin: its service does not start, its folder can't be written
@@ -216,6 +216,16 @@ class Tracker:
         """The parts that W&B has not got, in words."""
         return f"missing: {', '.join(self._missing)}"
 
+    def _begin_in_a_live_service(self, may_fall_back: bool, resume: str) -> None:
+        """Open our own run; where W&B's service, that of an earlier run, is dead, in a new one."""
+        try:
+            self._begin(may_fall_back, resume)
+        except Exception as error:
+            if not _is_of_dead_service(error):
+                raise
+            self._forget_service()
+            self._begin(may_fall_back, resume)
+
     def _begin(self, may_fall_back: bool, resume: str) -> None:
         """Open our own run."""
         make_places()
@@ -299,7 +309,7 @@ class Tracker:
 
     def _reopen(self, error: Exception) -> None:
         """Open the run again, whose service process has died, and log what the server lacks of the history."""
-        if not self._is_ours or self._reopenings >= _REOPENINGS or not isinstance(error, ConnectionError):
+        if not self._is_ours or self._reopenings >= _REOPENINGS or not _is_of_dead_service(error):
             self._lose("rows", error)
             return
         self._reopenings += 1
@@ -551,6 +561,11 @@ class _Mute(io.TextIOBase):
 
     def write(self, text: str) -> int:
         return len(text) if threading.get_ident() == self._thread else self._shown.write(text)
+
+
+def _is_of_dead_service(error: Exception) -> bool:
+    """Whether W&B's service process can't be reached; one of the exceptions that say so is private."""
+    return isinstance(error, ConnectionError) or type(error).__name__ == "WandbServiceConnectionError"
 
 
 def _resume(is_new: bool) -> str:

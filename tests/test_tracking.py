@@ -43,6 +43,7 @@ from tests.wandb_server import Fault, WandbServer
 def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
     """A run of the main job without a W&B account: its folder, and the log that W&B kept."""
     folder = tmp_path_factory.mktemp("offline") / "run"
+    wandb.teardown()  # the client remembers the server that it knew before
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder.parent)
         patch.setenv("HOME", str(folder.parent))

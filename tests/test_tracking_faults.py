@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
 from ae import (
@@ -28,6 +29,7 @@ from ae import (
 from ae.evidence import Evidence, Table
 from tests.test_experiments import ROOT
 from tests.tracked import history, job, last_line, numbers, run_command, table
+from tests.wandb_log import read_log
 from tests.wandb_server import Fault, WandbServer
 
 
@@ -147,6 +149,18 @@ def test_a_run_whose_service_process_is_killed_is_opened_again(
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [0, 1, 2]
     assert (server.run.summary["test/mse"], server.run.state) == (0.5, "finished")
     assert server.store.artifact("ae", "source-ae", "latest") is not None
+
+
+def test_a_run_after_the_service_process_has_died_is_tracked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-/nowhere/socket")
+    with Run("joint", RunConfig(dir=tmp_path / "run", wandb="offline")) as run:
+        run.log({"train/loss": 0.5}, 0, 0.0)
+    (log,) = (tmp_path / "run").glob("wandb/offline-run-*")
+    assert read_log(log).exit_code == 0
+    assert "W&B  offline" in capsys.readouterr().out
 
 
 def picture(seed: int) -> Image.Image:
