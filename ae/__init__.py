@@ -1,16 +1,12 @@
 """Autoencoder research on PyTorch: encoder -> bottleneck -> decoder, heads that read the code, and one loop."""
 
-from ae import signals as signals  # the first: from here on Ctrl-C ends a program of ours in one line
-from ae.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
-from ae.decoders import DeconvDecoder, DenseDecoder
-from ae.encoders import ConvEncoder, DenseEncoder, Stage
-from ae.errors import DivergedError, InputError
-from ae.generation import Generation
-from ae.heads import Classifier
-from ae.loop import Loop
-from ae.metrics import evaluate
-from ae.model import Autoencoder, Output
+from ae.evaluation.metrics import evaluate
+from ae.models.autoencoder import Autoencoder, Output
+from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
+from ae.models.decoders import DeconvDecoder, DenseDecoder
+from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
+from ae.models.heads import Classifier
 from ae.objectives import (
     IWAE,
     MMD,
@@ -24,10 +20,15 @@ from ae.objectives import (
     Ramps,
     Teaching,
 )
-from ae.report import report
-from ae.run import Run, RunConfig
-from ae.training import Recipe, fit
-from ae.validation import unchecked_range
+from ae.runs.generation import Generation
+from ae.runs.report import report
+from ae.runs.run import Run, RunConfig
+from ae.training.fit import fit
+from ae.training.loop import Loop
+from ae.training.recipe import Recipe
+from ae.utils import signals as signals
+from ae.utils.errors import DivergedError, InputError
+from ae.utils.validation import unchecked_range
 from ae.weights import About, load, load_weights, read_about, save_weights
 
 __version__ = "0.1.0"

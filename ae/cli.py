@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get
 
 from tyro.conf import Positional
 
-from ae.console import say, steady
-from ae.errors import DivergedError, InputError, StorageError
-from ae.launch import launched
-from ae.run_folder import read_config
-from ae.signals import ending, is_urgent
-from ae.validation import checked, describe, nearest
+from ae.runs.folder import read_config
+from ae.utils.console import say, steady
+from ae.utils.errors import DivergedError, InputError, StorageError
+from ae.utils.launch import launched
+from ae.utils.signals import ending, is_urgent
+from ae.utils.validation import checked, describe, nearest
 
 if TYPE_CHECKING:
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -115,7 +115,7 @@ def _of_another(args: Sequence[str], complaint: str) -> str:
 
 
 def _registry() -> "ConstructorRegistry":
-    """Rules for tyro: numbers and paths as `ae.validation` reads them; the choices of a choice or a function."""
+    """Rules for tyro: numbers and paths as `ae.utils.validation` reads them; the choices of a choice or a function."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()
@@ -293,7 +293,7 @@ def _unknown(arg: str, flags: list[str]) -> str:
 
 
 def _one_line(complaint: str, config_type: type, args: Sequence[str]) -> str:
-    """A line for what tyro's panel complains about: in the words of `ae.validation` where a flag has a wrong value."""
+    """A line for what tyro's panel complains about: in `ae.utils.validation`'s words where a flag has a wrong value."""
     line = _first_section(complaint)
     of_group = re.match(r"Error parsing (?!-)\S+: (.*)", line)  # raised where a group of settings was made
     if of_group:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 
 from ae.cli import flags, parse, to_args
-from ae.errors import InputError, one_line
-from ae.files import check_regular, read_json, write_whole
-from ae.run_folder import Row, is_running, read_history, read_summary
-from ae.seeding import derive
-from ae.validation import AtLeast2, Positive, checked, field_types, nearest
+from ae.runs.folder import Row, is_running, read_history, read_summary
+from ae.utils.errors import InputError, one_line
+from ae.utils.files import check_regular, read_json, write_whole
+from ae.utils.seeding import derive
+from ae.utils.validation import AtLeast2, Positive, checked, field_types, nearest
 
 if TYPE_CHECKING:
     import optuna
@@ -137,7 +137,7 @@ def read_sweep(path: Path) -> Sweep:
 
 def _load(path: Path) -> Any:
     """The content of a YAML file."""
-    from ae.yaml import load_yaml
+    from ae.utils.yaml import load_yaml
 
     if path.exists() and not path.is_file():
         raise InputError("can't read it: it is no regular file")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ae.cli import cli
-from ae.errors import InputError
-from ae.files import describe
-from ae.run import Run, RunConfig
-from ae.run_folder import CONFIG, read_config
-from ae.validation import Settings
+from ae.runs.folder import CONFIG, read_config
+from ae.runs.run import Run, RunConfig
+from ae.utils.errors import InputError
+from ae.utils.files import describe
+from ae.utils.validation import Settings
 
 
 @dataclass(frozen=True)

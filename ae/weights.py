@@ -21,17 +21,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ae import bottlenecks
-from ae.decoders import DeconvDecoder, DenseDecoder
-from ae.encoders import ConvEncoder, DenseEncoder
-from ae.errors import InputError, one_line
-from ae.files import check_regular, exists, write_whole
-from ae.heads import Classifier
-from ae.lazy import check_materialised, is_uninitialized
-from ae.model import Autoencoder
-from ae.tracking_server import download_weights
-from ae.validation import Positive, checked, checked_arguments
-from ae.wrappers import plain_names, plain_state, unwrapped, with_names_of, without_wrappers
+from ae.models import bottlenecks
+from ae.models.autoencoder import Autoencoder
+from ae.models.decoders import DeconvDecoder, DenseDecoder
+from ae.models.encoders import ConvEncoder, DenseEncoder
+from ae.models.heads import Classifier
+from ae.models.lazy import check_materialised, is_uninitialized
+from ae.models.wrappers import plain_names, plain_state, unwrapped, with_names_of, without_wrappers
+from ae.utils.errors import InputError, one_line
+from ae.utils.files import check_regular, exists, write_whole
+from ae.utils.validation import Positive, checked, checked_arguments
+from ae.utils.wandb_api import download_weights
 
 FORMAT = 2
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)

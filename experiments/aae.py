@@ -20,11 +20,11 @@ from torch import nn
 
 from ae import Data, Generation, Joint, Loop, Loss, Recipe, Run, RunConfig, evaluate
 from ae.cli import cli
-from ae.loop import Evaluation
-from ae.losses import adversarial
-from ae.pictures import drawn, reconstruction_picture
-from ae.sampling import standard_normal
-from ae.validation import Positive, Settings
+from ae.evaluation.plots import drawn, reconstruction_picture
+from ae.evaluation.sampling import standard_normal
+from ae.functional import adversarial
+from ae.training.loop import Evaluation
+from ae.utils.validation import Positive, Settings
 from experiments.reconstruct import Model, build
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table, verdict, write_csv, write_page
-from ae.distributed import on_main
-from ae.errors import printable
-from ae.validation import Settings
+from ae.utils.distributed import on_main
+from ae.utils.errors import printable
+from ae.utils.validation import Settings
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ae.cli import cli
-from ae.distributed import on_main
-from ae.errors import InputError
-from ae.files import write_whole
-from ae.validation import Settings
+from ae.utils.distributed import on_main
+from ae.utils.errors import InputError
+from ae.utils.files import write_whole
+from ae.utils.validation import Settings
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

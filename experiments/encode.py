@@ -16,13 +16,13 @@ from ae import Augment, Data, ImageSet, Recipe, Streamed, load
 from ae.cli import Positional, cli, parse_part
 from ae.data.files import open_files
 from ae.data.scan import images_below
-from ae.distributed import on_main
-from ae.encoding import Format, Part, encode
-from ae.errors import InputError
-from ae.files import write_whole
-from ae.model import Autoencoder
-from ae.run_folder import read_config
-from ae.validation import AtLeast0, Positive, Settings
+from ae.evaluation.extract import Format, Part, encode
+from ae.models.autoencoder import Autoencoder
+from ae.runs.folder import read_config
+from ae.utils.distributed import on_main
+from ae.utils.errors import InputError
+from ae.utils.files import write_whole
+from ae.utils.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ae import Classifier, ConvEncoder, Data, DeconvDecoder, Loop, Recipe, Run, RunConfig, Splits, report
-from ae.averaging import average_
 from ae.cli import cli
-from ae.frechet import sample_quality
-from ae.loop import Evaluation
-from ae.losses import adversarial, gradient_penalty
-from ae.metrics import evaluating
-from ae.pictures import drawn, grid_picture
-from ae.seeding import derive
-from ae.validation import AtLeast0, BelowOne, Positive, Settings
+from ae.evaluation.frechet import sample_quality
+from ae.evaluation.metrics import evaluating
+from ae.evaluation.plots import drawn, grid_picture
+from ae.functional import adversarial, gradient_penalty
+from ae.models.ema import average_
+from ae.training.loop import Evaluation
+from ae.utils.seeding import derive
+from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings
 
 
 @dataclass(frozen=True)

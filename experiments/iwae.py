@@ -17,7 +17,7 @@ import torch
 
 from ae import IWAE, Data, Generation, Recipe, Run, RunConfig, fit
 from ae.cli import cli
-from ae.validation import Settings
+from ae.utils.validation import Settings
 from experiments.vae import Model, build
 
 

@@ -22,7 +22,7 @@ from ae import (
     report,
 )
 from ae.cli import cli
-from ae.validation import Positive, Settings
+from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)

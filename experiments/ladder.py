@@ -18,7 +18,7 @@ import torch
 
 from ae import Augment, Data, Ladder, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
-from ae.validation import AtLeast0, Settings
+from ae.utils.validation import AtLeast0, Settings
 from experiments.classify import Model, build
 
 

@@ -14,11 +14,11 @@ import torch
 
 from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
-from ae.corruptions import PatchMask
 from ae.data import ImageSet
-from ae.metrics import mean_image, restoration, with_prefix
-from ae.pictures import drawn, reconstruction_picture
-from ae.validation import Settings
+from ae.data.corruptions import PatchMask
+from ae.evaluation.metrics import mean_image, restoration, with_prefix
+from ae.evaluation.plots import drawn, reconstruction_picture
+from ae.utils.validation import Settings
 from experiments.reconstruct import Model, build
 
 

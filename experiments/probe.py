@@ -12,12 +12,12 @@ from statistics import fmean, stdev
 
 from ae import Augment, Data, Run, RunConfig, load
 from ae.cli import Positional, cli, parse_part
-from ae.errors import InputError
-from ae.evidence import Evidence
-from ae.pictures import scatter_picture
-from ae.probes import codes_of, neighbour_map, probe
-from ae.run_folder import read_config
-from ae.validation import Positive, Settings
+from ae.evaluation.media import Evidence
+from ae.evaluation.plots import scatter_picture
+from ae.evaluation.probes import codes_of, neighbour_map, probe
+from ae.runs.folder import read_config
+from ae.utils.errors import InputError
+from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
-from ae.validation import Positive, Settings
+from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from ae import Autoencoder, InputError, load, unchecked_range
 from ae.cli import Positional, cli
-from ae.validation import Positive, Settings
+from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ae import ConvEncoder, Data, ImageSet, InputError, load
 from ae.cli import Positional, cli
-from ae.seeding import derive, generator
-from ae.validation import Positive, Settings
+from ae.utils.seeding import derive, generator
+from ae.utils.validation import Positive, Settings
 
 SIDE, DIGITS, BACKGROUND = 56, 3, 10
 

@@ -17,7 +17,7 @@ import torch
 
 from ae import Consistency, Data, Joint, Recipe, Run, RunConfig, Teaching, fit, report
 from ae.cli import cli
-from ae.validation import Settings
+from ae.utils.validation import Settings
 from experiments.joint import Model, build
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Joint, Recipe, Run, RunConfig, Splits, TopK, fit, report
 from ae.cli import cli
-from ae.validation import Positive, Settings
+from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 
 from ae import Data, Images, fit
 from ae.cli import cli
-from ae.validation import AtLeast0, Positive, Settings
+from ae.utils.validation import AtLeast0, Positive, Settings
 from experiments import joint
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table, verdict
-from ae.errors import InputError
-from ae.signals import Ending
 from ae.sweeps import Study, read_sweep
-from ae.tracking import Mode
-from ae.validation import Positive, Settings
+from ae.tracking.tracker import Mode
+from ae.utils.errors import InputError
+from ae.utils.signals import Ending
+from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import wandb
 
 from ae import Data, Run, RunConfig, fit
 from ae.cli import cli
-from ae.errors import InputError
-from ae.tracking import Mode
-from ae.validation import Positive, Settings
+from ae.tracking.tracker import Mode
+from ae.utils.errors import InputError
+from ae.utils.validation import Positive, Settings
 from experiments import joint
 
 

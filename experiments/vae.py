@@ -33,7 +33,7 @@ from ae import (
     fit,
 )
 from ae.cli import cli
-from ae.validation import Positive, Settings, check_unread
+from ae.utils.validation import Positive, Settings, check_unread
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A VQ-VAE, and a prior over its codes, so that it can be sampled.   python -m experiments.vqvae
 
 van den Oord et al. 2017. The prior, a gated PixelCNN, is trained on the codes of the training images when the
-autoencoder is done, and is in the run's folder as `prior.safetensors` (`ae.priors.load_prior`). A run that was cut off
-while its prior was trained, and is continued, trains it again from its start: it comes to the same prior.
+autoencoder is done, and is in the run's folder as `prior.safetensors` (`ae.training.prior.load_prior`). A run that was
+cut off while its prior was trained, and is continued, trains it again from its start: it comes to the same prior.
 
 | with `--recipe.epochs 2 --prior-steps 600` | |
 |---|---|
@@ -32,13 +32,14 @@ from ae import (
 )
 from ae.cli import cli
 from ae.data import ImageSet
-from ae.frechet import sample_quality
-from ae.metrics import with_prefix
-from ae.pictures import drawn, grid_picture
-from ae.priors import PixelCNN, fit_prior, nats
-from ae.sampling import Draw, samples
-from ae.seeding import derive
-from ae.validation import AtLeast0, Positive, Settings
+from ae.evaluation.frechet import sample_quality
+from ae.evaluation.metrics import with_prefix
+from ae.evaluation.plots import drawn, grid_picture
+from ae.evaluation.sampling import Draw, samples
+from ae.models.priors import PixelCNN
+from ae.training.prior import fit_prior, nats
+from ae.utils.seeding import derive
+from ae.utils.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 
 from ae import MMD, Data, Generation, Recipe, Run, RunConfig, fit
 from ae.cli import cli
-from ae.sampling import standard_normal
-from ae.validation import Settings
+from ae.evaluation.sampling import standard_normal
+from ae.utils.validation import Settings
 from experiments.reconstruct import Model, build
 
 

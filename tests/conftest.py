@@ -14,8 +14,8 @@ import torch
 import wandb
 
 from ae.data import Batch, Data, Images, Splits, sources
-from ae.seeding import generator
-from tests.wandb_server import WandbServer
+from ae.utils.seeding import generator
+from tests.helpers.wandb_server import WandbServer
 
 
 @pytest.fixture(autouse=True)

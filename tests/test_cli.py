@@ -6,7 +6,7 @@ import pytest
 
 from ae import Data, InputError, Joint, Run, RunConfig
 from ae.cli import parse, to_args
-from ae.run_folder import to_json
+from ae.runs.folder import to_json
 from experiments.classify import Config as Classify
 from experiments.joint import Config, Model
 from experiments.reconstruct import Config as Reconstruct

@@ -18,8 +18,8 @@ from torch.export import Dim
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
 from experiments import reuse, segment
-from tests.test_experiments import ROOT
-from tests.tracked import job, main_job, slow
+from tests.helpers import ROOT
+from tests.helpers.tracked import job, main_job, slow
 
 
 def joint(latent: int | None = None, norm: bool = False) -> Autoencoder:

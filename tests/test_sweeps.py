@@ -20,16 +20,16 @@ import yaml
 from ae import InputError
 from ae.cli import parse
 from ae.compare import compare, read_runs
-from ae.run_folder import is_running, read_config, read_history
+from ae.runs.folder import is_running, read_config, read_history
 from ae.sweeps import Parameter, Study, Sweep, read_sweep
 from experiments import sweep as experiment
-from tests.test_experiments import ROOT
-from tests.tracked import slow
-from tests.wandb_server import WandbServer
+from tests.helpers import ROOT
+from tests.helpers.tracked import slow
+from tests.helpers.wandb_server import WandbServer
 
 FILES = sorted((ROOT / "experiments/sweeps").glob("*.yaml"))
 HILL = {
-    "program": "tests/hill.py",
+    "program": "tests/helpers/hill.py",
     "method": "grid",
     "metric": {"name": "val/loss", "goal": "minimize"},
     "parameters": {"hill.x": {"values": [0.0, 1.0, 3.0]}},
@@ -68,7 +68,7 @@ def test_parameters_in_every_form(tmp_path: Path) -> None:
         "seconds": {"value": 0.25},
     }
     sweep = read_sweep(write(tmp_path / "a.yaml", method="random", run_cap=4, parameters=parameters))
-    assert (sweep.name, sweep.module, sweep.runs) == ("a", "tests.hill", 4)
+    assert (sweep.name, sweep.module, sweep.runs) == ("a", "tests.helpers.hill", 4)
     assert sweep.parameters == {
         "hill.x": Parameter(low=0.5, high=2.0),
         "hill.is_steep": Parameter((True, False)),
@@ -129,7 +129,7 @@ def test_distributions(tmp_path: Path, said: dict[str, Any], expected: Any) -> N
         ({"program": "../elsewhere.py"}, "program must be a module's file below this folder"),
         ({"program": "/tmp/elsewhere.py"}, "program must be a module's file below this folder"),
         ({"program": "json/__init__.py"}, "no experiment json.__init__"),
-        ({"command": "python -m tests.hill"}, "command must be a list of words"),
+        ({"command": "python -m tests.helpers.hill"}, "command must be a list of words"),
         ({"command": ["-m"], "program": None}, "program is missing"),
         ({"name": "../s"}, "name must be the name of a folder, of at most 128 characters, got '../s'"),
         ({"name": "s" * 280}, "name must be the name of a folder"),
@@ -223,7 +223,7 @@ def test_read_sweep_checks_every_value_and_both_ends_of_a_range(tmp_path: Path) 
 
 
 def write_text(path: Path, parameters: str, before: str = "") -> Path:
-    head = "program: tests/hill.py\nmethod: random\nmetric: {name: val/loss, goal: minimize}\n"
+    head = "program: tests/helpers/hill.py\nmethod: random\nmetric: {name: val/loss, goal: minimize}\n"
     path.write_text(f"{before}{head}parameters:\n{parameters}\n")
     return path
 
@@ -541,7 +541,7 @@ def test_sigterm_stops_the_worker_and_its_trial(tmp_path: Path) -> None:
 def test_wandbs_agent_runs_a_sweep(server: WandbServer, tmp_path: Path) -> None:
     """With nested values, lists and a boolean, through W&B's own programs."""
     hill_parameters = {"x": {"values": [1.0, 3.0]}, "sizes": {"value": [4, 5]}, "is_steep": {"value": True}}
-    command = ["${env}", sys.executable, "-m", "tests.hill", "${args}"]
+    command = ["${env}", sys.executable, "-m", "tests.helpers.hill", "${args}"]
     parameters = {"hill": {"parameters": hill_parameters}, "seconds": {"value": 0.0}}
     path = write(tmp_path / "a.yaml", command=command, parameters=parameters)
     made = subprocess.run(

@@ -24,10 +24,11 @@ from torch import nn
 import ae
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
 from ae.weights import describe, load, load_weights, read_about, save_weights
-from tests.tracked import job, slow
-from tests.wandb_server import WandbServer
+from tests.helpers import ROOT
+from tests.helpers.tracked import job, slow
+from tests.helpers.wandb_server import WandbServer
 
-FILES = Path(__file__).parent / "files"
+FILES = ROOT / "tests/files"
 
 
 def joint(latent: int = 5) -> Autoencoder:

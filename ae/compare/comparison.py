@@ -20,9 +20,9 @@ from ae.compare.statistics import (
     rank_correlation,
     seeds_needed,
 )
-from ae.errors import InputError
-from ae.metrics import higher_is_better
-from ae.validation import checked_arguments
+from ae.evaluation.metrics import higher_is_better
+from ae.utils.errors import InputError
+from ae.utils.validation import checked_arguments
 
 Kind = Literal["settled", "not settled", "can't be told"]
 

@@ -11,10 +11,10 @@ from ae.compare.comparison import Comparison, Group
 from ae.compare.records import Record, is_number, shown
 from ae.compare.table import describe_states, form, number, short_names
 from ae.compare.verdict import verdict
-from ae.console import say
-from ae.errors import one_line, printable
-from ae.files import write_whole
-from ae.run_folder import Row
+from ae.runs.folder import Row
+from ae.utils.console import say
+from ae.utils.errors import one_line, printable
+from ae.utils.files import write_whole
 
 _CURVES = 100  # runs whose curves are drawn
 _POINTS = 150  # of a curve

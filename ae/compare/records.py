@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ae.console import say
-from ae.errors import InputError, one_line, printable
-from ae.files import read_bytes, read_json
-from ae.run_folder import CONFIG, HISTORY, Row, best_of, is_running, read_config, read_history, read_summary
-from ae.tracking_server import find_runs, read_file, read_rows
-from ae.validation import checked_arguments
+from ae.runs.folder import CONFIG, HISTORY, Row, best_of, is_running, read_config, read_history, read_summary
+from ae.utils.console import say
+from ae.utils.errors import InputError, one_line, printable
+from ae.utils.files import read_bytes, read_json
+from ae.utils.validation import checked_arguments
+from ae.utils.wandb_api import find_runs, read_file, read_rows
 
 State = Literal["finished", "running", "stopped"]
 T = TypeVar("T")

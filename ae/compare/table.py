@@ -9,8 +9,8 @@ from typing import Any
 
 from ae.compare.comparison import Comparison, Group
 from ae.compare.records import Record, is_number, shown
-from ae.errors import printable
-from ae.files import write_whole
+from ae.utils.errors import printable
+from ae.utils.files import write_whole
 
 _WIDEST = 60  # characters of a cell
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a text begins that a spreadsheet executes

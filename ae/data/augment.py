@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ae.validation import AtLeast0, Range, Settings
+from ae.utils.validation import AtLeast0, Range, Settings
 
 Acute = Annotated[float, Range(0.0, 90.0, is_high_open=True)]
 _KNOTS = 5  # along each axis, between which an elastic deformation is smooth

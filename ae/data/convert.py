@@ -12,7 +12,7 @@ from ae.data.images import Batch, Images, ImageSet, as_labels
 from ae.data.items import as_pixel_type, channels_first
 from ae.data.splits import Data, Splits
 from ae.data.streamed import Items, Streamed
-from ae.errors import InputError
+from ae.utils.errors import InputError
 
 _TAKEN = "Images, Streamed, a map-style Dataset, images [n c h w], or (images, labels)"
 

@@ -14,8 +14,8 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ae.console import say
-from ae.errors import InputError, one_line
+from ae.utils.console import say
+from ae.utils.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow

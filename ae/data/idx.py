@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ae.data.files import check_regular, described
-from ae.errors import InputError
+from ae.utils.errors import InputError
 
 _TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 _GZIP = b"\x1f\x8b"

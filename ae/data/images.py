@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from ae import distributed
 from ae.data.augment import Augment
-from ae.errors import InputError
-from ae.seeding import generator
-from ae.validation import Positive, checked_arguments
+from ae.utils import distributed
+from ae.utils.errors import InputError
+from ae.utils.seeding import generator
+from ae.utils.validation import Positive, checked_arguments
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from ae.data.files import as_pixels, as_shown
-from ae.errors import InputError
+from ae.utils.errors import InputError
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "pixels", "x")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ae.data.files import counted, image_suffixes, is_image, note, some
-from ae.errors import InputError
+from ae.utils.errors import InputError
 
 _SYSTEM = {
     "__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found",

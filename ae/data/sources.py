@@ -14,7 +14,7 @@ from ae.data.idx import read_idx, read_pair
 from ae.data.images import Images, ImageSet
 from ae.data.scan import Labelled, scan
 from ae.data.streamed import Streamed
-from ae.errors import InputError
+from ae.utils.errors import InputError
 
 Kind = TypeVar("Kind", bound=ImageSet, covariant=True)
 

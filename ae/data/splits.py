@@ -11,10 +11,10 @@ import torch
 from ae.data import sources
 from ae.data.augment import Augment
 from ae.data.images import Batches, Images, ImageSet
-from ae.errors import InputError
-from ae.seeding import generator
-from ae.shared_memory import once_a_machine
-from ae.validation import AtLeast0, Positive, Settings
+from ae.utils.errors import InputError
+from ae.utils.seeding import generator
+from ae.utils.shared_memory import once_a_machine
+from ae.utils.validation import AtLeast0, Positive, Settings
 
 _VALIDATION = 5000
 _VALIDATION_SHARE = 10  # of the training images, where this is less

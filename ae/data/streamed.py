@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from ae.data.files import note
 from ae.data.images import Batch, as_classes, as_labels
 from ae.data.items import image_of, label_of, labels_of
-from ae.errors import InputError, one_line
-from ae.validation import AtLeast0, Positive, checked, checked_arguments
+from ae.utils.errors import InputError, one_line
+from ae.utils.validation import AtLeast0, Positive, checked, checked_arguments
 
 _MANY_ITEMS = 5000
 

@@ -4,7 +4,7 @@ from ae.objectives.consistency import Consistency, Teaching
 from ae.objectives.contractive import Contractive
 from ae.objectives.joint import Corruption, Joint, Loss, Ramps, checked_loss, corruption_of, only_head
 from ae.objectives.ladder import Ladder
-from ae.objectives.learned import LearnedWeights
+from ae.objectives.uncertainty import LearnedWeights
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
 
 __all__ = [

@@ -10,15 +10,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ae import distributed
-from ae.averaging import average_
-from ae.corruptions import PatchMask
 from ae.data import Augment, Batch
-from ae.errors import InputError
-from ae.losses import masked_mean
-from ae.model import Autoencoder
+from ae.data.corruptions import PatchMask
+from ae.functional import masked_mean
+from ae.models.autoencoder import Autoencoder
+from ae.models.ema import average_
 from ae.objectives.joint import Joint, Loss, only_head
-from ae.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked_arguments
+from ae.utils import distributed
+from ae.utils.errors import InputError
+from ae.utils.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked_arguments
 
 _STRONG = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from ae.data import Batch
-from ae.model import Autoencoder
+from ae.models.autoencoder import Autoencoder
 from ae.objectives.joint import Joint, Loss
-from ae.validation import AtLeast0, Positive, Settings
+from ae.utils.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ae.bottlenecks import Code
-from ae.losses import masked_mean
-from ae.model import Autoencoder
-from ae.seeding import normal_like
+from ae.functional import masked_mean
+from ae.models.autoencoder import Autoencoder
+from ae.models.bottlenecks import Code
+from ae.utils.seeding import normal_like
 
 
 @torch.compiler.disable

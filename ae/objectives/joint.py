@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Normal
 
-from ae import distributed, losses
-from ae.bottlenecks import Code
+from ae import functional
 from ae.data import Batch
-from ae.errors import InputError
-from ae.losses import masked_mean
-from ae.model import Autoencoder
-from ae.validation import AtLeast0, Positive, Settings, check_unread
+from ae.functional import masked_mean
+from ae.models.autoencoder import Autoencoder
+from ae.models.bottlenecks import Code
+from ae.utils import distributed
+from ae.utils.errors import InputError
+from ae.utils.validation import AtLeast0, Positive, Settings, check_unread
 
 Corruption = Callable[[Float[Tensor, "b c h w"]], tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]]
 """Clean images -> (corrupted images, mask of the pixels that the loss is taken on, or None: all)."""
@@ -130,7 +131,7 @@ class Joint(Settings):
             **{name: self.weight(name, step) for name in vars(self.ramps)},
             **(weights or {}),
         }
-        total = losses.at_least_float32(code.penalty).new_zeros(())
+        total = functional.at_least_float32(code.penalty).new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         parts: dict[str, float | Tensor] = {}
@@ -173,17 +174,17 @@ class Joint(Settings):
     def _free_rate(self, code: Code) -> Float[Tensor, ""]:
         if not isinstance(code.posterior, Normal):
             raise InputError("free_bits needs a bottleneck with a Gaussian posterior")
-        rates = losses.kl_to_standard_normal(code.posterior.mean, code.posterior.stddev)
-        return losses.free_bits(rates, self.free_bits)
+        rates = functional.kl_to_standard_normal(code.posterior.mean, code.posterior.stddev)
+        return functional.free_bits(rates, self.free_bits)
 
     def _reconstruction(self, pixels: Tensor, target: Tensor, mask: Tensor | None) -> Float[Tensor, " b"]:
         match self.likelihood:
             case "mse":
-                return losses.squared_error(pixels.sigmoid(), target, mask)
+                return functional.squared_error(pixels.sigmoid(), target, mask)
             case "bernoulli":
-                return losses.bernoulli_nll(pixels, target, mask)
+                return functional.bernoulli_nll(pixels, target, mask)
             case "gaussian":
-                return losses.gaussian_nll(pixels.sigmoid(), target, self.std, mask)
+                return functional.gaussian_nll(pixels.sigmoid(), target, self.std, mask)
 
 
 def corruption_of(objective: Any) -> Corruption | None:
@@ -194,7 +195,7 @@ def corruption_of(objective: Any) -> Corruption | None:
 def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Loss:
     """The cross-entropy in nats, and the accuracy, means over the batch's labelled images."""
     labelled = labels >= 0
-    value = masked_mean(losses.cross_entropy(logits, labels), labelled)
+    value = masked_mean(functional.cross_entropy(logits, labels), labelled)
     accuracy = masked_mean((logits.argmax(1) == labels).float(), labelled)
     terms = {"cross_entropy": value.detach(), "accuracy": accuracy}
     counts = dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(labelled.sum())))

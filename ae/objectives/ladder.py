@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ae.data import Augment, Batch
-from ae.encoders import ConvEncoder
-from ae.errors import InputError
-from ae.heads import Classifier
-from ae.losses import at_least_float32, masked_mean
-from ae.model import Autoencoder
+from ae.functional import at_least_float32, masked_mean
+from ae.models.autoencoder import Autoencoder
+from ae.models.encoders import ConvEncoder
+from ae.models.heads import Classifier
 from ae.objectives.joint import Joint, Loss, classification
-from ae.seeding import normal_like
-from ae.validation import AtLeast0, Positive, checked_arguments
+from ae.utils.errors import InputError
+from ae.utils.seeding import normal_like
+from ae.utils.validation import AtLeast0, Positive, checked_arguments
 
 
 class Ladder(nn.Module):

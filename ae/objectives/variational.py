@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from ae.bottlenecks import Code
 from ae.data import Batch
-from ae.errors import InputError
-from ae.losses import at_least_float32, bernoulli_nll, masked_mean
-from ae.model import Autoencoder
+from ae.functional import at_least_float32, bernoulli_nll, masked_mean
+from ae.models.autoencoder import Autoencoder
+from ae.models.bottlenecks import Code
 from ae.objectives.joint import Joint, Loss
-from ae.validation import AtLeast0, Positive, Settings
+from ae.utils.errors import InputError
+from ae.utils.validation import AtLeast0, Positive, Settings
 
 _NATS = Joint("bernoulli", reconstruction=1.0, classification=0.0)
 

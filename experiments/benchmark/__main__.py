@@ -19,8 +19,8 @@ import torch
 
 from ae import Data, evaluate
 from ae.cli import cli
-from ae.files import write_whole
-from ae.validation import Positive, Settings
+from ae.utils.files import write_whole
+from ae.utils.validation import Positive, Settings
 from experiments.benchmark import contenders, growth, peers, quality, start
 from experiments.benchmark.turns import Contender, take_turns
 

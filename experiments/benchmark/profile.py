@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ae import unchecked_range
 from ae.cli import cli
-from ae.validation import Positive, Settings
+from ae.utils.validation import Positive, Settings
 from experiments.benchmark.contenders import JOINT, bare_step
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ae import Augment, InputError
 from ae.data.augment import move
-from ae.seeding import generator
+from ae.utils.seeding import generator
 
 
 def zeros(n: int) -> Tensor:

@@ -21,7 +21,7 @@ from ae.data import sources
 from ae.data.convert import as_images, as_splits
 from ae.data.idx import read_idx
 from tests.data.test_sources import LABELS, PIXELS, save, write_idx
-from tests.held import held
+from tests.helpers.held import held
 
 
 def folder_of(tmp_path: Path, image: Image.Image, **options: Any) -> torch.Tensor:

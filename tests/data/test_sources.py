@@ -14,8 +14,8 @@ from torchvision import datasets
 
 from ae import InputError
 from ae.data import sources
-from ae.seeding import generator
-from tests.held import held
+from ae.utils.seeding import generator
+from tests.helpers.held import held
 
 PIXELS = torch.randint(0, 256, (6, 28, 28), dtype=torch.uint8, generator=generator("pixels"))
 LABELS = torch.tensor([3, 1, 4, 1, 5, 9])

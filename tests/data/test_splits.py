@@ -5,7 +5,7 @@ import torch
 
 from ae import Data, Images, ImageSet, InputError, Splits
 from ae.data.splits import hold_out, keep_labels
-from tests.held import held
+from tests.helpers.held import held
 
 
 @pytest.fixture

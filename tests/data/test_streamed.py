@@ -24,7 +24,7 @@ from ae import (
     fit,
 )
 from ae.data.images import ImageSet
-from ae.seeding import generator
+from ae.utils.seeding import generator
 
 
 @pytest.fixture

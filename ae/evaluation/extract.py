@@ -1,0 +1,113 @@
+"""What a model makes of every image of a data set, written to files while it goes."""
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ae.data import Batch, ImageSet
+from ae.evaluation.metrics import evaluating
+from ae.models.autoencoder import Autoencoder
+from ae.utils.errors import InputError
+from ae.utils.validation import Positive, checked_arguments, unchecked_range
+
+Part = Literal["codes", "logits", "labels", "reconstructions"]
+Format = Literal["npy", "safetensors"]
+_KINDS = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # as safetensors names them
+
+
+@checked_arguments
+def encode(
+    model: Autoencoder,
+    images: ImageSet,
+    folder: Path,
+    parts: Sequence[Part] = ("codes", "logits", "labels", "reconstructions"),
+    format: Format = "safetensors",
+    batch_size: Positive[int] = 256,
+) -> list[Path]:
+    """Write `parts` of all images, in order, to `encoded.safetensors` or to `NAME.npy` in a folder; returns the files.
+
+    codes            [n ...] the mean of the code
+    logits           [n classes] of each head, as `logits.HEAD`
+    labels           [n] -1 = unlabelled
+    reconstructions  [n c h w] in [0, 1]
+
+    Only a batch at a time is in memory. A file has its name when it is whole. Raises InputError for reconstructions of
+    a model without a decoder.
+    """
+    if "reconstructions" in parts and model.decoder is None:
+        raise InputError("no reconstructions: the model has no decoder; leave them out of the parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, np.ndarray] = {}
+    files: list[Path] = []
+    done = 0
+    for values in tqdm(_batches(model, images, parts, batch_size), total=-(-len(images) // batch_size), unit="batch"):
+        if not arrays:
+            shapes = {name: (len(images), *value.shape[1:]) for name, value in values.items()}
+            arrays, files = _allocate(folder, shapes, {name: value.dtype for name, value in values.items()}, format)
+        for name, value in values.items():
+            arrays[name][done : done + len(value)] = value
+        done += len(next(iter(values.values())))
+    for array in arrays.values():
+        array.flush()  # type: ignore[attr-defined]
+    return [path.rename(path.with_name(path.name.removeprefix("."))) for path in files]
+
+
+def _batches(
+    model: Autoencoder, images: ImageSet, parts: Sequence[Part], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    device = next(model.parameters()).device
+    with evaluating(model), unchecked_range():
+        for batch in images.to(device).in_order(batch_size):
+            yield {name: value.contiguous().cpu().numpy() for name, value in _values(model, batch, parts).items()}
+
+
+@torch.no_grad()
+def _values(model: Autoencoder, batch: Batch, parts: Sequence[Part]) -> dict[str, Tensor]:
+    code = model.encode(batch.images)
+    values = {}
+    if "codes" in parts:
+        values["codes"] = code.mean
+    if "logits" in parts:
+        values |= {f"logits.{head}": logits for head, logits in model.classify(code).items()}
+    if "labels" in parts:
+        values["labels"] = batch.labels
+    if "reconstructions" in parts:
+        values["reconstructions"] = model.decode(code.z, batch.images.shape[-2:])
+    return values
+
+
+def _allocate(
+    folder: Path, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, np.dtype], format: Format
+) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """Arrays on disk, to be filled, and the files that they are in, whose names begin with a dot."""
+    if format == "npy":
+        paths = {name: folder / f".{name}.npy" for name in shapes}
+        arrays = {
+            name: np.lib.format.open_memmap(path, mode="w+", dtype=dtypes[name], shape=shapes[name])
+            for name, path in paths.items()
+        }
+        return dict(arrays), list(paths.values())
+    header: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, shape in sorted(shapes.items(), key=lambda item: (-dtypes[item[0]].itemsize, item[0])):  # as aligned
+        begin, end = end, end + prod(shape) * dtypes[name].itemsize
+        header[name] = {"dtype": _KINDS[dtypes[name]], "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = folder / ".encoded.safetensors"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    filled: dict[str, np.ndarray] = {
+        name: np.memmap(path, dtypes[name], "r+", 8 + len(text) + said["data_offsets"][0], said["shape"])
+        for name, said in header.items()
+    }
+    return filled, [path]

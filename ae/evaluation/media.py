@@ -1,0 +1,172 @@
+"""What a run shows of its test images beside their mean metrics: pictures, and tables of those that it fails on."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ae.data import ImageSet
+from ae.evaluation.metrics import Examined
+from ae.evaluation.plots import (
+    class_name,
+    code_picture,
+    drawn,
+    is_picture,
+    metric_line,
+    pair_pictures,
+    png,
+    reconstruction_picture,
+)
+from ae.models.autoencoder import Autoencoder
+from ae.utils.console import say
+from ae.utils.errors import InputError, one_line
+from ae.utils.files import json_text, read_bytes, read_json, write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ROWS = 32  # of each table
+_CELLS = 10_000  # of the confusion table: 100 classes
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers, strings and pictures."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Pictures and tables by name; in a folder, pictures as `NAME.png` and tables as `tables/NAME.json`."""
+
+    pictures: dict[str, "Image"] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write it to a folder; a table's pictures are beside it, and named in its cells."""
+        for name, picture in self.pictures.items():
+            write_whole(folder / f"{name}.png", png(picture))
+        for name, table in self.tables.items():
+            (folder / "tables").mkdir(exist_ok=True)
+            rows = []
+            for number, row in enumerate(table.rows):
+                cells = list(row)
+                for i, cell in enumerate(row):
+                    if is_picture(cell):
+                        cells[i] = f"{name}-{number:02d}.png"
+                        write_whole(folder / "tables" / cells[i], png(cell))
+                rows.append(cells)
+            content = json_text({"columns": table.columns, "rows": rows})
+            write_whole(folder / "tables" / f"{name}.json", content.encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Evidence":
+        """Read what `save` wrote; raises InputError that names a file which is none of these."""
+        tables = {path.stem: _read_table(path) for path in sorted((folder / "tables").glob("*.json"))}
+        pictures = {path.stem: _read_picture(path) for path in sorted(folder.glob("*.png"))}
+        return cls(pictures, tables)
+
+
+def _read_table(path: Path) -> Table:
+    content = read_json(path)
+    match content:
+        case {"columns": list(columns), "rows": list(rows)} if all(isinstance(row, list) for row in rows):
+            if all(isinstance(name, str) for name in columns) and all(len(row) == len(columns) for row in rows):
+                cells = [tuple(_cell(path.parent, cell) for cell in row) for row in rows]
+                return Table(tuple(columns), cells)
+    raise InputError(f"can't read {path}: it must have columns, and rows with a cell for each of them")
+
+
+def _cell(folder: Path, cell: Any) -> Any:
+    return _read_picture(folder / Path(cell).name) if isinstance(cell, str) and cell.endswith(".png") else cell
+
+
+def _read_picture(path: Path) -> "Image":
+    from PIL import Image
+
+    content = read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return picture.copy()
+    except Exception as error:  # broken bytes can lead a decoder to anything
+        raise InputError(f"can't read {path}: {one_line(error)}") from error
+
+
+def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence:
+    """The evidence on `images`, of which `examined` holds the metrics of each.
+
+    pictures  `reconstructions`, some of each class; `code`, its two principal components
+    tables    `worst_reconstructed`, by squared error; `misclassified`, by cross-entropy; `confusion`, counted
+    """
+    makes = {"code": lambda: code_picture(model, images)}
+    tables = {}
+    if model.decoder is not None:
+        title = f"test images: {metric_line(examined.means())}"
+        some = images.select(_of_each_class(images))
+        makes["reconstructions"] = lambda: reconstruction_picture(model, some, title=title)
+        worst = examined.values["mse"].argsort(descending=True)
+        tables["worst_reconstructed"] = _table(model, images, examined, worst[:_ROWS])
+    pictures = drawn(makes)
+    if examined.predictions is None:
+        return Evidence(pictures, tables)
+    worst = examined.values["cross_entropy"].argsort(descending=True)
+    wrong = (examined.labels >= 0) & (examined.predictions != examined.labels)
+    tables["misclassified"] = _table(model, images, examined, worst[wrong[worst]][:_ROWS])
+    tables["confusion"] = _confusion(examined.labels, examined.predictions, images.classes)
+    return Evidence(pictures, tables)
+
+
+def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int64[Tensor, " m"]) -> Table:
+    """A row for each of these images: picture, label, prediction and errors, as far as they apply."""
+    metrics = [name for name in ("mse", "cross_entropy") if name in examined.values]
+    classifies = examined.predictions is not None
+    found = drawn({"pairs": lambda: pair_pictures(model, images.select(index))}) if len(index) else {}
+    pictures: Sequence[Any] = found.get("pairs", [""] * len(index))
+    rows = []
+    for i, picture in zip(index.tolist(), pictures, strict=True):
+        label = images.classes[examined.labels[i]] if examined.labels[i] >= 0 else ""
+        predicted = None if examined.predictions is None else int(examined.predictions[i])
+        prediction = [] if predicted is None else [class_name(images.classes, predicted)]
+        rows.append((i, picture, label, *prediction, *(examined.values[name][i].item() for name in metrics)))
+    return Table(("index", "picture", "label", *(["prediction"] if classifies else []), *metrics), rows)
+
+
+def _confusion(labels: Int64[Tensor, " n"], predictions: Int64[Tensor, " n"], classes: tuple[str, ...]) -> Table:
+    """How often each class was taken for each; its columns are named as W&B's chart expects them.
+
+    Of more than 10,000 cells: those that are not 0, the largest first and mistakes before what is right, at most as
+    many; a line on stderr says so.
+    """
+    labelled = labels >= 0
+    actual, predicted = labels[labelled], predictions[labelled]
+    count = max(len(classes), int(predicted.max()) + 1 if len(predicted) else 0)
+    cells, numbers = (actual * count + predicted).unique(return_counts=True)
+    if count * count <= _CELLS:
+        numbers = torch.zeros(count * count, dtype=torch.int64).scatter(0, cells, numbers)
+        cells = torch.arange(count * count)
+    else:
+        is_mistake = cells // count != cells % count
+        order = (is_mistake * (len(actual) + 1) + numbers).argsort(descending=True, stable=True)
+        shown = min(len(order), _CELLS)
+        cells, numbers = cells[order[:shown]], numbers[order[:shown]]
+        said = f"{shown:,} of {len(order):,} cells that are not 0, mistakes first, of {count:,} x {count:,}"
+        say(f"table confusion: {said}", error=True)
+    names = [class_name(classes, i) for i in range(count)]
+    rows = [(names[i // count], names[i % count], n) for i, n in zip(cells.tolist(), numbers.tolist(), strict=True)]
+    return Table(("Actual", "Predicted", "nPredictions"), rows)
+
+
+def _of_each_class(images: ImageSet) -> Int64[Tensor, " n"]:
+    """An order of the images: the first of each class, then the second of each, and so on."""
+    labels = images.labels.cpu()
+    by_label = labels.argsort(stable=True)
+    first = torch.searchsorted(labels[by_label], labels[by_label])
+    rank = torch.zeros_like(labels).scatter(0, by_label, torch.arange(len(labels)) - first)
+    return (rank * (len(images.classes) + 1) + labels).argsort()

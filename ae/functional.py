@@ -1,0 +1,156 @@
+"""Losses: pure functions from a batch to one value per example, and the one function that averages them."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from ae.utils import distributed
+from ae.utils.errors import InputError
+from ae.utils.validation import checks_range
+
+
+def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
+    """The mean of `values` where `mask` is true; 0, with a gradient of 0, where it never is.
+
+    In training in several processes, over the whole batch: the mean of what the processes get is that mean. In float32
+    at least, whatever the autocast.
+    """
+    values = at_least_float32(values)
+    if mask is None:
+        return values.mean() if distributed.world() == 1 else values.sum() / distributed.mean_count(len(values))
+    count = torch.as_tensor(distributed.mean_count(mask.sum()))
+    return torch.where(mask, values, 0).sum() / count.clamp(min=1 / distributed.world())
+
+
+def squared_error(
+    reconstruction: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b #c h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """The mean over an image's pixels, or those where `mask` is true, of (reconstruction - target)^2.
+
+    Raises InputError where the shapes differ, here and below: nothing is broadcast but a mask of one channel.
+    """
+    reconstruction, target = _comparable(reconstruction, target, mask)
+    return _mean_over_pixels((reconstruction - target).square(), mask)
+
+
+def bernoulli_nll(
+    logits: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b #c h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """-log p(target | logits) in nats per image, summed over pixels; grey targets count as probabilities.
+
+    Kingma & Welling 2014, appendix C.1, equation 11.
+    """
+    logits, target = _comparable(logits, target, mask)
+    return _sum_over_pixels(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), mask)
+
+
+def gaussian_nll(
+    reconstruction: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    std: float = 1.0,
+    mask: Bool[Tensor, "b #c h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """-log N(target | reconstruction, std^2) in nats per image, summed over pixels.
+
+    Kingma & Welling 2014, appendix C.2, with a fixed standard deviation.
+    """
+    reconstruction, target = _comparable(reconstruction, target, mask)
+    constant = math.log(std) + 0.5 * math.log(2 * math.pi)
+    return _sum_over_pixels(0.5 * ((target - reconstruction) / std).square() + constant, mask)
+
+
+def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """-log p(label | logits) in nats; 0 where the label is -1, unlabelled.
+
+    Raises InputError for other shapes, labels that are not int64, and, outside of `unchecked_range`, out of range.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        got = f"logits {list(logits.shape)} and labels {list(labels.shape)}"
+        raise InputError(f"logits must be [b classes] and labels [b], got {got}")
+    if labels.dtype != torch.int64:
+        raise InputError(f"labels must be int64, got {_name(labels.dtype)}")
+    if checks_range() and labels.numel():
+        low, high = labels.aminmax()
+        if low < -1 or high >= logits.shape[1]:
+            wanted = f"0 to {logits.shape[1] - 1}, or -1 for unlabelled: there are {logits.shape[1]} logits"
+            raise InputError(f"labels must be {wanted}; got {low} to {high}")
+    return F.cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="none")
+
+
+def adversarial(logits: Float[Tensor, " b"], real: bool) -> Float[Tensor, " b"]:
+    """-log p(real | logits), or -log p(not real | logits), in nats (Goodfellow et al. 2014, equation 1).
+
+    For a generator it is the first of these on what it has made: the form that does not saturate (their section 3).
+    """
+    return F.softplus(-logits if real else logits)
+
+
+def gradient_penalty(logits: Float[Tensor, " b"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """The squared norm of each logit's gradient by its image; has a gradient itself (Mescheder et al. 2018, R1)."""
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return slope.square().flatten(1).sum(1)
+
+
+def kl_to_standard_normal(mean: Float[Tensor, "b d"], std: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """KL(N(mean, std^2) || N(0, 1)) in nats, of each number (Kingma & Welling 2014, appendix B).
+
+    As `torch.distributions.kl_divergence` gives it, whose search for the pair of distributions can't be compiled.
+    """
+    return 0.5 * (mean.square() + std.square() - 1) - std.log()
+
+
+def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, ""]:
+    """The rate of a batch, of which `nats` of each latent cost nothing: sum over latents of max(nats, mean rate).
+
+    Kingma et al. 2016, equation 15; a latent that carries less than that is not pushed to carry nothing.
+    """
+    means = torch.stack([masked_mean(of_one) for of_one in rates.unbind(1)])
+    return torch.where(distributed.averaged(means) > nats, means, nats).sum()
+
+
+def at_least_float32(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same in float32 where it is in half precision, as autocast gives it."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def check_same_shape(output: Tensor, target: Tensor) -> None:
+    """Raise InputError unless a decoder's output has the shape of its target."""
+    if output.shape != target.shape:
+        raise InputError(
+            f"output and target must have the same shape, got {list(output.shape)} and {list(target.shape)}: "
+            "the decoder must give [b c h w], with the images' channels"
+        )
+
+
+def _comparable(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output and target, in float32 at least; raises InputError where they, or the mask, do not fit."""
+    check_same_shape(output, target)
+    if not target.is_floating_point():
+        raise InputError(f"the target must be floating-point, in [0, 1], got {_name(target.dtype)}: divide it by 255.0")
+    if mask is not None:
+        b, _, *size = target.shape
+        if mask.dtype != torch.bool or tuple(mask.shape) not in {tuple(target.shape), (b, 1, *size)}:
+            wanted = f"bool {list(target.shape)}, or with one channel"
+            raise InputError(f"the mask must be {wanted}; got {_name(mask.dtype)} {list(mask.shape)}")
+    return at_least_float32(output), at_least_float32(target)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sum_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
+    return (values if mask is None else torch.where(mask, values, 0)).flatten(1).sum(1)
+
+
+def _mean_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
+    if mask is None:
+        return values.flatten(1).mean(1)
+    return _sum_over_pixels(values, mask) / mask.expand_as(values).flatten(1).sum(1).clamp(min=1)

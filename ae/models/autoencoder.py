@@ -1,0 +1,107 @@
+"""The autoencoder: encoder -> bottleneck -> decoder, and heads that read the code."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae.functional import at_least_float32, check_same_shape
+from ae.models.bottlenecks import Code, Identity
+from ae.utils.errors import InputError
+
+
+@dataclass
+class Output:
+    """What `Autoencoder.forward` gives for images [b c h w]."""
+
+    code: Code
+    pixels: Float[Tensor, "b c h w"] | None  # logits; None without a decoder
+    logits: dict[str, Float[Tensor, "b classes"]]  # one entry a head
+
+    @property
+    def reconstruction(self) -> Float[Tensor, "b c h w"]:
+        """The reconstructed images in [0, 1]."""
+        if self.pixels is None:
+            raise InputError("no reconstruction: the model has no decoder")
+        return self.pixels.sigmoid()
+
+
+torch.export.register_dataclass(Output)  # so that a whole model can be exported
+
+
+class Autoencoder(nn.Module):
+    """encoder -> bottleneck -> decoder, plus heads {name: module} that read the code's mean.
+
+    Any `nn.Module` with the right shapes goes in: nothing is inherited, named or registered. Without a decoder it is a
+    classifier, without heads a plain autoencoder.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module | None = None,
+        bottleneck: nn.Module | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bottleneck = Identity() if bottleneck is None else bottleneck
+        self.decoder = decoder
+        self.heads = nn.ModuleDict(heads or {})
+        self.image_shape: tuple[int, ...] | None = None  # [c h w] that it was trained on, where that is known
+
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
+        """Images [b c h w] in [0, 1] -> Code; raises InputError for images that the modules can't take."""
+        try:
+            return self.bottleneck(self.encoder(images))
+        except InputError as error:
+            raise self._explained(error, images) from None
+
+    def decode(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
+        """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
+        return self.pixels(z, size).sigmoid()
+
+    def pixels(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
+        """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less, or not [b c h w]."""
+        if self.decoder is None:
+            raise InputError("can't decode: the model has no decoder")
+        pixels = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4:
+            got = list(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise InputError(f"the decoder must give pixel logits [b c h w], gave {got}")
+        pixels = at_least_float32(pixels)
+        if size is None:
+            return pixels
+        height, width = size
+        if pixels.shape[-2] < height or pixels.shape[-1] < width:
+            raise InputError(f"the decoder gives {list(pixels.shape[-2:])} pixels, fewer than the image's {list(size)}")
+        if (
+            torch.compiler.is_exporting()
+        ):  # a slice would fix whether there is anything to crop; padding by less does not
+            return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
+        return pixels[..., :height, :width]
+
+    def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:
+        """Code -> {head: logits}."""
+        return {name: at_least_float32(head(code.mean)) for name, head in self.heads.items()}
+
+    def _explained(self, error: InputError, images: Tensor) -> InputError:
+        """The error, with the images that it was made for where those are known, and were others."""
+        if self.image_shape is None or tuple(images.shape[1:]) == self.image_shape:
+            return error
+        expected = " ".join(map(str, self.image_shape))
+        return InputError(f"the model was trained on images [b {expected}], got {list(images.shape)}: {error}")
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
+        """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and every head's logits."""
+        code = self.encode(images)
+        pixels = None if self.decoder is None else self.pixels(code.z, images.shape[-2:])
+        if pixels is not None and not torch.compiler.is_compiling():  # an exported model takes other sizes, too
+            check_same_shape(pixels, images)
+        try:
+            return Output(code, pixels, self.classify(code))
+        except InputError as error:
+            raise self._explained(error, images) from None

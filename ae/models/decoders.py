@@ -1,0 +1,86 @@
+"""Decoders: features -> pixel logits. Any module will do that gives at least the image's height and width."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae.utils.errors import InputError
+from ae.utils.validation import Positive, check_shape, checked_arguments
+
+
+class DeconvDecoder(nn.Module):
+    """The DeconvNetwork: stages of transposed conv 3x3 - (batch norm) - ReLU, each doubling height and width.
+
+    Features [b channels[0] h w] -> pixel logits [b out_channels h*stride w*stride], stride = 2**stages; the last stage
+    has neither norm nor ReLU. Raises InputError for features with other channels.
+
+    A transposed convolution gives (h-1)*stride - 2*padding + kernel + output_padding rows (Dumoulin & Visin 2016,
+    relationship 14): with kernel 3, stride 2, padding 1 it takes output_padding=1 to double 7 to 14 to 28; without, 7
+    becomes 13, then 25.
+    """
+
+    @checked_arguments
+    def __init__(
+        self, out_channels: Positive[int] = 1, channels: Sequence[Positive[int]] = (64, 32), norm: bool = False
+    ) -> None:
+        super().__init__()
+        if not channels:
+            raise InputError("a decoder needs at least one stage, got channels=()")
+        self.out_channels = out_channels
+        self.channels = tuple(channels)
+        self.norm = norm
+        self.stride = 2 ** len(channels)
+        *inner, last = zip(self.channels, (*self.channels[1:], out_channels), strict=True)
+        self.stages = nn.ModuleList([*(_stage(c_in, c_out, norm) for c_in, c_out in inner), _deconv(*last)])
+
+    def forward(self, features: Float[Tensor, "b features fh fw"]) -> Float[Tensor, "b c h w"]:
+        """Features -> pixel logits; their sigmoid is the image."""
+        if features.ndim != 4 or features.shape[1] != self.channels[0]:
+            raise InputError(f"features must be [b {self.channels[0]} h w], got {list(features.shape)}")
+        x = features  # 28x28: [b 64 7 7]
+        for stage in self.stages:
+            x = stage(x)  # [b 32 14 14], [b 1 28 28]
+        return x
+
+
+class DenseDecoder(nn.Module):
+    """Fully connected layers, with a ReLU before each but the first.
+
+    Features [b widths[0]] -> pixel logits [b *image_shape]. Raises InputError for features of another size.
+    """
+
+    @checked_arguments
+    def __init__(
+        self, image_shape: Sequence[Positive[int]] = (1, 28, 28), widths: Sequence[Positive[int]] = (400, 400)
+    ) -> None:
+        super().__init__()
+        if not widths:
+            raise InputError("a decoder needs at least one layer, got widths=()")
+        self.image_shape, self.widths = tuple(image_shape), tuple(widths)
+        sizes = (*widths, prod(self.image_shape))
+        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+
+    def forward(self, features: Float[Tensor, "b features"]) -> Float[Tensor, "b c h w"]:
+        """Features, as bottlenecks expand them to -> pixel logits; their sigmoid is the image."""
+        check_shape("features", features, self.widths[:1])
+        first, *others = self.layers
+        x = first(features)
+        for layer in others:
+            x = layer(x.relu())
+        return x.unflatten(1, self.image_shape)
+
+
+def _stage(c_in: int, c_out: int, norm: bool) -> nn.Sequential:
+    layers = OrderedDict[str, nn.Module](deconv=_deconv(c_in, c_out))
+    if norm:
+        layers["norm"] = nn.BatchNorm2d(c_out)
+    layers["relu"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+def _deconv(c_in: int, c_out: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)

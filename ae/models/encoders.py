@@ -1,0 +1,136 @@
+"""Encoders: images in [0, 1] -> features."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ae.utils.errors import InputError
+from ae.utils.validation import Positive, check_images, check_shape, checked_arguments
+
+
+class Stage(NamedTuple):
+    """What a stage gives: its channels, and its stride against the image in pixels."""
+
+    channels: int
+    stride: int
+
+
+class ConvEncoder(nn.Module):
+    """The CNN's trunk: stages of conv 3x3 - (batch norm) - max pool 2 - ReLU, each halving height and width.
+
+    Images [b in_channels h w] in [0, 1] -> features [b channels[-1] ceil(h/stride) ceil(w/stride)], stride = 2**stages.
+    The ReLU after the pool gives the same values as before it, on a quarter of the elements.
+    It normalises its own input by `mean` and `std`, so that a reused encoder can't be fed wrongly scaled pixels.
+    Raises InputError for images of another shape, dtype or range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @checked_arguments
+    def __init__(
+        self,
+        in_channels: Positive[int] = 1,
+        channels: Sequence[Positive[int]] = (32, 64),
+        norm: bool = False,
+        mean: float | Sequence[float] = 0.5,
+        std: Positive[float] | Sequence[Positive[float]] = 0.5,
+    ) -> None:
+        super().__init__()
+        if not channels:
+            raise InputError("an encoder needs at least one stage, got channels=()")
+        self.in_channels = in_channels
+        self.channels = tuple(channels)
+        self.norm = norm
+        self.register_buffer("mean", _per_channel(mean, in_channels))
+        self.register_buffer("std", _per_channel(std, in_channels))
+        self.stages = nn.ModuleList(
+            _stage(c_in, c_out, norm) for c_in, c_out in zip((in_channels, *channels), channels, strict=False)
+        )
+        self.feature_info = [Stage(c, 2 ** (i + 1)) for i, c in enumerate(channels)]
+        self.out_channels, self.stride = self.feature_info[-1]
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features fh fw"]:
+        """Images [b c h w] in [0, 1] -> the last stage's features."""
+        return self.features(images)[-1]
+
+    def features(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Images [b c h w] in [0, 1] -> every stage's features, as `feature_info` describes them."""
+        check_images(images, self.in_channels, self.mean.dtype)
+        x = (images - self.mean) / self.std
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)  # 28x28: [b 32 14 14], [b 64 7 7]
+        return features
+
+    def feature_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the features of images of this size."""
+        return self.out_channels, -(-height // self.stride), -(-width // self.stride)
+
+
+class DenseEncoder(nn.Module):
+    """Fully connected layers with a ReLU each, for images that are small and of one size.
+
+    Images [b *image_shape] in [0, 1] -> features [b widths[-1]]. It normalises its own input by `mean` and `std`.
+    Raises InputError for images of another shape, dtype or range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @checked_arguments
+    def __init__(
+        self,
+        image_shape: Sequence[Positive[int]] = (1, 28, 28),
+        widths: Sequence[Positive[int]] = (400, 400),
+        mean: float | Sequence[float] = 0.5,
+        std: Positive[float] | Sequence[Positive[float]] = 0.5,
+    ) -> None:
+        super().__init__()
+        if not widths:
+            raise InputError("an encoder needs at least one layer, got widths=()")
+        self.image_shape, self.widths = tuple(image_shape), tuple(widths)
+        self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
+        self.register_buffer("std", _per_channel(std, self.image_shape[0]))
+        sizes = (prod(self.image_shape), *widths)
+        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features"]:
+        """Images [b c h w] in [0, 1] -> the last layer's features."""
+        check_images(images, self.image_shape[0], self.mean.dtype)
+        check_shape("images", images, self.image_shape)
+        x = ((images - self.mean) / self.std).flatten(1)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+    def feature_shape(self, height: int, width: int) -> tuple[int]:
+        """(features,); the size of the images is fixed."""
+        return (self.widths[-1],)
+
+
+def _stage(c_in: int, c_out: int, norm: bool) -> nn.Sequential:
+    layers = OrderedDict[str, nn.Module](conv=nn.Conv2d(c_in, c_out, 3, padding=1))
+    if norm:
+        layers["norm"] = nn.BatchNorm2d(c_out)
+    layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)  # ceil: an odd last row or column is not lost
+    layers["relu"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+def _per_channel(value: float | Sequence[float], channels: int) -> Float[Tensor, "c 1 1"]:
+    values = _numbers(value)
+    if len(values) not in (1, channels):
+        raise InputError(f"mean and std take one number, or one for each of {channels} channels; got {len(values)}")
+    return torch.tensor(values).reshape(-1, 1, 1).repeat(channels // len(values), 1, 1)
+
+
+def _numbers(value: float | Sequence[float]) -> list[float]:
+    return [float(value)] if isinstance(value, int | float) else [float(each) for each in value]

@@ -1,0 +1,105 @@
+"""Training state in a file that is written whole or not at all, and that runs nothing when it is read."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ae.utils.console import say
+from ae.utils.errors import InputError, one_line
+from ae.utils.files import check_regular, describe, exists, is_count, write_whole
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write training state; the one before it stays beside it, as in `state.prev.pt`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue(), keep=_previous(path))
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read training state, or the one before it where that one is broken or not there; None where there is none.
+
+    Nothing in the file is executed. Raises InputError where both are broken, or one is no regular file.
+    """
+    complaints = []
+    for candidate in (path, _previous(path)):
+        if not exists(candidate):
+            continue
+        check_regular(candidate)
+        try:
+            state = _read(candidate)
+        except InputError as error:
+            complaints.append(str(error))
+            continue
+        for complaint in complaints:
+            say(f"{complaint}; going on from the one before it, {candidate}", error=True)
+        return state
+    if complaints:
+        raise InputError("; ".join(complaints))
+    return None
+
+
+def discard_broken(path: Path) -> None:
+    """Remove training state that can't be read, so that the next one written does not push out the one before it."""
+    if exists(path):
+        try:
+            _read(path)
+        except InputError:
+            path.unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of training state holds; every byte of its content is checked against the sums stored with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise InputError(f"the training state in {path} is broken: {broken} is not what was written")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # broken bytes can lead the reader to anything
+        reason = one_line(error).split(". ")[0]
+        raise InputError(f"can't read the training state in {path}: {reason}") from error
+    for fault in _faults(state):
+        raise InputError(f"can't read the training state in {path}: {fault}")
+    return state
+
+
+def _faults(state: Any) -> Iterator[str]:
+    """Name the parts of a training state that are of the wrong kind; parts that are missing are passed over."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        yield f"it must be a dict of named values, got {describe(state)}"
+        return
+    for name in ("position", "trained", "optimizers", "meter"):
+        if not isinstance(state.get(name, {}), dict):
+            yield f"{name} must be a dict, got {describe(state[name])}"
+    for key, value in _items(state.get("position")):
+        if key in ("step", "images") and not is_count(value):
+            yield f"{key} must be a whole number from 0, got {describe(value)}"
+        if key in ("seconds", "validation_seconds", "best") and not _is_real(value):
+            yield f"{key} must be a number, got {describe(value)}"
+        if key == "validation" and not (isinstance(value, dict) and all(map(_is_real, value.values()))):
+            yield "validation must be a dict of numbers"
+    if not all(isinstance(key, str) for key, _ in _items(state.get("trained"))):
+        yield "trained must be a dict of named tensors"
+    for key, value in _items(state.get("optimizers")):
+        is_state = isinstance(value, dict) and isinstance(value.get("state"), dict)
+        if not is_state or not isinstance(value.get("param_groups"), list):
+            yield f"optimizers.{key} must be an optimiser's state_dict"
+
+
+def _items(part: Any) -> list[tuple[Any, Any]]:
+    return list(part.items()) if isinstance(part, dict) else []
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}.prev")

@@ -1,0 +1,100 @@
+"""The end of a run of a model that can be sampled: pictures of what it makes, and how good that is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ae.data import ImageSet, Splits
+from ae.evaluation.frechet import sample_quality
+from ae.evaluation.metrics import evaluating
+from ae.evaluation.plots import drawn, grid_picture
+from ae.evaluation.sampling import Draw, draws_of, interpolations, log_likelihoods, samples, traversals
+from ae.models.autoencoder import Autoencoder
+from ae.runs.report import report
+from ae.runs.run import Run
+from ae.utils.distributed import is_main
+from ae.utils.seeding import derive
+from ae.utils.validation import AtLeast0, Settings, check_unread
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ROWS, _COLUMNS, _PAIRS, _LATENTS = 8, 10, 8, 8
+_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Generation(Settings):
+    """What is made and measured of a model with a latent vector, when it is trained."""
+
+    components: AtLeast0[int] = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
+    likelihood_samples: AtLeast0[int] = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
+    likelihood_images: AtLeast0[int] = 1000  # of the test images, evenly spaced, for log-likelihoods
+
+    def check_no_likelihood(self, why: str) -> None:
+        """Raise InputError where log-likelihoods are asked for that nothing measures; `why` says why not."""
+        check_unread(self, ["likelihood_samples", "likelihood_images"], f"{why}: leave it out")
+
+    def report(
+        self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run, prior: Draw | None = None
+    ) -> None:
+        """`ae.report` with the pictures of `gallery`, and in the summary what was measured of samples.
+
+        Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. `test/frechet/...` as
+        `sample_quality` has them; `test/log_likelihood` in nats an image, of black and white pixels, for a model with a
+        Gaussian posterior; `test/log_likelihood_error` is its standard error over the images.
+        """
+        if not is_main():
+            report(model, data, results, run)
+            return
+        draws = draws_of(model, data.train, prior, self.components)
+
+        def measure(test: ImageSet) -> dict[str, Any]:
+            torch.manual_seed(derive("samples"))
+            makes = {name: partial(samples, model, size=data.shape[1:], draw=draw) for name, draw in draws.items()}
+            found: dict[str, Any] = dict(sample_quality(makes, data, test))
+            if self.likelihood_samples and self.likelihood_images and hasattr(model.bottleneck, "prior"):
+                count = min(self.likelihood_images, len(test))
+                some = test.select(torch.arange(count) * len(test) // count)
+                values = log_likelihoods(model, some, self.likelihood_samples)
+                found["log_likelihood"] = values.mean().item()
+                found["log_likelihood_error"] = (values.std(correction=0) / count**0.5).item()
+            return found
+
+        seen = data.train if data.validation is None else data.validation
+        report(model, data, results, run, gallery(model, seen, draws), measure)
+
+
+def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> "dict[str, Image]":
+    """A grid of samples for each way of drawing codes, what lies between two images, and what each latent says.
+
+    The first 16 of `images` are the pairs; the first 8 latents of the first image are changed, one a row, to values
+    from -3 to 3. The codes are the same at every call.
+    """
+    size, device = images.shape[1:], next(model.parameters()).device
+    shown = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
+    pairs = len(shown) // 2
+
+    def of_samples(name: str, draw: Draw) -> "Image":
+        torch.manual_seed(derive("gallery", name))
+        made = samples(model, _ROWS * _COLUMNS, size, draw)
+        return grid_picture(made.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
+
+    def of_interpolations() -> "Image":
+        return grid_picture(interpolations(model, shown[:pairs], shown[pairs : 2 * pairs]), "between two images")
+
+    def of_traversals() -> "Image":
+        with torch.no_grad(), evaluating(model):
+            latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
+        rows = traversals(model, shown[0], latents, _VALUES)
+        then = ", then projected to a code" if hasattr(model.bottleneck, "project") else ""
+        title = f"one image, a latent a row set to the value above{then}"
+        return grid_picture(rows, title, [f"latent {i}" for i in latents], [f"{value:g}" for value in _VALUES])
+
+    makes = {f"samples-{name}": partial(of_samples, name, draw) for name, draw in draws.items()}
+    if pairs:
+        makes["interpolations"] = of_interpolations  # type: ignore[assignment]
+    return drawn({**makes, "traversals": of_traversals})

@@ -1,0 +1,107 @@
+"""Training of a prior over discrete codes, its likelihood, and its file."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from ae.data import ImageSet, Splits
+from ae.evaluation.metrics import evaluating
+from ae.functional import masked_mean
+from ae.models.priors import PixelCNN
+from ae.objectives import Loss
+from ae.training.meter import Meter
+from ae.training.progress import Progress
+from ae.training.recipe import Recipe
+from ae.utils import distributed
+from ae.utils.errors import DivergedError, InputError, one_line
+from ae.utils.validation import Positive, checked_arguments, unchecked_range
+from ae.weights import load_weights, read_about
+
+Indices = Callable[[Float[Tensor, "b c h w"]], Int64[Tensor, "b h w"]]
+"""Images -> the indices of their codes."""
+
+
+@checked_arguments
+def fit_prior(
+    prior: PixelCNN, indices: Indices, data: Splits, recipe: Recipe, steps: Positive[int] | None = None
+) -> None:
+    """Train the prior in place on the codes of the training images; `steps` go before the recipe's own length.
+
+    In several processes each takes its part of every batch, as in `fit`. Order, noise and rates are functions of seed
+    and step: the same seed and images give the same prior. Raises DivergedError where the loss becomes NaN or infinite.
+    """
+    device = next(prior.parameters()).device
+    batches = data.to(device).batches(recipe.batch_size, recipe.seed)
+    total_steps = steps or recipe.steps or recipe.epochs * len(batches)
+    optimizer = recipe.make_optimizer(list(prior.parameters()))
+    forward, meter = distributed.wrapped(_Likelihood(prior)), Meter()
+    prior.train()
+    with Progress(total_steps) as progress, unchecked_range():
+        for step, batch in enumerate(islice(batches.starting_at(0), total_steps)):
+            lr = recipe.learning_rate(step, total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with torch.no_grad():
+                index = indices(batch.images)
+            images = batches.size(step)
+            with distributed.one_batch(images):
+                loss = forward(index)
+            optimizer.zero_grad()
+            loss.backward()
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(prior.parameters(), recipe.clip)
+            optimizer.step()
+            meter.add(step, Loss(loss, {}), images)
+            progress.step()
+            if (step + 1) % recipe.log_every == 0 or step + 1 == total_steps:
+                measured = meter.read()
+                if meter.first_bad is not None:
+                    bad = meter.first_bad[0]
+                    lr = recipe.learning_rate(bad, total_steps)
+                    raise DivergedError(
+                        f"the prior's loss became NaN or infinite at step {bad}, learning rate {lr:.3g}"
+                    )
+                progress.show("prior", measured, (step + 1) / len(batches))
+                meter.restart()
+
+
+class _Likelihood(nn.Module):
+    """The mean of -log p(index) over the batch of all processes: what is wrapped for them."""
+
+    def __init__(self, prior: PixelCNN) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, ""]:
+        return masked_mean(self.prior.negative_log_likelihood(index))
+
+
+@torch.no_grad()
+def nats(prior: PixelCNN, indices: Indices, images: ImageSet, batch_size: int = 256) -> float:
+    """-log p of the images' codes in nats an image, the mean over a whole data set."""
+    device = next(prior.parameters()).device
+    with evaluating(prior), unchecked_range():
+        found = [
+            prior.negative_log_likelihood(indices(batch.images)) for batch in images.to(device).in_order(batch_size)
+        ]
+    return torch.cat(found).double().mean().item()
+
+
+@checked_arguments
+def load_prior(path: Path) -> PixelCNN:
+    """The prior in a file of weights, in evaluation mode; raises InputError where it holds none."""
+    said = read_about(path).model
+    if said.get("class") != "PixelCNN":
+        raise InputError(f"{path} holds no PixelCNN but {said.get('class')}")
+    arguments = {name: value for name, value in said.items() if name != "class"}
+    try:
+        with torch.device("meta"):  # it takes no memory, whatever its sizes are said to be
+            prior = PixelCNN(**arguments)
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the prior in {path} can't be built: {one_line(error)}") from error
+    load_weights(path, prior)
+    return prior.eval()

@@ -1,0 +1,139 @@
+"""The recipe: how long, with which optimiser, schedule and precision to train."""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ae.utils.errors import InputError, one_line
+from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings, check_unread, checked
+
+Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""Parameters -> their optimiser, as `torch.optim.RMSprop` is one."""
+Schedule = Callable[[int, int], float]
+"""(step counted from 0, number of steps) -> factor of the learning rate."""
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    """How to train: length, batch, optimiser, schedule, precision."""
+
+    epochs: Positive[int] = 4  # passes over the training images
+    steps: Positive[int] | None = None  # train for so many steps instead
+    batch_size: Positive[int] = 128  # images a step
+    optimizer: Literal["sgd", "adam", "adamw"] | Factory = "sgd"  # sgd: with momentum; adamw: Adam, decoupled decay
+    lr: Positive[float] = 0.1  # learning rate; the highest of a schedule
+    momentum: BelowOne = 0.9  # of sgd
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # of adam and adamw
+    nesterov: bool = False  # Nesterov's momentum, of sgd
+    weight_decay: AtLeast0[float] = 0.0  # L2 for sgd and adam, decoupled for adamw
+    schedule: Literal["constant", "one-cycle", "cosine"] | Schedule = "one-cycle"  # one-cycle: up in 30 % of the steps
+    clip: Positive[float] | None = None  # largest norm of the gradient
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
+    compile: bool = False  # torch.compile the step
+    seed: int = 0  # of the weights, the order of the images, and all noise
+    evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
+    log_every: Positive[int] = 50  # steps between logged values
+    device: str = "auto"  # auto: cuda, mps or cpu, the first there is
+    deterministic: bool = False  # only algorithms that give the same bits each time; on a CPU all do
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", _device_name(self.device))
+        super().__post_init__()
+        unread = {"sgd": ("betas",), "adam": ("momentum", "nesterov"), "adamw": ("momentum", "nesterov")}
+        kind = self.optimizer if isinstance(self.optimizer, str) else "an optimizer of your own"
+        names = unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay"))
+        check_unread(self, names, f"by {kind}: leave it out, or choose another Recipe.optimizer")
+        if self.nesterov and not self.momentum:
+            raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
+
+    def may_change(self, name: str) -> bool:
+        """Whether a run may be continued with another value: what decides where it leads may not."""
+        if name in ("epochs", "steps"):
+            return self.schedule == "constant"
+        return name in ("evaluate_every", "log_every", "device", "compile", "deterministic")
+
+    def learning_rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of a step counted from 0; a function of position, so that resuming needs no state.
+
+        one-cycle: Smith & Topin 2018, in PyTorch's form: cosine from lr/25 up to lr over the first 30 % of the steps,
+        then cosine down to lr/250,000. Momentum stays constant. cosine: from lr down to 0 (Loshchilov & Hutter 2017,
+        equation 5, without restarts). A function gives a factor of lr. Raises InputError where that is no number.
+        """
+        if callable(self.schedule):
+            name = f"the factor that Recipe.schedule gives at step {step} of {total_steps}"
+            return self.lr * checked(self.schedule(step, total_steps), AtLeast0[float], name)
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "cosine":
+            return _cosine(self.lr, 0.0, step / total_steps)
+        low, high, last = self.lr / 25, self.lr, self.lr / 250_000
+        peak = 0.3 * total_steps - 1
+        if step <= peak:
+            return _cosine(low, high, step / peak)
+        return _cosine(high, last, (step - peak) / (total_steps - 1 - peak))
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser; its learning rate is set at each step.
+
+        Raises InputError where a factory gives no optimiser, or one that this loop can't use: one that needs a closure,
+        leaves parameters out, or has a learning rate that is not the recipe's.
+        """
+        if callable(self.optimizer):
+            return self._from_factory(self.optimizer, parameters)
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, betas=self.betas, **options)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, betas=self.betas, **options)
+        return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **options)
+
+    def _from_factory(self, factory: Factory, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            optimizer = factory(parameters)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Recipe.optimizer can't make an optimiser of parameters: {one_line(error)}") from error
+        name = type(optimizer).__name__
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError(f"Recipe.optimizer must give a torch.optim.Optimizer, gave {name}")
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise InputError(f"Recipe.optimizer gave {name}, which needs a closure: choose one that takes single steps")
+        taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        left_out = sum(id(parameter) not in taken for parameter in parameters)
+        if left_out:
+            cure = "freeze those with requires_grad_(False)"
+            raise InputError(f"Recipe.optimizer leaves out {left_out} of {len(parameters)} parameters: {cure}")
+        usual = inspect.signature(type(optimizer)).parameters.get("lr")
+        own = optimizer.defaults.get("lr")
+        if usual is not None and own is not None and float(own) != self.lr and own != usual.default:
+            raise InputError(f"Recipe.optimizer sets a learning rate of {float(own):g}: give it as Recipe.lr")
+        return optimizer
+
+    def find_device(self) -> torch.device:
+        """The device to train on."""
+        if self.device != "auto":
+            try:
+                device = torch.zeros(1, device=self.device).device
+            except (RuntimeError, AssertionError, ImportError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise InputError(f"Recipe.device: no device {self.device}: {reason}") from error
+            if device.type == "meta":
+                raise InputError("Recipe.device must be one that computes: meta has no values")
+            return device
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _device_name(device: Any) -> Any:
+    """A `torch.device` as text; anything else as it is."""
+    return str(device) if isinstance(device, torch.device) else device
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2

@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
+from ae.evaluation.media import Evidence, Table, _confusion, _of_each_class, gather
+from ae.evaluation.metrics import examine
+from ae.utils.seeding import generator
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    return Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), heads={"digit": Classifier((6, 3, 4), 3)})
+
+
+def test_shows_the_worst_first(model: Autoencoder, noise: Images) -> None:
+    labels = noise.labels.clone()
+    labels[:4] = -1
+    images = Images(noise.pixels, labels, CLASSES)
+    examined = examine(model, images)
+    assert examined.predictions is not None
+    evidence = gather(model, images, examined)
+    assert set(evidence.pictures) == {"code", "reconstructions"}
+
+    worst = evidence.tables["worst_reconstructed"]
+    assert worst.columns == ("index", "picture", "label", "prediction", "mse", "cross_entropy")
+    errors = examined.values["mse"]
+    assert [row[0] for row in worst.rows] == errors.argsort(descending=True).tolist()
+    for index, picture, label, prediction, mse, _ in worst.rows:
+        assert picture.size == (26, 9)
+        assert mse == errors[index]
+        assert label == ("" if index < 4 else CLASSES[labels[index]])
+        assert prediction == CLASSES[examined.predictions[index]]
+
+    wrong = evidence.tables["misclassified"]
+    expected = {i for i in range(4, 20) if examined.predictions[i] != labels[i]}
+    assert {row[0] for row in wrong.rows} == expected
+    assert [row[-1] for row in wrong.rows] == sorted((row[-1] for row in wrong.rows), reverse=True)
+
+    counts = {(actual, predicted): count for actual, predicted, count in evidence.tables["confusion"].rows}
+    assert len(counts) == 9
+    for a, actual in enumerate(CLASSES):
+        for p, predicted in enumerate(CLASSES):
+            both = (labels == a) & (examined.predictions == p)
+            assert counts[actual, predicted] == both.sum()
+
+
+def test_shows_what_applies(noise: Images) -> None:
+    classifier = Autoencoder(ConvEncoder(3, (4,)), heads={"digit": Classifier((4, 5, 7), 3)})
+    evidence = gather(classifier, noise, examine(classifier, noise))
+    assert set(evidence.pictures) == {"code"}
+    assert set(evidence.tables) == {"misclassified", "confusion"}
+    assert "mse" not in evidence.tables["misclassified"].columns
+    autoencoder = Autoencoder(ConvEncoder(3, (4,)), DeconvDecoder(3, (4,)))
+    evidence = gather(autoencoder, noise, examine(autoencoder, noise))
+    assert set(evidence.tables) == {"worst_reconstructed"}
+    assert "prediction" not in evidence.tables["worst_reconstructed"].columns
+
+
+def test_a_model_that_is_always_right_has_an_empty_table(noise: Images) -> None:
+    head = Classifier((6, 3, 4), 3)
+    torch.nn.init.zeros_(head.fc2.weight)
+    model = Autoencoder(ConvEncoder(3, (4, 6)), heads={"digit": head})
+    with torch.no_grad():
+        head.fc2.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    images = Images(noise.pixels, torch.zeros(20, dtype=torch.int64), CLASSES)
+    assert gather(model, images, examine(model, images)).tables["misclassified"].rows == []
+
+
+def test_comes_back_from_its_folder(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (3, 2), (1, 2, 3))
+    tables = {"worst": Table(("i", "p", "x"), [(1, picture, 0.1), (2, picture, 0.2)]), "empty": Table(("i",), [])}
+    Evidence({"code": picture}, tables).save(tmp_path)
+    found = Evidence.load(tmp_path)
+    assert list(found.pictures) == ["code"]
+    assert found.pictures["code"].tobytes() == picture.tobytes()
+    assert found.tables["empty"] == tables["empty"]
+    assert found.tables["worst"].columns == ("i", "p", "x")
+    for row, expected in zip(found.tables["worst"].rows, tables["worst"].rows, strict=True):
+        assert (row[0], row[2]) == (expected[0], expected[2])
+        assert row[1].tobytes() == picture.tobytes()
+    assert Evidence.load(tmp_path / "nowhere") == Evidence()
+
+
+def test_a_confusion_of_thousands_of_classes_has_its_largest_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = tuple(f"c{i}" for i in range(5000))
+    labels = torch.cat([torch.arange(5000), torch.tensor([7, 7, 7, 8]), torch.tensor([-1])])
+    predictions = torch.cat([torch.arange(5000), torch.tensor([9, 9, 4999, 8]), torch.tensor([3])])
+    table = _confusion(labels, predictions, classes)
+    assert table.rows[:3] == [("c7", "c9", 2), ("c7", "c4999", 1), ("c8", "c8", 2)]
+    assert len(table.rows) == 5002
+    assert sum(row[2] for row in table.rows) == 5004
+    assert "5,002 of 5,002 cells that are not 0, mistakes first, of 5,000 x 5,000" in capsys.readouterr().err
+    many = torch.randint(5000, (30_000,), generator=generator("many"))
+    assert len(_confusion(many, many.flip(0), classes).rows) == 10_000
+
+
+def test_a_confusion_with_more_predictions_than_classes() -> None:
+    table = _confusion(torch.tensor([0, 1]), torch.tensor([2, 1]), ("a", "b"))
+    assert [row for row in table.rows if row[2]] == [("a", "#2", 1), ("b", "b", 1)]
+
+
+def test_images_of_each_class_come_in_turn() -> None:
+    labels = torch.tensor([2, 2, 0, -1, 0, 1, 2, -1])
+    images = Images(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), labels, CLASSES)
+    assert _of_each_class(images).tolist() == [3, 2, 5, 0, 7, 4, 1, 6]
+
+
+def test_gather_goes_on_without_a_picture(
+    model: Autoencoder, noise: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examined = examine(model, noise)
+    monkeypatch.setattr("PIL.ImageFont.load_default", lambda size: 1 / 0)
+    evidence = gather(model, noise, examined)
+    assert evidence.pictures == {}
+    assert set(evidence.tables) == {"worst_reconstructed", "misclassified", "confusion"}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"no picture {name}: division by zero" for name in ("code", "reconstructions")]

@@ -1,0 +1,229 @@
+"""Samples, interpolations, traversals and log-likelihoods, against models of which the answer is known."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ae import (
+    FSQ,
+    IWAE,
+    MMD,
+    Autoencoder,
+    Batch,
+    Code,
+    ConvEncoder,
+    DeconvDecoder,
+    Dense,
+    Gaussian,
+    Images,
+    InputError,
+    Sphere,
+    TopK,
+    VectorQuantized,
+)
+from ae.evaluation.plots import grid_picture
+from ae.evaluation.sampling import (
+    Mixture,
+    codes,
+    draws_of,
+    interpolations,
+    log_likelihoods,
+    samples,
+    standard_normal,
+    traversals,
+)
+from ae.objectives.variational import mmd
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5))
+
+
+def test_samples_are_images_of_the_prior(model: Autoencoder) -> None:
+    torch.manual_seed(3)
+    found = samples(model, 7, (10, 12))
+    torch.manual_seed(3)
+    assert torch.equal(found, model.decode(torch.randn(7, 5), (10, 12)))
+    plain = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
+    with pytest.raises(InputError, match="Dense has no prior to sample from: fit a mixture"):
+        samples(plain, 7)
+
+
+def test_interpolations_go_from_one_to_the_other(model: Autoencoder) -> None:
+    first, second = torch.rand(2, 3, 1, 10, 12)
+    found = interpolations(model, first, second, 5)
+    assert found.shape == (3, 5, 1, 10, 12)
+    one, other = model.encode(first).mean, model.encode(second).mean
+    torch.testing.assert_close(found[:, 0], model.decode(one, (10, 12)))
+    torch.testing.assert_close(found[:, 2], model.decode((one + other) / 2, (10, 12)))
+    torch.testing.assert_close(found[:, 4], model.decode(other, (10, 12)))
+
+
+def test_a_traversal_changes_one_latent(model: Autoencoder) -> None:
+    image = torch.rand(1, 10, 12)
+    found = traversals(model, image, [1, 4], [-2.0, 0.0, 2.0])
+    assert found.shape == (2, 3, 1, 10, 12)
+    z = model.encode(image[None]).mean.detach().clone()
+    z[0, 4] = 2.0
+    torch.testing.assert_close(found[1, 2], model.decode(z, (10, 12))[0])
+    with pytest.raises(InputError, match="needs latents of a vector"):
+        traversals(model, image, [5], [0.0])
+
+
+class Linear(nn.Module):
+    """An encoder with the exact posterior of a model with one latent, and its decoder: p(x = 1 | z) is one of two."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), 1, 1, 1)
+
+
+class Prior(Gaussian):
+    """A posterior that is the prior, whatever the image."""
+
+    def forward(self, features: Tensor) -> Code:
+        code = super().forward(features)
+        assert code.posterior is not None
+        zeros = torch.zeros(len(features), 1)
+        posterior = torch.distributions.Normal(zeros, torch.ones_like(zeros))
+        return Code(
+            z=torch.randn_like(zeros), mean=zeros, rate=code.rate * 0, penalty=code.penalty, posterior=posterior
+        )
+
+    def expand(self, z: Tensor) -> Tensor:
+        return z[:, :, None, None]
+
+
+class Sign(nn.Module):
+    """One pixel, white with probability 0.9 where z > 0, else 0.2."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.where(z > 0, torch.tensor(0.9).logit(), torch.tensor(0.2).logit())
+
+
+def test_log_likelihoods_are_those_of_a_model_that_can_be_integrated() -> None:
+    """p(white) = (0.9 + 0.2) / 2, by z ~ N(0, 1)."""
+    model = Autoencoder(Linear(), Sign(), Prior((1, 1, 1), 1))
+    pixels = torch.tensor([255, 0], dtype=torch.uint8).reshape(2, 1, 1, 1)
+    images = Images(pixels, torch.zeros(2, dtype=torch.int64), ("a",))
+    found = log_likelihoods(model, images, samples=20_000, at_once=3000)
+    assert found.tolist() == pytest.approx([math.log(0.55), math.log(0.45)], abs=0.02)
+    assert torch.equal(found, log_likelihoods(model, images, samples=20_000, at_once=3000))
+
+
+def test_the_log_likelihood_is_above_the_bounds(model: Autoencoder, noise: Images) -> None:
+    grey = Images(noise.pixels[:, :1], noise.labels, noise.classes)
+    wide = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 4), 5))
+    batch = grey.batch(slice(None))
+    with torch.no_grad():
+        bound = sum(-IWAE(5)(wide, batch, 0).total.item() for _ in range(50)) / 50
+    assert log_likelihoods(wide, grey, 500).mean().item() > bound
+
+
+def test_a_mixture_draws_what_it_was_fitted_to() -> None:
+    torch.manual_seed(0)
+    corners = torch.tensor([[5.0, 0.0, 0.0], [-5.0, 2.0, 0.0]])
+    codes = corners[torch.arange(400) % 2] + torch.randn(400, 3) * torch.tensor([0.1, 1.0, 2.0])
+    drawn = Mixture(codes, 2).sample(4000)
+    assert ((drawn[:, 0].abs() - 5).abs() < 0.6).all()
+    torch.testing.assert_close(drawn.mean(0), codes.mean(0), atol=0.3, rtol=0)
+    torch.testing.assert_close(drawn.std(0), codes.std(0), atol=0.3, rtol=0)
+    with pytest.raises(InputError, match="components must be at most the 3 codes, got 5"):
+        Mixture(codes[:3], 5)
+
+
+def test_a_grid_shows_every_image() -> None:
+    picture = grid_picture(torch.rand(2, 3, 1, 28, 28), "title")
+    assert picture.width > 3 * 64
+    assert picture.height > 2 * 64
+
+
+def test_ways_to_draw_codes(model: Autoencoder) -> None:
+    noise = Images(torch.randint(256, (20, 1, 10, 12), dtype=torch.uint8), torch.zeros(20).long(), ("a",))
+    latent = 5
+    found = codes(model, noise)
+    assert found.shape == (len(noise), latent)
+    draws = draws_of(model, noise, components=2)
+    assert list(draws) == ["prior", "mixture"]
+    assert all(draw(7).shape == (7, latent) for draw in draws.values())
+    assert list(draws_of(model, noise, components=0)) == ["prior"]
+    dense = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
+    assert list(draws_of(dense, noise, components=0)) == []
+    images = samples(dense, 5, (10, 12), standard_normal(dense), batch_size=2)
+    assert images.shape == (5, 1, 10, 12)
+    with pytest.raises(InputError, match="a prior needs a latent vector, as of Dense: Identity has none"):
+        standard_normal(Autoencoder(ConvEncoder(1, (4, 6))))
+
+
+def seen(bottleneck: nn.Module) -> tuple[Autoencoder, list[Tensor]]:
+    """A model on images of 10x12, and every code that its decoder is given."""
+    given: list[Tensor] = []
+    expand = bottleneck.expand
+
+    def record(z: Tensor) -> Tensor:
+        given.append(z)
+        return expand(z)  # type: ignore[operator]
+
+    bottleneck.expand = record  # type: ignore[assignment]
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck), given
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "latents", "is_code"),
+    [
+        (Sphere((6, 3, 3), 5), [0, 4], lambda z: (z.norm(dim=1) - 1).abs().max() < 1e-5),
+        (TopK((6, 3, 3), 9, 2), [0, 8], lambda z: ((z != 0).sum(1) <= 2).all()),
+        (VectorQuantized(6, 8), None, None),
+        (FSQ(6, (3, 4)), None, lambda z: ((2 * z).round() == 2 * z).all() and z.abs().max() <= 1),
+    ],
+)
+def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
+    bottleneck: nn.Module, latents: list[int] | None, is_code: Callable[[Tensor], bool] | None
+) -> None:
+    torch.manual_seed(0)
+    model, given = seen(bottleneck)
+    shape = model.encode(torch.rand(7, 1, 10, 12)).mean.shape[1:]
+    samples(model, 7, (10, 12), lambda count: 2 * torch.randn(count, *shape))
+    interpolations(model, torch.rand(3, 1, 10, 12), torch.rand(3, 1, 10, 12), 5)
+    if latents is not None:
+        noise = Images(torch.randint(256, (40, 1, 10, 12), dtype=torch.uint8), torch.zeros(40).long(), ("a",))
+        for name, draw in draws_of(model, noise, standard_normal(model), components=2).items():
+            assert name == "prior" or is_code is None or is_code(draw(50))
+        traversals(model, torch.rand(1, 10, 12), latents, [-3.0, 0.0, 0.5, 3.0])
+    if isinstance(bottleneck, VectorQuantized):
+        vectors = torch.cat([z.movedim(1, -1).reshape(-1, 6) for z in given])
+        assert (vectors[:, None] == bottleneck.codebook).all(2).any(1).all()
+    else:
+        assert is_code is not None
+        assert all(is_code(z) for z in given)
+
+
+def test_the_prior_of_a_sphere_is_its_own() -> None:
+    model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Sphere((6, 3, 3), 5))
+    torch.testing.assert_close(standard_normal(model)(50).norm(dim=1), torch.ones(50))
+    assert list(draws_of(model, Images(torch.zeros(2, 1, 10, 12).byte(), torch.zeros(2).long(), ("a",)))) == ["prior"]
+
+
+def test_mmd_of_a_sphere_is_to_its_own_prior() -> None:
+    """Codes that are uniform on the sphere are at no distance from it, and far from N(0, I)."""
+
+    class Uniform(Sphere):
+        def forward(self, features: Tensor) -> Code:
+            return Code.deterministic(self.sample(len(features)))
+
+    torch.manual_seed(0)
+    batch = Batch(torch.rand(1000, 1, 10, 12), torch.full((1000,), -1))
+    bottleneck = Uniform((2, 5, 6), 8)
+    model = Autoencoder(ConvEncoder(1, (2,)), DeconvDecoder(1, (2,)), bottleneck)
+    assert abs(MMD()(model, batch, 0).terms["mmd"].item()) < 0.003
+    assert mmd(bottleneck.sample(1000), torch.randn(1000, 8)).item() > 0.03
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_a_mixture_takes_vectors_alone() -> None:
+    with pytest.raises(InputError, match=r"a mixture is fitted to codes \[n d\] that are vectors, got \[20, 6, 3, 3\]"):
+        Mixture(torch.rand(20, 6, 3, 3))

@@ -1,0 +1,72 @@
+"""What is compared with what: the same networks, the same loss, the same work; and turns that are taken in turn."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ae import Batch, Joint
+from ae.data.sources import mnist
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import contenders, quality
+from experiments.benchmark.turns import Pace, take_turns
+from tests.helpers import ROOT
+
+
+def test_the_users_loop_has_our_networks_and_our_loss() -> None:
+    torch.manual_seed(0)
+    plain, images, labels = contenders.Plain(classify=True), torch.rand(5, 1, 28, 28), torch.arange(5)
+    assert plain.head is not None
+    features = plain.encoder((images - 0.5) / 0.5)
+    theirs = 20 * F.mse_loss(plain.decoder(features), images) + F.cross_entropy(plain.head(features), labels)
+    ours = Joint(reconstruction=20.0, classification=1.0)(quality.as_autoencoder(plain), Batch(images, labels), 0)
+    torch.testing.assert_close(ours.total, theirs)
+
+
+def test_the_users_data_are_ours(tmp_path: Path) -> None:
+    contenders.unpack_mnist(tmp_path)
+    theirs, ours = contenders.torchvision_mnist(tmp_path), mnist().train
+    for i in (0, 1, 59_999):
+        image, label = theirs[i]
+        torch.testing.assert_close(image * 0.5 + 0.5, ours.batch(torch.tensor([i])).images[0])
+        assert label == ours.labels[i]
+
+
+def test_a_steps_work_is_counted() -> None:
+    """Multiply-adds, by hand: forward, and twice that backward, but for the gradient of the images."""
+    conv1, conv2 = 28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64
+    deconv1, deconv2 = 7 * 7 * 9 * 64 * 32, 14 * 14 * 9 * 32
+    head = 3136 * 128 + 128 * 10
+    step = 64 * (3 * (conv1 + conv2 + deconv1 + deconv2 + head) - conv1)
+    assert contenders.multiply_adds() == pytest.approx(step / contenders.SIDE**3)
+
+
+def early(pace: Pace, steps: int) -> None:
+    module = nn.Identity()
+    pace(module)
+    for _ in range(steps - 5):
+        module(torch.zeros(1))
+
+
+@pytest.mark.slow
+def test_turns_are_taken_by_all_and_missed_by_none(capfd: pytest.CaptureFixture[str]) -> None:
+    seconds = take_turns({"a": contenders.matrices, "b": contenders.matrices}, steps=2, rounds=3)
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+    with pytest.raises(RuntimeError, match="ended before its time"):
+        take_turns({"early": early}, steps=4, rounds=3)
+
+
+@pytest.mark.slow
+def test_everything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that it starts
+    small = partial(benchmark.Config, rounds=2, steps=2, starts=1, sizes=(100, 200), batches=(64,), sides=(28,))
+    benchmark.main(small(growth_images=128, evaluations=1, epochs=1, seeds=(0,), to=tmp_path / "benchmark.json"))
+    said = capsys.readouterr().out
+    for part in ("textbook", "bare", "fraction of the limit", "evaluation", "first step", "images     100", "ours"):
+        assert part in said
+    assert (tmp_path / "benchmark.json").exists()

@@ -1,0 +1,290 @@
+"""Every experiment runs, end to end, for a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ae import Data, Generation, Joint, RunConfig, Splits, Teaching, load, load_weights
+from ae.cli import cli
+from ae.training.prior import load_prior
+from experiments import (
+    aae,
+    classify,
+    denoise,
+    gan,
+    iwae,
+    joint,
+    ladder,
+    masked,
+    reconstruct,
+    segment,
+    semi,
+    sparse,
+    streaming,
+    tracking_cost,
+    vae,
+    vqvae,
+    wae,
+)
+from tests.helpers import ROOT
+from tests.helpers.held import held
+
+EXPERIMENTS = [joint, classify, reconstruct]
+
+
+def short(config: Any, folder: Path, wandb: Any = "disabled") -> Any:
+    """The experiment on 256 real digits for 4 steps, validated twice on 64 others."""
+    recipe = replace(config.recipe, steps=4, evaluate_every=2, log_every=1)
+    data = replace(config.data, limit=256, validation=64)
+    return replace(config, data=data, recipe=recipe, run=RunConfig(dir=folder, wandb=wandb))
+
+
+def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *args],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    experiment.main(short(experiment.Config(), folder))
+    summary = json.loads((folder / "summary.json").read_text())
+    has_decoder, has_head = experiment is not classify, experiment is not reconstruct
+    assert {"seconds", "images_per_second", "parameters", "code_size", "versions", "commit"} <= set(summary)
+    assert summary["code_size"] == 3136
+    assert ("test/mse" in summary) == ("test/psnr" in summary) == ("val/mse" in summary) == has_decoder
+    assert ("test/accuracy" in summary) == ("test/accuracy/7" in summary) == has_head
+    files = {"config.json", "history.jsonl", "model.safetensors", "best.safetensors", "state.pt", "state.prev.pt"}
+    assert {file.name for file in folder.iterdir()} == files | {".lock", "summary.json", "code.png", "tables"} | (
+        {"reconstructions.png", "pictures"} if has_decoder else set()
+    )
+    shown = capsys.readouterr()
+    assert str(folder) in shown.out
+    assert "step 4/4" in shown.err
+    if has_decoder:
+        with Image.open(folder / "reconstructions.png") as picture:
+            assert picture.width > 600
+
+
+FRECHET = {"test/frechet/test_digits", "test/frechet/classifier", "test/frechet/classifier_accuracy"}
+FROM_PRIOR = FRECHET | {"test/frechet/prior", "test/frechet/mixture"}
+RESTORED = {f"{split}/{name}/mse" for split in ("val", "test") for name in ("restored", "corrupted", "mean_image")}
+GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize(
+    ("experiment", "code_size", "logged", "told", "pictures"),
+    [
+        (denoise, 3136, "mse", RESTORED, {"restorations"}),
+        (masked, 128, "mse", RESTORED, {"restorations"}),
+        (sparse, 512, "used", set(), set()),
+        (vae, 16, "active_units", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
+        (iwae, 16, "iwae", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
+        (wae, 8, "mmd", FROM_PRIOR, GALLERY),
+        (aae, 8, "discriminator", FROM_PRIOR, GALLERY),
+        (
+            vqvae,
+            3136,
+            "perplexity",
+            FRECHET | {"val/prior/nats", "test/prior/nats", "test/frechet/prior"},
+            {"samples-prior"},
+        ),
+    ],
+)
+def test_experiments_with_other_codes_and_losses(
+    experiment: Any,
+    code_size: int,
+    logged: str,
+    told: set[str],
+    pictures: set[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = short(experiment.Config(), tmp_path / "run")
+    if experiment in (vae, iwae):
+        config = replace(config, generation=Generation(likelihood_samples=3, likelihood_images=20))
+    if experiment is vqvae:
+        config = replace(config, prior_steps=2)
+    experiment.main(config)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["code_size"] == code_size
+    assert told | {"test/mse", "val/mse"} <= set(summary)
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert f"train/{logged}" in rows[0]
+    assert pictures <= {path.stem for path in (tmp_path / "run").glob("*.png")}
+    shown = capsys.readouterr()
+    looked = f"{min(pictures)}.png" if len(pictures) == 1 else "reconstructions.png"
+    assert f"look {tmp_path / 'run' / looked}" in shown.out
+    load(tmp_path / "run")
+    if experiment is vqvae:
+        assert "step 2/2  epoch 1.00  prior  loss" in shown.err
+        assert load_prior(tmp_path / "run/prior.safetensors").codes == 128
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_generator_and_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = short(gan.Config(), tmp_path / "run")
+    gan.main(config)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert FRECHET | {"test/frechet/samples", "parameters", "images_per_second"} <= set(summary)
+    assert (tmp_path / "run/samples.png").exists()
+    assert f"look {tmp_path / 'run/samples.png'}" in capsys.readouterr().out
+    assert len(list((tmp_path / "run/pictures").glob("samples-*.png"))) == 2
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert {"train/generator", "train/discriminator", "train/learning_rate"} <= set(rows[0])
+    generator, discriminator = gan.build(config.model, config.data.load())
+    load_weights(tmp_path / "run/model.safetensors", generator, "generator")
+    load_weights(tmp_path / "run/model.safetensors", discriminator, "discriminator")
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize(
+    ("experiment", "changes", "logged"),
+    [
+        (ladder, {}, "denoising/4"),
+        (semi, {}, "taught"),
+        (semi, {"teaching": Teaching("mean-teacher"), "objective": Joint()}, "mse"),
+        (semi, {"teaching": Teaching(weight=0.0)}, "cross_entropy"),
+    ],
+)
+def test_experiments_with_few_labels(experiment: Any, changes: dict[str, Any], logged: str, tmp_path: Path) -> None:
+    config = replace(short(experiment.Config(), tmp_path / "run"), **changes)
+    experiment.main(replace(config, data=replace(config.data, labels=20)))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {"test/accuracy", "val/accuracy"} <= set(summary)
+    assert ("test/mse" in summary) == (logged == "mse")
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert f"train/{logged}" in rows[0]
+    assert ("train/consistency" in rows[0]) == (logged in ("taught", "mse"))
+    load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("channels", "latent"), [pytest.param((4,), None, marks=pytest.mark.slow), ((4, 6, 8), 16)])
+@pytest.mark.usefixtures("few_digits")
+def test_depth_and_latent_vectors(channels: tuple[int, ...], latent: int | None, tmp_path: Path) -> None:
+    config = short(joint.Config(), tmp_path / "run")
+    config = replace(config, model=joint.Model(channels=channels, latent=latent, norm=True))
+    joint.main(config)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["code_size"] == (latent or 4 * 14 * 14)
+
+
+def test_few_labels_a_colour_folder_and_no_validation(tmp_path: Path) -> None:
+    for c in ("cat", "dog"):
+        (tmp_path / "pictures" / c).mkdir(parents=True)
+        for i in range(40):
+            Image.new("RGB", (13 + i % 3, 17), (i, 2 * i, 200)).save(tmp_path / "pictures" / c / f"{i}.png")
+    config = short(joint.Config(), tmp_path / "run")
+    data = Data("folder", tmp_path / "pictures", size=15, validation=0, labels=6, labelled_per_batch=3)
+    joint.main(replace(config, data=data, recipe=replace(config.recipe, batch_size=16)))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {"test/accuracy/cat", "test/accuracy/dog", "test/ssim"} <= set(summary)
+    assert not (tmp_path / "run/best.safetensors").exists()
+
+
+def test_what_tracking_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    tracking_cost.main(tracking_cost.Config(steps=9, log_every=1, modes=("offline",)))
+    first, offline = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("W&B")]
+    assert first.startswith("9 steps, a row every 1")
+    assert offline.startswith("offline")
+    assert "2 pairs" in offline
+
+
+def test_the_rows_that_it_compares() -> None:
+    """Tracked ones take 2 seconds in their log, others 1; and 4 and 3 from one to the next."""
+    times, clock = [], 0.0
+    for row in range(13):
+        tracked = row % 4 in (0, 3)
+        times.append((clock, clock + 1 + tracked))
+        clock += 3 + tracked
+    assert tracking_cost._compare(times, log_every=5) == ([4 / 3] * 4, 1 / 5)
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    for i in range(160):
+        picture = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), i).save(picture)
+    small = (
+        "--data.name folder --data.root pictures --data.validation 16 --recipe.epochs 2 --model.channels 4 8".split()
+    )
+    first = run("experiments.joint", *small, "--run.dir", "here", "--run.wandb", "offline", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    for line in ("test/accuracy", "run  here", "look here/reconstructions.png", "wandb leet", "wandb sync"):
+        assert line in first.stdout
+
+
+BAD = "--data.nam mnist", 2, "error: unknown option --data.nam; the nearest is --data.name"
+DIVERGED = "--recipe.lr 1e30 --data.limit 256 --recipe.momentum 0", 1, "became NaN or infinite at step"
+
+
+@pytest.mark.parametrize(("args", "code", "complaint"), [BAD, DIVERGED])
+def test_a_process_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
+    result = run("experiments.joint", *args.split(), "--run.dir=here", "--run.wandb=disabled", cwd=tmp_path)
+    assert result.returncode == code
+    assert complaint in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "here").exists() == (code == 1)  # with bad input nothing has been written
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        ("--data.limit 100", "error: --recipe.batch-size must be at most 100, the number of training images, got 128"),
+        ("--model.latent 0", "error: --model.latent must be positive, got 0"),
+        ("--recipe.device cuda:9 --data.limit 256", "error: --recipe.device: no device cuda:9"),
+        ("--data.labels 9", "error: --data.labels must be at least the number of classes, 10, got 9"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: str, complaint: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["joint", *args.split(), "--run.dir=here", "--run.wandb=disabled"])
+    with pytest.raises(SystemExit) as ended:
+        cli(joint.main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(complaint)
+    assert not Path("here").exists()
+
+
+def test_importing_ae_is_light() -> None:
+    heavy = {"wandb", "tyro", "torchvision", "sklearn", "scipy", "torchmetrics", "PIL", "torch._dynamo", "sympy"}
+    script = f"import ae, sys; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_iou_is_the_mean_over_classes() -> None:
+    classes, predicted = torch.tensor([[[0, 0], [1, 2]]]), torch.tensor([[[0, 1], [1, 1]]])
+    assert segment.mean_iou(predicted, classes) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+
+def test_pictures_to_segment_are_a_function_of_their_key(mnist: Splits) -> None:
+    images, classes = segment.pictures(held(mnist.train), 3, key=1)
+    again, _ = segment.pictures(held(mnist.train), 3, key=1)
+    assert torch.equal(images, again)
+    assert images.shape == (3, 1, 56, 56)
+    assert ((classes != segment.BACKGROUND) == (images[:, 0] > 0.5)).all()
+
+
+@pytest.mark.slow
+def test_what_streaming_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    streaming.main(streaming.Config(rounds=1, images=256, original=30, workers=1))
+    assert "training, read" in capsys.readouterr().out

@@ -1,0 +1,43 @@
+"""The main job, killed by SIGKILL at the N-th call of a function: `python -m tests.helpers.killed MOMENT N FLAGS...`"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ae.cli import cli
+from ae.evaluation import metrics
+from experiments import joint
+
+MOMENTS: dict[str, tuple[Any, str]] = {
+    "a step": (torch.optim.SGD, "step"),
+    "a gradient": (torch.Tensor, "backward"),
+    "an evaluation": (metrics, "_per_example"),
+    "a write": (os, "fsync"),
+    "a rename": (Path, "replace"),
+}
+
+
+def main() -> None:
+    """Run the job, and be killed."""
+    moment, count = sys.argv[1], int(sys.argv[2])
+    del sys.argv[1:3]
+    place, name = MOMENTS[moment]
+    function = getattr(place, name)
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count -= 1
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(place, name, killed)
+    cli(joint.main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The prior over codes sees what it may and no more, and learns what can be learned."""
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ae import Images, InputError, Recipe, Splits
+from ae.models.priors import PixelCNN
+from ae.training.prior import fit_prior, load_prior, nats
+from ae.utils.errors import DivergedError
+from ae.weights import save_weights
+
+
+@pytest.mark.parametrize("size", [(7, 7), (3, 11), (12, 4), (1, 1), (1, 20), (20, 1), (16, 16)])
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_a_place_sees_all_before_it_and_no_other(size: tuple[int, int], blocks: int) -> None:
+    """By the gradient of each place's logits at each place's embedding: there is no blind spot."""
+    torch.manual_seed(0)
+    prior, places = PixelCNN(5, channels=4, blocks=blocks).double(), math.prod(size)
+    embedded = torch.randn(places, 4, dtype=torch.float64, requires_grad=True)
+    prior.embedding = torch.nn.Embedding(places, 4)
+    prior.embedding.weight = torch.nn.Parameter(embedded)
+    logits = prior(torch.arange(places).reshape(1, *size)).flatten(2)[0]  # [codes places]
+    probe = torch.randn(5, dtype=torch.float64) @ logits
+    rows = [torch.autograd.grad(of_one, prior.embedding.weight, retain_graph=True)[0] for of_one in probe]
+    sees = torch.stack(rows).abs().sum(2) > 0
+    assert torch.equal(sees, torch.ones(places, places).tril(-1).bool())
+
+
+def test_a_place_is_the_same_to_the_last_bit_whatever_comes_after() -> None:
+    torch.manual_seed(0)
+    prior, index = PixelCNN(5, channels=8, blocks=3), torch.randint(5, (1, 4, 5))
+    before = prior(index)
+    for place in range(20):
+        other = index.clone()
+        other.flatten()[place:] = torch.randint(5, (20 - place,))
+        assert torch.equal(prior(other).flatten(2)[..., : place + 1], before.flatten(2)[..., : place + 1])
+
+
+def test_a_sample_has_the_distribution_of_the_logits() -> None:
+    """Of a grid of 2x2 with 2 codes: how often each of the 16 is drawn, against their probabilities."""
+    torch.manual_seed(0)
+    prior = PixelCNN(2, channels=8, blocks=2)
+    grids = torch.tensor(list(itertools.product(range(2), repeat=4))).reshape(16, 2, 2)
+    expected = (-prior.negative_log_likelihood(grids)).exp().detach()
+    assert expected.sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = prior.sample(10_000, 2, 2).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    torch.testing.assert_close(drawn.bincount(minlength=16) / 10_000, expected, atol=0.02, rtol=0)
+
+
+def test_it_learns_a_sequence_and_draws_it() -> None:
+    """Each code is the one before it plus one; the first is drawn evenly from 4: log 4 nats in all."""
+    torch.manual_seed(0)
+    prior = PixelCNN(4, channels=16, blocks=2)
+    optimizer = torch.optim.AdamW(prior.parameters(), 0.01)
+
+    def grids(count: int) -> torch.Tensor:
+        return (torch.randint(4, (count, 1, 1)) + torch.arange(6).reshape(2, 3)) % 4
+
+    for _ in range(150):
+        loss = prior.negative_log_likelihood(grids(32)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert prior.negative_log_likelihood(grids(200)).mean().item() == pytest.approx(math.log(4), abs=0.1)
+    drawn = prior.sample(200, 2, 3)
+    right = ((drawn - drawn[:, :1, :1]) % 4 == torch.arange(6).reshape(2, 3) % 4).all((1, 2))
+    assert right.float().mean() > 0.9
+    assert drawn[:, 0, 0].bincount(minlength=4).min() > 20
+
+
+def test_bad_sizes_are_named() -> None:
+    with pytest.raises(InputError, match="codes must be positive, got 0"):
+        PixelCNN(0)
+
+
+RECIPE = Recipe(batch_size=8, optimizer="adamw", lr=0.01, log_every=5)
+
+
+def stripes() -> Splits:
+    """Images 2x3 of codes times 85, of which each is the one to the left plus one: log 4 nats an image."""
+    first = torch.arange(4).repeat(20)[:, None, None]
+    pixels = ((first + torch.arange(6).reshape(2, 3)) % 4 * 85).byte()[:, None]
+    images = Images(pixels, torch.zeros(80).long(), ("a",))
+    return Splits(images, images.select(slice(12)))
+
+
+def as_codes(images: Tensor) -> Tensor:
+    return (images[:, 0] * 3).round().long()
+
+
+def trained(steps: int, recipe: Recipe = RECIPE) -> PixelCNN:
+    torch.manual_seed(1)
+    prior = PixelCNN(4, channels=16, blocks=2)
+    fit_prior(prior, as_codes, stripes(), recipe, steps)
+    return prior
+
+
+def test_fit_prior_learns_and_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    data = stripes()
+    assert data.validation is not None
+    assert nats(trained(100), as_codes, data.validation) == pytest.approx(math.log(4), abs=0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 20
+    assert lines[0].startswith("step 5/100")
+    assert "prior" in lines[0]
+    assert "loss" in lines[0]
+
+
+def test_fit_prior_gives_the_same_prior_each_time_and_a_file_that_gives_it_back(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        save_weights(tmp_path / name, trained(4))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    loaded, index = load_prior(tmp_path / "one"), torch.randint(4, (3, 5, 6))
+    assert torch.equal(loaded(index), trained(4)(index))
+    save_weights(tmp_path / "none", nn.Linear(2, 2))
+    with pytest.raises(InputError, match=r"none holds no PixelCNN but torch.nn.modules.linear.Linear"):
+        load_prior(tmp_path / "none")
+
+
+def test_fit_prior_ends_where_the_loss_is_not_finite() -> None:
+    recipe = replace(RECIPE, optimizer="sgd", lr=1e20, schedule="constant")
+    with pytest.raises(
+        DivergedError, match=r"the prior's loss became NaN or infinite at step \d+, learning rate 1e\+20"
+    ):
+        trained(20, recipe)

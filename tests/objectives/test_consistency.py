@@ -1,0 +1,178 @@
+"""Learning from few labels: the teacher's terms by hand, and what becomes of its average."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ae import (
+    Augment,
+    Autoencoder,
+    Batch,
+    Classifier,
+    Consistency,
+    ConvEncoder,
+    InputError,
+    Joint,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    Teaching,
+    evaluate,
+    fit,
+)
+from ae.data.corruptions import PatchMask
+from ae.models.ema import average_
+
+STILL = Teaching(align=0, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0))  # nothing is augmented
+
+
+def make_model(norm: bool = False) -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(ConvEncoder(1, (4, 6), norm), heads={"digit": Classifier((6, 7, 7), 10, hidden=8)})
+
+
+def logits_of(model: Autoencoder, images: Tensor) -> Tensor:
+    return model(images).logits["digit"].detach()
+
+
+def test_pseudo_labels_by_hand(batch: Batch) -> None:
+    model = make_model()
+    logits = logits_of(model, batch.images)
+    unlabelled = batch.labels < 0
+    median = logits.softmax(1).max(1).values.median().item()  # it is sure of some, and not of others
+    sure = (logits.softmax(1).max(1).values >= median) & unlabelled
+    assert 0 < sure.sum() < unlabelled.sum()
+    nats = F.cross_entropy(logits, logits.argmax(1), reduction="none")
+    loss = Consistency(model, 10, teaching=replace(STILL, confidence=median, weight=3.0))(model, batch, 0)
+    expected = nats[sure].sum() / unlabelled.sum()
+    torch.testing.assert_close(loss.terms["consistency"], expected)
+    torch.testing.assert_close(loss.terms["taught"], sure.sum() / unlabelled.sum())
+    torch.testing.assert_close(loss.total, loss.terms["cross_entropy"] + loss.terms["penalty"] + 3 * expected)
+    assert loss.counts["consistency"] == 8
+    ramped = Consistency(model, 10, teaching=replace(STILL, confidence=median, weight=3.0, ramp=10))(model, batch, 0)
+    torch.testing.assert_close(ramped.total, ramped.terms["cross_entropy"] + 0.3 * expected)
+
+
+def test_a_mean_teacher_by_hand(batch: Batch) -> None:
+    model = make_model()
+    objective = Consistency(model, 10, teaching=replace(STILL, method="mean-teacher", decay=0.5))
+    objective(model, batch, 0)  # the teacher is the model now
+    for parameter in objective.averaged.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    before = {name: value.clone() for name, value in objective.averaged.state_dict().items()}
+    loss = objective(model, batch, 5)
+    for name, value in objective.averaged.state_dict().items():
+        torch.testing.assert_close(value, (before[name] + model.state_dict()[name]) / 2)
+    distance = logits_of(model, batch.images).softmax(1) - logits_of(objective.averaged, batch.images).softmax(1)
+    expected = distance.square().sum(1)[batch.labels < 0].mean()
+    torch.testing.assert_close(loss.terms["consistency"], expected)
+
+
+def test_predictions_are_aligned_with_equal_frequencies(batch: Batch) -> None:
+    model = make_model()
+    objective = Consistency(model, 10, teaching=replace(STILL, align=4, decay=0.9))
+    probabilities = logits_of(model, batch.images).softmax(1)
+    frequencies = 0.9 * torch.full((10,), 0.1) + 0.1 * probabilities[batch.labels < 0].mean(0)
+    objective.averaged.load_state_dict(model.state_dict())
+    taught = objective._taught(batch.images, batch.labels < 0, step=1)
+    torch.testing.assert_close(objective.frequencies, frequencies)
+    aligned = probabilities * (0.1 / frequencies) ** 0.75  # a quarter of the way: three quarters of it
+    torch.testing.assert_close(taught, aligned / aligned.sum(1, keepdim=True))
+    torch.testing.assert_close(objective._taught(batch.images, batch.labels < 0, step=4), probabilities)
+
+
+def test_only_unlabelled_images_are_moved_and_hidden(batch: Batch) -> None:
+    """The teacher's term is on what is strongly augmented; labelled images are weakly so, here not at all."""
+    seen: list[Tensor] = []
+    model = make_model()
+    teaching = replace(STILL, strong=Augment(shift=3, rotate=30.0), hide=PatchMask(4, 0.3))
+    objective = Consistency(model, 10, teaching=teaching)
+    model.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    objective(model, batch, 0)
+    (images,) = seen
+    same = (images == batch.images).flatten(1).all(1)
+    assert torch.equal(same, batch.labels >= 0)
+
+
+def test_the_average_is_what_is_validated_saved_and_left(digits: Splits, tmp_path: Path) -> None:
+    few = replace(digits, train=digits.train.select(slice(96)), validation=digits.train.select(slice(96, 160)))
+    model = make_model(norm=True)
+    objective = Consistency(model, 10, Joint(reconstruction=0.0), replace(STILL, decay=0.8))
+    seen: list[bool] = []
+    objective.averaged.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
+        results = fit(model, objective, few, Recipe(steps=5, batch_size=32, lr=0.05, evaluate_every=5), run)
+    assert not any(seen)
+    for name in ("best", "model"):
+        saved = load_file(tmp_path / f"run/{name}.safetensors")
+        assert all(torch.equal(value, saved[key]) for key, value in objective.averaged.state_dict().items()), name
+    for name, value in objective.averaged.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert few.validation is not None
+    assert results["val/cross_entropy"] == pytest.approx(evaluate(model, few.validation)["cross_entropy"])
+
+
+def test_the_teachers_statistics_are_of_the_weakly_augmented_images(batch: Batch) -> None:
+    """Strong augmentation hides all, so that the model's own are of other images."""
+    model = make_model(norm=True)
+    teaching = replace(STILL, decay=0.5, hide=PatchMask(4, 1.0))
+    objective = Consistency(model, 10, teaching=teaching)
+    objective.train()
+    conv = objective.averaged.encoder.get_submodule("stages.0.conv")
+    for step in range(60):
+        objective(model, batch, step)
+    norms = [m.get_submodule("encoder.stages.0.norm").running_mean for m in (objective.averaged, model)]
+    seen = conv((batch.images - 0.5) / 0.5).mean((0, 2, 3))
+    own = (norms[0] - seen).abs().max() / (norms[1] - seen).abs().max()
+    assert own < 0.2
+    objective.eval()
+    assert not any(module.training for module in objective.modules())
+
+
+def test_an_average_that_teaches_nothing_has_averaged_statistics(batch: Batch) -> None:
+    model = make_model(norm=True)
+    objective = Consistency(model, 10, teaching=replace(STILL, weight=0.0))
+    for step in range(5):
+        objective(model, batch, step)
+    kept, new = (m.state_dict()["encoder.stages.0.norm.running_mean"] for m in (objective.averaged, model))
+    assert kept.any()
+    assert (kept - new).abs().max() < new.abs().max()
+
+
+def test_an_average_forgets_its_start_and_then_the_past() -> None:
+    """With values 0, 1, 2, ... : first their mean, later an exponential average; whole numbers are the last one's."""
+    average, module = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    assert module.num_batches_tracked is not None
+    assert average.num_batches_tracked is not None
+    nn.init.constant_(average.weight, 99.0)
+    expected = 0.0
+    for step in range(30):
+        nn.init.constant_(module.weight, float(step))
+        module.num_batches_tracked.fill_(step)
+        average_(average, module, step, decay=0.9)
+        new = max(0.1, 1 / (step + 1))
+        expected += new * (step - expected)
+        if step < 9:
+            assert average.weight.item() == pytest.approx(step / 2)
+    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert average.num_batches_tracked.item() == 29
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"weight": -1.0}, "Teaching.weight must be 0 or more, got -1.0"),
+        ({"decay": 1.0}, "decay must be from 0 to less than 1, got 1.0"),
+        ({"confidence": 1.5}, "confidence must be from 0 to 1, got 1.5"),
+    ],
+)
+def test_refuses_what_can_not_be(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Teaching(**arguments)

@@ -1,0 +1,134 @@
+"""Runs that are killed, and end as if they had not been: to the byte."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from ae.cli import parse
+from experiments import joint
+from tests.helpers import ROOT
+from tests.helpers.killed import MOMENTS
+from tests.helpers.tracked import history, slow
+
+# 36 steps; a state at every fifth, at validations, and rows that begin and end in between.
+JOB = (
+    "--data.limit 460 --data.validation 60 --recipe.batch-size 40 --recipe.epochs 3 --recipe.log-every 4 "
+    "--recipe.evaluate-every 9 --run.save-every 5 --model.channels 4 8 --model.hidden 16 --run.wandb disabled"
+).split()
+
+
+def start(module: str, *arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background shell ignores it
+    )
+
+
+def ends(process: "subprocess.Popen[str]", code: int) -> str:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err[-2000:]
+    return err
+
+
+def check_same(expected: Path, found: Path) -> None:
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (expected / name).read_bytes() == (found / name).read_bytes()
+    timeless = [
+        [{key: value for key, value in row.items() if not key.endswith("per_second")} for row in history(run)]
+        for run in (expected, found)
+    ]
+    assert timeless[0] == timeless[1]
+    assert (expected / "reconstructions.png").read_bytes() == (found / "reconstructions.png").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has happened to."""
+    run = tmp_path_factory.mktemp("kills") / "whole"
+    train(*JOB, "--run.dir", run)
+    return run
+
+
+def train(*arguments: object) -> None:
+    joint.main(parse(joint.Config, list(map(str, arguments))))
+
+
+def moments(count: int) -> Sequence[tuple[str, int]]:
+    """Calls at which a run is killed; which ones is random, and the same each time."""
+    last = {"a step": 36, "a gradient": 36, "an evaluation": 4, "a write": 40, "a rename": 25}
+    chosen = random.Random(0)
+    return [
+        (moment, chosen.randint(1, last[moment])) for moment, _ in zip([*MOMENTS] * count, range(count), strict=False)
+    ]
+
+
+@pytest.mark.parametrize(("moment", "call"), [("a rename", 9), *(slow(*moment) for moment in moments(20))])
+def test_a_killed_run_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, moment: str, call: int) -> None:
+    run = tmp_path / "run"
+    ends(start("tests.helpers.killed", moment, call, *JOB, "--run.dir", run), -signal.SIGKILL)
+    assert not (run / "summary.json").exists()
+    train("--run.resume", run)
+    check_same(whole, run)
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again(whole: Path, tmp_path: Path) -> None:
+    """By the clock, ten times, wherever it is."""
+    run, chosen = tmp_path / "run", random.Random(1)
+    process = start("experiments.joint", *JOB, "--run.dir", run)
+    for _ in range(10):
+        time.sleep(chosen.uniform(3.0, 6.0))  # seconds; two or three of them are imports
+        process.kill()
+        process.communicate()
+        if not (run / "state.pt").exists() and not (run / "state.prev.pt").exists():
+            subprocess.run(["rm", "-rf", str(run)], check=True)
+            process = start("experiments.joint", *JOB, "--run.dir", run)
+        else:
+            process = start("experiments.joint", "--run.resume", run)
+    ends(process, 0)
+    check_same(whole, run)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [(signal.SIGTERM, 143, "terminated"), slow(signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_saves_and_ends(tmp_path: Path, number: int, code: int, line: str) -> None:
+    run = tmp_path / "run"
+    long = [*JOB, "--recipe.epochs", 1000, "--recipe.evaluate-every", 100_000, "--run.save-every", 100_000]
+    process = start("experiments.joint", *long, "--run.dir", run, "--run.wandb", "offline")
+    while not (run / "history.jsonl").exists() or len(history(run)) < 5:
+        time.sleep(0.02)
+    began = time.monotonic()
+    process.send_signal(number)
+    err = ends(process, code)
+    assert time.monotonic() - began < 10
+    assert err.splitlines()[-1] == f"error: {line}"
+    state = torch.load(run / "state.pt", weights_only=True)
+    assert state["position"]["step"] >= history(run)[-1]["step"] > 4  # not the one of the beginning, the only one due
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start("experiments.joint", *JOB, "--recipe.epochs", 1000, "--run.dir", run)
+    while not (run / "history.jsonl").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert re.search("error: interrupted", ends(process, 130))
+    assert time.monotonic() - began < 2

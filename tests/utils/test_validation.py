@@ -1,0 +1,241 @@
+"""What settings and arguments take, what they are converted to, and what is refused with which words."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ae import (
+    Augment,
+    Autoencoder,
+    Classifier,
+    ConvEncoder,
+    Data,
+    Generation,
+    Images,
+    InputError,
+    Joint,
+    Ramps,
+    Recipe,
+    RunConfig,
+    Splits,
+    TopK,
+    evaluate,
+    load,
+    save_weights,
+)
+from ae.compare import read_runs
+from ae.data.corruptions import PatchMask
+from ae.evaluation.extract import encode
+from ae.utils.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked, checked_arguments, nearest
+from experiments import vae, wae
+
+pytestmark = pytest.mark.usefixtures("unhooked")
+
+MODEL = Autoencoder(nn.Identity())
+IMAGES = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([-1, -1]), ())
+
+
+@dataclass(frozen=True)
+class Inner(Settings):
+    """A nested group."""
+
+    depth: Positive[int] = 1
+
+
+@dataclass(frozen=True)
+class Example(Settings):
+    """One field of each kind."""
+
+    count: Positive[int] = 1
+    weight: AtLeast0[float] = 1.0
+    share: Fraction = 0.5
+    decay: BelowOne = 0.9
+    on: bool = False
+    choice: Literal["a", "b"] = "a"
+    path: Path | None = None
+    sizes: tuple[Positive[int], ...] = (1,)
+    pair: tuple[float, Positive[int]] = (0.0, 1)
+    name: str = ""
+    rule: Literal["x"] | Callable[[int], int] = "x"
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "kept"),
+    [
+        ("count", np.int64(3), 3),
+        ("count", np.uint8(3), 3),
+        ("weight", 2, 2.0),
+        ("weight", np.float32(0.5), 0.5),
+        ("weight", np.int32(2), 2.0),
+        ("share", 1, 1.0),
+        ("on", np.bool_(True), True),
+        ("path", "runs/x", Path("runs/x")),
+        ("sizes", [2, np.int64(3)], (2, 3)),
+        ("sizes", np.array([2, 3]), (2, 3)),
+        ("sizes", torch.Size([2, 3]), (2, 3)),
+        ("sizes", torch.tensor([4]), (4,)),
+        ("sizes", (), ()),
+        ("pair", [1, 2], (1.0, 2)),
+        ("name", np.str_("n"), "n"),
+        ("rule", abs, abs),
+    ],
+)
+def test_settings_convert_what_means_the_same(field: str, given: Any, kept: Any) -> None:
+    found = getattr(Example(**{field: given}), field)
+    assert found == kept
+    assert type(found) is type(kept)
+    if isinstance(kept, tuple):
+        assert [type(each) for each in found] == [type(each) for each in kept]
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "message"),
+    [
+        ("count", 0, "must be positive, got 0"),
+        ("count", 0.5, "must be a positive whole number, got 0.5"),
+        ("count", 2.0, "must be a positive whole number, got 2.0"),
+        ("count", True, "must be a positive whole number, got True"),
+        ("count", "3", "must be a positive whole number, got '3'"),
+        ("count", None, "must be a positive whole number, got None"),
+        ("count", torch.tensor(3), r"must be a positive whole number, got tensor\(3\)"),
+        ("weight", -0.1, "must be 0 or more, got -0.1"),
+        ("weight", float("nan"), "must be finite, got nan"),
+        ("weight", float("inf"), "must be finite, got inf"),
+        ("weight", np.float64("-inf"), "must be finite, got -inf"),
+        ("weight", "fast", "must be a number 0 or more, got 'fast'"),
+        ("weight", False, "must be a number 0 or more, got False"),
+        ("weight", 1 + 0j, "must be a number 0 or more"),
+        ("share", 1.01, "must be from 0 to 1, got 1.01"),
+        ("decay", 1.0, "must be from 0 to less than 1, got 1.0"),
+        ("on", 1, "must be True or False, got 1"),
+        ("on", "no", "must be True or False, got 'no'"),
+        ("choice", "c", "must be a or b, got 'c'"),
+        ("choice", "A", "must be a or b, got 'A'; the nearest is a"),
+        ("choice", None, "must be a or b, got None"),
+        ("path", "", "must be a path, got ''"),
+        ("path", "a\0b", "must be a path"),
+        ("path", b"runs", "must be a path, got b'runs'"),
+        ("path", 3, "must be a path, got 3"),
+        ("path", "~nobody-of-this-name/x", "must be a path"),
+        ("sizes", 3, "must be a sequence, each a positive whole number, got 3"),
+        ("sizes", "12", "must be a sequence"),
+        ("sizes", (1, 0), "must be positive, got 0"),
+        ("sizes", (1, 2.5), "must be a positive whole number, got 2.5"),
+        ("pair", (1.0,), "must be 2 values"),
+        ("pair", (1.0, 0), "must be positive, got 0"),
+        ("name", 3, "must be text, got 3"),
+        ("rule", "y", "must be x or a function, got 'y'"),
+        ("inner", {"depth": 1}, "must be Inner, got {'depth': 1}"),
+        ("inner", None, "must be Inner, got None"),
+    ],
+)
+def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^Example\.{field}\S* {message}") as caught:
+        Example(**{field: given})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=message):
+        replace(Example(), **{field: given})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Recipe(optimizer="Adam"),
+            "Recipe.optimizer must be sgd, adam, adamw or a function, got 'Adam'; the nearest is adam",
+        ),
+        (lambda: Recipe(schedule="cosin"), "Recipe.schedule must be .*; the nearest is cosine"),
+        (lambda: Recipe(precision="fp16"), "Recipe.precision must be fp32 or bf16, got 'fp16'"),
+        (lambda: Recipe(epochs=0.5), "Recipe.epochs must be a positive whole number, got 0.5"),
+        (lambda: Recipe(betas=(0.9, 1.0), optimizer="adam"), r"Recipe.betas\[1\] must be from 0 to less than 1"),
+        (lambda: Recipe(betas=(0.5, 0.9)), "Recipe.betas is not read by sgd"),
+        (lambda: Recipe(optimizer="adamw", momentum=0.5), "Recipe.momentum is not read by adamw"),
+        (lambda: Recipe(optimizer=torch.optim.RMSprop, weight_decay=0.1), "weight_decay is not read by an optimizer"),
+        (lambda: Joint(std=0.5), "Joint.std is not read by the likelihood mse: choose Joint.likelihood gaussian"),
+        (lambda: Joint(free_bits=0.5), "Joint.free_bits is not read where the rate costs nothing"),
+        (
+            lambda: Joint(ramps=Ramps(rate=(0, 9))),
+            "Ramps.rate is of a term that never counts: give Joint.rate a weight",
+        ),
+        (lambda: vae.Model(widths=(8,), channels=(8,)), "Model.channels is not read where Model.widths are given"),
+        (lambda: vae.Model(widths=(8,), norm=False), "Model.norm is not read where Model.widths are given"),
+        (
+            lambda: vae.Config(objective=Joint("mse"), generation=Generation(likelihood_samples=9)),
+            "Generation.likelihood_samples is not read with Joint.likelihood mse: leave it out",
+        ),
+        (
+            lambda: wae.Config(generation=Generation(likelihood_images=9)),
+            "Generation.likelihood_images is not read by a model without a posterior",
+        ),
+        (lambda: RunConfig(wandb="yes"), "RunConfig.wandb must be auto, online, offline or disabled, got 'yes'"),
+        (lambda: RunConfig(tags="a"), "RunConfig.tags must be a sequence, each text, got 'a'"),
+        (lambda: Data("MNIST"), "Data.name must be mnist, .*; the nearest is mnist"),
+        (lambda: Joint("bernouli"), "Joint.likelihood must be mse, bernoulli or gaussian, .* nearest is bernoulli"),
+        (lambda: Augment(shift=1.5), "Augment.shift must be a whole number 0 or more, got 1.5"),
+        (lambda: PatchMask(fraction=2), "PatchMask.fraction must be from 0 to 1, got 2"),
+        (lambda: ConvEncoder(channels="64"), "channels must be a sequence, each a positive whole number, got '64'"),
+        (lambda: ConvEncoder(channels=64), "channels must be a sequence"),
+        (lambda: ConvEncoder(in_channels=1.0), "in_channels must be a positive whole number, got 1.0"),
+        (lambda: ConvEncoder(norm="yes"), "norm must be True or False, got 'yes'"),
+        (lambda: Classifier((64, 7, 7), classes=0), "classes must be positive, got 0"),
+        (lambda: TopK((4,), 8, k=9), "k must be at most the 8 latents, got 9"),
+        (lambda: evaluate(MODEL, IMAGES, batch_size=0), "batch_size must be positive, got 0"),
+        (lambda: evaluate(MODEL, IMAGES, batch_size=2.0), "batch_size must be a positive whole number, got 2.0"),
+        (lambda: IMAGES.in_order(0), "batch_size must be positive, got 0"),
+        (lambda: Splits(IMAGES).batches(3, seed=0), "Recipe.batch_size must be at most 2, the number of .*, got 3"),
+        (lambda: Splits(IMAGES).class_count, "the data have no classes to learn"),
+        (lambda: encode(MODEL, IMAGES, "x", parts="codes"), "parts must be a sequence, each codes, .*, got 'codes'"),
+        (lambda: encode(MODEL, IMAGES, "x", ("code",)), "parts must be codes, .*, got 'code'; the nearest is codes"),
+        (lambda: read_runs("runs"), "sources must be a sequence, each text or a path, got 'runs'"),
+        (lambda: load(""), "path must be a path, got ''"),
+        (lambda: save_weights(3, MODEL), "path must be a path or text, got 3"),
+    ],
+)
+def test_public_classes_and_functions_refuse_what_they_cannot_mean(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_paths_may_be_text_and_begin_with_the_home(tmp_path: Path) -> None:
+    assert Example(path="~/x").path == Example(path=Path("~/x")).path == Path.home() / "x"
+    assert RunConfig(dir=str(tmp_path)).dir == tmp_path
+    assert Data("folder", root=str(tmp_path)).root == tmp_path
+
+
+def test_checked_arguments_leaves_other_types_alone() -> None:
+    module = nn.Linear(1, 1)
+
+    @checked_arguments
+    def make(module: nn.Module, count: Positive[int] = 2, *names: Any, sizes: Sequence[int] = (), **rest: Any) -> Any:
+        return module, count, names, sizes, rest
+
+    assert make(module) == (module, 2, (), (), {})
+    assert make(module, np.int64(3), "a", sizes=[1], other=None) == (module, 3, ("a",), (1,), {"other": None})
+    with pytest.raises(InputError, match="count must be positive, got 0"):
+        make(module, 0)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'module'"):
+        make()
+
+
+def test_checked_names_the_arm_of_a_union_that_is_nearest() -> None:
+    hint = Positive[float] | Sequence[Positive[float]]
+    assert checked(2, hint, "std") == 2.0
+    assert checked([1, 2], hint, "std") == (1.0, 2.0)
+    with pytest.raises(InputError, match=r"^std must be positive, got 0.0"):
+        checked(0.0, hint, "std")
+    with pytest.raises(
+        InputError, match=r"^std must be a positive number or a sequence, each a positive number, got 'x'"
+    ):
+        checked("x", hint, "std")
+
+
+def test_nearest_ignores_case() -> None:
+    assert nearest("MNIST", ["mnist", "svhn"]) == "; the nearest is mnist"
+    assert nearest("zzz", ["mnist"]) == ""

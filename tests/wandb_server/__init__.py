@@ -1,6 +1,0 @@
-"""A W&B server on the loopback, for tests: enough of the protocol for real runs of the real client."""
-
-from tests.wandb_server.server import Fault, WandbServer
-from tests.wandb_server.store import Artifact, Run
-
-__all__ = ["Artifact", "Fault", "Run", "WandbServer"]
