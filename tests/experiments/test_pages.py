@@ -1,4 +1,4 @@
-"""What the README says is so: its snippets run, its commands parse, its files exist."""
+"""Pages of documentation: snippets run, commands parse, links and files exist."""
 
 import importlib
 import re
@@ -15,33 +15,44 @@ from ae.cli import parse
 from tests.helpers import ROOT
 from tests.helpers.tracked import main_job
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "README.md"
+FOLDERS = ("ae/*", "experiments", "experiments/*", "tests")
+PAGES = [
+    README,
+    *sorted(str(page.relative_to(ROOT)) for folder in FOLDERS for page in ROOT.glob(f"{folder}/README.md")),
+]
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = [
+    pytest.param(block, id=f"{page}-{i}") for page in PAGES for i, block in enumerate(blocks("python", page), start=1)
+]
 
 
 @pytest.fixture(scope="module")
 def runs(digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs that the README speaks of, of the main job and trained for an instant."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A folder with the runs that the pages name, of the main job and trained for an instant."""
+    folder = tmp_path_factory.mktemp("pages")
     for name in ("mine", "other"):
         main_job(digits, folder / "runs" / name)
     return folder
 
 
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("snippet", blocks("python"))
+@pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippets_run(snippet: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
-    monkeypatch.setitem(sys.modules, "readme", types.ModuleType("readme"))  # where dataclasses look for their types
-    exec(compile(snippet, "README.md", "exec"), sys.modules["readme"].__dict__)
+    monkeypatch.setitem(sys.modules, "page", types.ModuleType("page"))  # where dataclasses look for their types
+    exec(compile(snippet, "page", "exec"), sys.modules["page"].__dict__)
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_the_experiment_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (snippet,) = [block for block in blocks("python") if "def main(" in block]
+def test_the_experiment_in_one_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for block in blocks("python", "experiments/README.md") if "def main(" in block]
     (tmp_path / "denoise.py").write_text(snippet)
     monkeypatch.syspath_prepend(tmp_path)
     experiment = importlib.import_module("denoise")
@@ -52,14 +63,14 @@ def test_the_experiment_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_first_snippet_gives_the_shapes_that_it_says() -> None:
     names: dict[str, Any] = {}
-    exec(blocks("python")[0], names)
+    exec(blocks("python", README)[0], names)
     assert names["features"].shape == (8, 64, 7, 7)
     assert names["out"].reconstruction.shape == names["again"].shape == (8, 1, 28, 28)
     assert names["out"].logits["digit"].shape == (8, 10)
 
 
 def commands() -> list[str]:
-    found = re.findall(r"python -m experiments\.[^`#\n|&;]*", README)
+    found = [c for text in TEXTS.values() for c in re.findall(r"python -m experiments\.[a-z][^`#\n|&;]*", text)]
     return [command for command in found if "--run.resume" not in command]  # its run is an example
 
 
@@ -72,11 +83,23 @@ def test_commands_are_understood(command: str) -> None:
     parse(experiment.Config, args)
 
 
-def test_named_files_exist() -> None:
-    tree = README.split("## The tree")[1].split("```")[1]
+def test_the_tree_names_every_module_and_package() -> None:
+    tree = TEXTS[README].split("## The tree")[1].split("```")[1]
     modules = {path.name for path in (ROOT / "ae").rglob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"\w+\.py", tree)) == modules
     folders = {f"{path.name}/" for path in (ROOT / "ae").rglob("*") if (path / "__init__.py").exists()}
     assert folders <= set(re.findall(r"\w+/", tree))
-    for picture in re.findall(r"\]\((experiments/.*?)\)", README):
-        assert (ROOT / picture).exists(), picture
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)\)", prose)
+    assert [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_every_page_is_linked_from_the_front_page() -> None:
+    assert set(re.findall(r"\]\(([\w/]+/README\.md)\)", TEXTS[README])) == set(PAGES) - {
+        README,
+        "tests/files/README.md",
+    }
