@@ -46,7 +46,7 @@ _STOPPED_AFTER = 30  # seconds that a trial which is stopped has to finish its r
 
 @dataclass(frozen=True)
 class Parameter:
-    """What one flag may be: one of `values`, or a number from `low` to `high`, both included."""
+    """Search space of one flag: one of `values`, or a number from `low` to `high`, both included."""
 
     values: tuple[Any, ...] = ()
     low: int | float = 0
@@ -82,13 +82,13 @@ class Parameter:
         return low, high, (low + high) // 2 if self.is_integer else low / 2 + high / 2
 
     def value(self, drawn: Any) -> Any:
-        """What Optuna has drawn, as a value of the flag."""
+        """Convert a value that Optuna has drawn to one of the flag."""
         return json.loads(drawn) if self.values else drawn
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's file says.
+    """A sweep, as its file describes it.
 
     module      of the experiment, as in `experiments.joint`
     parameters  by flag without dashes, as in `model.latent`

@@ -49,7 +49,7 @@ _PARTS = ("encoder", "bottleneck", "decoder")
 
 @dataclass(frozen=True)
 class About:
-    """What a file of weights says of the model in it.
+    """Description of a model in its file of weights.
 
     model     each module's class, and the arguments of its constructor where the class is one of `ae`
     image     [c h w] of the images that it was trained on; None where the file does not say
@@ -154,7 +154,7 @@ def _describe_value(value: Any) -> Any:
 
 @checked_arguments
 def read_about(path: Path | str) -> About:
-    """What a file of weights says of itself; raises InputError where it is broken, or says nothing that can be read."""
+    """Read the description in a file of weights; raises InputError where it is broken, or has none that can be read."""
     _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -370,7 +370,7 @@ def _explained(path: Path, start: bytes) -> str:
 
 
 def _explained_zip(path: Path) -> str:
-    """What a zip is, of which only the names and the first bytes of what `torch.save` writes are looked at."""
+    """Describe a zip by its names and by the first bytes of what `torch.save` writes."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = [name for name in archive.namelist() if name.endswith("data.pkl")]

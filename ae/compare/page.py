@@ -52,7 +52,7 @@ def render(comparison: Comparison) -> str:
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    """What the page's script draws from."""
+    """Data for the page's script."""
     runs = comparison.runs
     of_run = [number for number, group in enumerate(comparison.groups) for _ in group.runs]
     return {

@@ -201,7 +201,7 @@ def _from_server(run: Any) -> Record:
 
 
 def _logged(row: dict[str, Any]) -> Row:
-    """What a history of ours holds of W&B's row: not its own columns, nor media, nor what the test added."""
+    """Columns of W&B's row that a history has: not W&B's own, nor media, nor those of the test."""
     return {key: value for key, value in row.items() if _is_real(value) and not key.startswith(("_", "test/"))}
 
 
@@ -214,7 +214,7 @@ def _so_far(history: list[Row]) -> dict[str, int | float]:
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, int | float]:
-    """What was measured, of all that a summary holds; not the last row of training."""
+    """Measurements in a summary, without the last row of training."""
     return {
         key: value
         for key, value in summary.items()

@@ -79,7 +79,7 @@ def _cell(text: str) -> str:
 
 
 def describe_states(runs: list[Record]) -> str:
-    """What there is to say of runs that have not finished."""
+    """Describe runs that have not finished."""
     return ", ".join(f"{run.state} at step {run.step}" for run in runs if run.state != "finished")
 
 

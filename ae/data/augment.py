@@ -31,7 +31,7 @@ class Augment(Settings):
         return any(vars(self).values())
 
     def draw(self, count: int, generator: Generator | None = None) -> Float[Tensor, "numbers count"]:
-        """What `apply` needs for `count` images, uniform in the limits, the elastic deformation normal:
+        """Draw the parameters of `apply` for `count` images, uniform within the limits, the elastic deformation normal:
 
         a row each of angle and slant (radians), of log growth, of how far down and right (pixels), and its knots'.
         """

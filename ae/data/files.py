@@ -240,7 +240,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _content(path: Path) -> str:
-    """What a file that is no image is, where its first bytes tell; else empty."""
+    """Describe a file that is no image by its first bytes; empty where these do not tell."""
     try:
         with open(path, "rb") as file:
             return described(file.read(512))
@@ -249,7 +249,7 @@ def _content(path: Path) -> str:
 
 
 def described(head: bytes) -> str:
-    """What a file that begins with these bytes is, where they tell; else empty."""
+    """Describe a file by its first bytes; empty where these do not tell."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "the file is empty"

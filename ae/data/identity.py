@@ -16,7 +16,7 @@ from ae.data import Images, ImageSet, Splits
 
 
 def data_identity(data: Splits) -> dict[str, Any]:
-    """What JSON can hold of the data that a run trains and validates on; the test images are not looked at.
+    """Identity of the training and validation data, as JSON; test images are not read.
 
     Images that are held in memory count by their pixels, files that are streamed by their names and sizes, and the
     items of any other data set by their number; all with their labels.
@@ -30,7 +30,7 @@ def data_identity(data: Splits) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, each in some words; none where the data are the same."""
+    """Describe the differences of two identities; empty where the data are the same."""
     found = []
     if before.get("classes") != after["classes"]:
         found.append(f"classes {_listed(before.get('classes'))} -> {_listed(after['classes'])}")

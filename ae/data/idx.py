@@ -65,7 +65,7 @@ def _check_digest(path: Path, content: bytes, expected: str) -> None:
 
 
 def _unzipped(path: Path, stored: bytes) -> bytes:
-    """What is inside an archive, and no more of it than its IDX header announces and one byte."""
+    """Decompress an archive, up to one byte more than its IDX header announces."""
     parts, size, wanted = [], 0, None
     try:
         with gzip.open(io.BytesIO(stored)) as archive:

@@ -132,7 +132,7 @@ def as_classes(classes: Any) -> tuple[str, ...]:
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """What training, evaluation and pictures ask of a data set: `Images`, held whole, or `Streamed`, read in use."""
+    """Protocol of a data set: `Images`, held in memory, or `Streamed`, read while it is used."""
 
     @property
     def labels(self) -> Int64[Tensor, " n"]: ...

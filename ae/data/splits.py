@@ -23,7 +23,7 @@ Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "
 
 @dataclass(frozen=True)
 class Splits:
-    """What `fit` trains and validates on, and a function that reads the test images, to be called once, at the end."""
+    """Training and validation images, and a function that reads the test images, to be called once, at the end."""
 
     train: ImageSet
     validation: ImageSet | None = None

@@ -146,7 +146,7 @@ _GUARD = "put what the script does under `if __name__ == '__main__':`, or read w
 
 
 def _read(loader: Iterable[Any]) -> Iterator[Any]:
-    """What workers read; raises InputError where they can't begin, since each of them runs the script again."""
+    """Read with worker processes; raises InputError where they can't begin, since each runs the script again."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)  # a worker that runs the script again: the process that began it says what to do
     try:

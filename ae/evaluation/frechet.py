@@ -63,7 +63,7 @@ def sample_quality(
 
 @torch.no_grad()
 def digit_features(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-    """What the classifier's hidden layer makes of digits [n 1 28 28] in [0, 1], white on black; on the CPU."""
+    """Activations of the classifier's hidden layer for digits [n 1 28 28] in [0, 1], white on black; on the CPU."""
     if tuple(images.shape[1:]) != _SHAPE:
         raise InputError(f"the classifier of digits takes images [n 1 28 28], got {list(images.shape)}")
     with unchecked_range():

@@ -49,7 +49,7 @@ def ssim(reconstruction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h 
 
 @dataclass(frozen=True)
 class Examined:
-    """What a model makes of every image of a data set, in its order, on the CPU.
+    """Per-image results of a model on a data set, in its order, on the CPU.
 
     values       by metric, one number [n] an image
     predictions  [n] the most likely class; None where the model has not exactly one head
@@ -171,7 +171,7 @@ def mean_image(images: ImageSet, batch_size: int = 256) -> Float[Tensor, "c h w"
 
 
 def _in_order(found: dict[str, Tensor], places: Int64[Tensor, " m"]) -> dict[str, Tensor]:
-    """What each process has found of the images at its places -> of all images, in order."""
+    """Gather per-image results of all processes, in the order of the images."""
     if distributed.world() == 1:
         return found
     parts = [part for part in distributed.gathered((places, found)) if len(part[0])]

@@ -42,7 +42,7 @@ def metric_line(metrics: dict[str, float]) -> str:
 
 
 def drawn(makes: Mapping[str, Callable[[], Value]]) -> dict[str, Value]:
-    """What can be made of these, by name; of what can't, a line on stderr: no picture is worth a training."""
+    """Draw pictures by name; print a line on stderr for each that fails, since no picture is worth a training."""
     made = {}
     for name, make in makes.items():
         try:
@@ -274,7 +274,7 @@ def _signed(errors: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
 
 
 def _tile_size(height: int, width: int, least: int = _TILE) -> tuple[int, int]:
-    """What an image is shown as, in pixels: a whole number of times as large, or made smaller where it is large."""
+    """Size in pixels at which an image is shown: a whole multiple of its own, or smaller where it is large."""
     longer = max(height, width)
     if longer > _LARGEST:
         return max(1, height * _LARGEST // longer), max(1, width * _LARGEST // longer)

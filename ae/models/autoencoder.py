@@ -15,7 +15,7 @@ from ae.utils.errors import InputError
 
 @dataclass
 class Output:
-    """What `Autoencoder.forward` gives for images [b c h w]."""
+    """Result of `Autoencoder.forward` for images [b c h w]."""
 
     code: Code
     pixels: Float[Tensor, "b c h w"] | None  # logits; None without a decoder

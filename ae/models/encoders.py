@@ -15,7 +15,7 @@ from ae.utils.validation import Positive, check_images, check_shape, checked_arg
 
 
 class Stage(NamedTuple):
-    """What a stage gives: its channels, and its stride against the image in pixels."""
+    """Output of a stage: channels, and stride in pixels of the image."""
 
     channels: int
     stride: int

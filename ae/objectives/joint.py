@@ -24,7 +24,7 @@ Corruption = Callable[[Float[Tensor, "b c h w"]], tuple[Float[Tensor, "b c h w"]
 
 @dataclass
 class Loss:
-    """What one step minimises.
+    """Result of an objective for one batch.
 
     total   scalar with gradient
     terms   detached, unweighted scalars, each a mean over examples
@@ -40,7 +40,7 @@ class Loss:
 
 
 def checked_loss(loss: Any, trains: bool = False) -> Loss:
-    """What an objective gave; raises InputError where it is no Loss of scalars, or is to train and has no gradient."""
+    """Check an objective's result; raises InputError unless it is a Loss of scalars, with a gradient in training."""
     if not isinstance(loss, Loss):
         raise InputError(f"an objective must give a Loss(total, terms), gave {_kind(loss)}")
     scalars = {"total": loss.total, **loss.terms}
@@ -67,7 +67,7 @@ Ramp = tuple[AtLeast0[float], Positive[int]]
 
 @dataclass(frozen=True)
 class Ramps(Settings):
-    """Weights that begin elsewhere: (first weight, steps) from which, and in which, one goes to its value, linearly."""
+    """Linear schedules of the weights of terms: (initial weight, number of steps until the final weight)."""
 
     reconstruction: Ramp | None = None  # of the reconstruction term
     rate: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
@@ -155,11 +155,11 @@ class Joint(Settings):
     def corrupted(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]:
-        """What the model is to see of the images, and the mask of the pixels that the loss is taken on."""
+        """Corrupt images; returns them and the mask of the pixels that the loss is taken on."""
         return (images, None) if self.corruption is None else self.corruption(images)
 
     def weight(self, name: str, step: int) -> float:
-        """What the weight of this name is at a step, counted from 0."""
+        """Weight of a term at a step, counted from 0."""
         value, ramp = getattr(self, name), getattr(self.ramps, name)
         if ramp is None:
             return value
@@ -188,7 +188,7 @@ class Joint(Settings):
 
 
 def corruption_of(objective: Any) -> Corruption | None:
-    """What an objective's images are corrupted by: its own corruption, or that of the `joint` that it adds to."""
+    """Corruption of an objective: its own, or that of the `joint` that it extends."""
     return getattr(getattr(objective, "joint", objective), "corruption", None)
 
 

@@ -31,7 +31,7 @@ class Ladder(nn.Module):
     hidden features before their ReLU, and the logits; each channel is normalised over the batch (in several processes,
     over each one's part), and the noise is in units of its standard deviation. Gradients flow into the targets too:
     features that are easily told from noise are what unlabelled images teach, and as they are normalised they can't
-    vanish. `augment` moves labelled images alone: few are soon known by heart, while the others are to show where
+    vanish. `augment` moves labelled images alone, since a few are soon overfitted, while the others are to show where
     between the classes there are none.
 
     Terms, beside those of `Joint`: `denoising/0` (image), `denoising/1` (first stage), ..., the last one of the logits;
@@ -103,7 +103,7 @@ class Ladder(nn.Module):
 def _path(
     model: Autoencoder, images: Float[Tensor, "b c h w"], noise: float
 ) -> tuple[list[Float[Tensor, "b ..."]], Float[Tensor, "b classes"]]:
-    """What a path is at each level, normalised, with its noise; and its logits.
+    """Normalised activations of a path at each level, with noise, and its logits.
 
     The noise has the scale of what it is added to, with its gradient: a larger scale makes no level less noisy.
     """
@@ -128,7 +128,7 @@ def _path(
 
 
 class Combinator(nn.Module):
-    """What a channel was before the noise, from the noisy value and what comes from above (Rasmus et al. 2015, eq. 2).
+    """Denoised value of a channel, from its noisy value and the level above (Rasmus et al. 2015, equation 2).
 
     (z - m(u)) v(u) + m(u), with m and v each a1 sigmoid(a2 u + a3) + a4 u + a5, of numbers of the channel's own.
     """

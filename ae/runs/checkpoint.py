@@ -53,7 +53,7 @@ def discard_broken(path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a file of training state holds; every byte of its content is checked against the sums stored with it."""
+    """Read a file of training state; every byte is checked against the sums stored with it."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

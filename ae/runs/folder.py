@@ -32,7 +32,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` in a run's folder holds: experiment, id and config; raises InputError where it is no run.
+    """Read `config.json` in a run's folder: experiment, id and config; raises InputError where it is no run.
 
     Beside these it may hold `changes`, of the times that the run was continued, and `data`, the data's identity.
     """
@@ -140,7 +140,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def best_of(history: list[Row]) -> Row:
-    """What each metric of the validations was at its best, as `best/val/...`."""
+    """Best value of each validation metric, as `best/val/...`."""
     best: Row = {}
     for row in history:
         for key, value in row.items():

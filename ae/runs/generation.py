@@ -28,7 +28,7 @@ _VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Generation(Settings):
-    """What is made and measured of a model with a latent vector, when it is trained."""
+    """Samples and their measurements for a trained model with a latent vector."""
 
     components: AtLeast0[int] = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
     likelihood_samples: AtLeast0[int] = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none

@@ -474,7 +474,7 @@ def _check_name(name: Any, what: str) -> None:
 
 
 def _exit_code(error: BaseException | None) -> int:
-    """What a process that ends with this exception exits with."""
+    """Exit code of a process that ends with this exception."""
     match error:
         case None:
             return 0

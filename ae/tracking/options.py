@@ -161,6 +161,6 @@ def _either(choices: Sequence[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What pydantic says of the one wrong value, without its headings."""
+    """Message of pydantic on the one wrong value, without its headings."""
     errors = getattr(error, "errors", None)
     return errors()[0]["msg"] if callable(errors) else one_line(error)

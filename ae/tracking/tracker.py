@@ -509,7 +509,7 @@ class Tracker:
 
     @staticmethod
     def _missing_files(there: set[str], parts: Sequence[Path]) -> list[tuple[Path, Path]]:
-        """What W&B's folders hold of media and the server, which has these files, does not: (folder, file in it)."""
+        """Media files in W&B's folders that are not on the server, as (folder, file in it)."""
         files = [(part / "files", file) for part in parts for file in (part / "files" / "media").rglob("*.*")]
         return [(folder, file) for folder, file in files if file.relative_to(folder).as_posix() not in there]
 

@@ -32,7 +32,7 @@ Objective = Callable[[Autoencoder, Batch, int], Loss]
 
 
 def rate_ratios(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Of each group of parameters, its learning rate over the optimiser's own: 1 but where a factory gave it one."""
+    """Learning rate of each parameter group over the optimiser's own: 1 unless a factory set another."""
     usual = float(optimizer.defaults.get("lr") or 1.0)
     return [float(group.get("lr", usual)) / usual for group in optimizer.param_groups]
 

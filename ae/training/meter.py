@@ -52,7 +52,7 @@ class Meter:
         return means | {"images_per_second": state["images"] / state["seconds"]}
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here; of all processes together."""
+        """State for `restore`, gathered over all processes."""
         seconds = time.perf_counter() - self._since
         self._fold()
         totals, counts = (_added(distributed.gathered(own)) for own in (self._totals, self._counts))

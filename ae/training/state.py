@@ -30,7 +30,7 @@ class Position:
 
 
 def state_of(at: Position, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:
-    """What `restore` needs."""
+    """State for `restore`."""
     return {
         "position": asdict(at),
         "trained": plain_state(trained),

@@ -50,7 +50,7 @@ def rank() -> int:
 
 
 def machine() -> tuple[str, str]:
-    """What this machine has in common with no other one of the group."""
+    """Identifier of this machine within the group."""
     return os.environ.get("GROUP_RANK", ""), socket.gethostname()
 
 
@@ -85,7 +85,7 @@ def own(*key: str | int) -> tuple[str | int, ...]:
 
 
 def gathered(value: Value) -> list[Value]:
-    """What every process gives, by rank, in every process; on the CPU."""
+    """Gather the values of all processes, by rank, in every process; on the CPU."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -94,7 +94,7 @@ def gathered(value: Value) -> list[Value]:
 
 
 def from_main(make: Callable[[], Value]) -> Value:
-    """What `make` gives in the main process, or raises there, in every process."""
+    """Call `make` in the main process, and return its result, or raise its error, in every process."""
     if world() == 1:
         return make()
     made = gathered(attempt(make) if is_main() else None)[0]
@@ -116,7 +116,7 @@ class Attempt:
 
 
 def attempt(make: Callable[[], Any]) -> Attempt:
-    """What `make` gives or raises."""
+    """Call `make`, and keep its result or its error."""
     try:
         return Attempt(make())
     except Exception as error:
@@ -151,7 +151,7 @@ def whole(count: int) -> int:
 
 
 def mean_count(count: Tensor | int) -> Tensor | float:
-    """So many of this process's part of the batch -> the mean over the processes; of an int, the whole part's.
+    """Count over the whole batch, divided by the number of processes; of an int, the batch size, divided by it.
 
     A sum over the part divided by it, and averaged over the processes as gradients are, is the mean over the batch.
     """

@@ -23,7 +23,7 @@ _SPARE = 1.25  # so much of what is needed must be free there: readers of stream
 
 
 def once_a_machine(make: Callable[[], Value]) -> Value:
-    """What `make` gives, made by one process of each machine; its tensors are in memory once, for all of them.
+    """Call `make` in one process of each machine; its tensors are in memory once, for all of them.
 
     Raises in every process what `make` raises in one, and InputError where neither memory nor the folder of temporary
     files has the space.

@@ -205,7 +205,7 @@ def _wrong(value: Any, hint: Any, name: str, near: str = "") -> InputError:
 
 
 def describe(hint: Any) -> str:
-    """What a type takes, in words."""
+    """Describe the values of a type in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     plain = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
     if hint in plain:

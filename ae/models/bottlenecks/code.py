@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 @dataclass
 class Code:
-    """What a bottleneck makes of the features of b images.
+    """Result of a bottleneck for the features of b images.
 
     z          what the decoder reads; a sample where the bottleneck is stochastic
     mean       deterministic; what heads and probes read; is z where there is no noise
