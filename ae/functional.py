@@ -20,9 +20,9 @@ def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = N
     """
     values = at_least_float32(values)
     if mask is None:
-        return values.mean() if distributed.world() == 1 else values.sum() / distributed.mean_count(len(values))
+        return values.mean() if distributed.world_size() == 1 else values.sum() / distributed.mean_count(len(values))
     count = torch.as_tensor(distributed.mean_count(mask.sum()))
-    return torch.where(mask, values, 0).sum() / count.clamp(min=1 / distributed.world())
+    return torch.where(mask, values, 0).sum() / count.clamp(min=1 / distributed.world_size())
 
 
 def squared_error(

@@ -13,11 +13,11 @@ from ae import (
     DeconvDecoder,
     Dense,
     Joint,
-    LearnedWeights,
     Recipe,
     Run,
     RunConfig,
     Splits,
+    UncertaintyWeighting,
     fit,
     report,
 )
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
-    objective = LearnedWeights(config.objective) if config.learn_weights else config.objective
+    objective = UncertaintyWeighting(config.objective) if config.learn_weights else config.objective
     with Run("joint", config.run, config) as run:
         results = fit(model, objective, data, config.recipe, run)
         report(model, data, results, run)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ae import Consistency, Data, Joint, Recipe, Run, RunConfig, Teaching, fit, report
+from ae import Consistency, Data, Joint, Recipe, Run, RunConfig, TeacherConfig, fit, report
 from ae.cli import cli
 from ae.utils.validation import Settings
 from experiments.joint import Model, build
@@ -28,7 +28,7 @@ class Config(Settings):
     data: Data = Data("mnist", labels=100, labelled_per_batch=32)
     model: Model = Model(norm=True)
     objective: Joint = Joint(reconstruction=0.0)
-    teaching: Teaching = Teaching()
+    teaching: TeacherConfig = TeacherConfig()
     recipe: Recipe = Recipe(steps=6_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
     run: RunConfig = RunConfig()
 

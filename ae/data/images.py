@@ -215,14 +215,14 @@ class Batches:
         In several processes, each one's part of them.
         """
         places, again = tee(self._places(step))
-        batches = self.data.stream(distributed.part(index) for _, _, index in again)
+        batches = self.data.stream(distributed.shard(index) for _, _, index in again)
         for (epoch, i, index), batch in zip(places, batches, strict=False):  # both without end
             if self.augment.moves:
                 drawn = self.augment.draw(len(index), generator("augment", self.seed, epoch, i))
-                batch = Batch(self.augment.apply(batch.images, distributed.part(drawn, dim=1)), batch.labels)
+                batch = Batch(self.augment.apply(batch.images, distributed.shard(drawn, dim=1)), batch.labels)
             if self.binarise:
                 drawn = torch.rand(len(index), *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
-                white = distributed.part(drawn).to(batch.images.device, non_blocking=True) < batch.images
+                white = distributed.shard(drawn).to(batch.images.device, non_blocking=True) < batch.images
                 batch = Batch(white.float(), batch.labels)
             yield batch
 

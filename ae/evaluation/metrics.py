@@ -110,7 +110,9 @@ def examine(
     values: dict[str, list[Tensor]] = defaultdict(list)
     predictions = []
     judged = [autoencoder, objective] if isinstance(objective, nn.Module) else [autoencoder]
-    batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[distributed.rank() :: distributed.world()]
+    batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[
+        distributed.rank() :: distributed.world_size()
+    ]
     with evaluating(*judged), unchecked_range(), torch.random.fork_rng():
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
@@ -172,7 +174,7 @@ def mean_image(images: ImageSet, batch_size: int = 256) -> Float[Tensor, "c h w"
 
 def _in_order(found: dict[str, Tensor], places: Int64[Tensor, " m"]) -> dict[str, Tensor]:
     """Gather per-image results of all processes, in the order of the images."""
-    if distributed.world() == 1:
+    if distributed.world_size() == 1:
         return found
     parts = [part for part in distributed.gathered((places, found)) if len(part[0])]
     order = torch.cat([places for places, _ in parts]).argsort()

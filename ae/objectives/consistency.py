@@ -24,7 +24,7 @@ _STRONG = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)
 
 
 @dataclass(frozen=True)
-class Teaching(Settings):
+class TeacherConfig(Settings):
     """How a teacher, an average of the model's weights, teaches what it sees in a weakly augmented image.
 
     `pseudo-labels`: its most likely class, where it is confident, is the strongly augmented image's label (Sohn et al.
@@ -60,15 +60,19 @@ class Consistency(nn.Module):
 
     @checked_arguments
     def __init__(
-        self, model: Autoencoder, classes: Positive[int], joint: Joint | None = None, teaching: Teaching | None = None
+        self,
+        model: Autoencoder,
+        classes: Positive[int],
+        joint: Joint | None = None,
+        teaching: TeacherConfig | None = None,
     ) -> None:
         super().__init__()
         self.joint = joint or Joint(reconstruction=0.0)
         if self.joint.corruption is not None:
             raise InputError(
-                "a teacher's images are hidden in part by Teaching.hide: leave the corruption out of Joint"
+                "a teacher's images are hidden in part by TeacherConfig.hide: leave the corruption out of Joint"
             )
-        self.teaching = teaching or Teaching()
+        self.teaching = teaching or TeacherConfig()
         self.averaged = deepcopy(model).requires_grad_(False)
         self.register_buffer("frequencies", torch.full((classes,), 1 / classes))  # of classes in what it predicts
         self.train()

@@ -66,7 +66,7 @@ Ramp = tuple[AtLeast0[float], Positive[int]]
 
 
 @dataclass(frozen=True)
-class Ramps(Settings):
+class WeightSchedule(Settings):
     """Linear schedules of the weights of terms: (initial weight, number of steps until the final weight)."""
 
     reconstruction: Ramp | None = None  # of the reconstruction term
@@ -94,7 +94,7 @@ class Joint(Settings):
     penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's own penalty
     classification: AtLeast0[float] = 1.0  # weight of the cross-entropy
     std: Positive[float] = 1.0  # standard deviation of the gaussian likelihood
-    ramps: Ramps = Ramps()
+    ramps: WeightSchedule = WeightSchedule()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +108,7 @@ class Joint(Settings):
             check_unread(self, ["free_bits"], "where the rate costs nothing: give Joint.rate a weight")
         for name, ramp in vars(self.ramps).items():
             if ramp is not None and not self.has(name):
-                raise InputError(f"Ramps.{name} is of a term that never counts: give Joint.{name} a weight")
+                raise InputError(f"WeightSchedule.{name} is of a term that never counts: give Joint.{name} a weight")
 
     def __call__(
         self, model: Autoencoder, batch: Batch, step: int, weights: Mapping[str, Tensor] | None = None

@@ -11,7 +11,7 @@ from ae.objectives.joint import Joint, Loss
 from ae.utils.errors import InputError
 
 
-class LearnedWeights(nn.Module):
+class UncertaintyWeighting(nn.Module):
     """A `Joint` that learns the weights of reconstruction and classification, from its own as a beginning.
 
     Kendall et al. 2018, equation 10: each term L counts exp(-s) L + s / 2, s the logarithm of its noise's variance; so

@@ -116,12 +116,12 @@ def fit(
             logs = evaluates or epoch.is_integer() or (at.step + 1) % recipe.log_every == 0
 
             images = batches.size(at.step)
-            reseed(device, *distributed.own("noise", recipe.seed, at.step))
+            reseed(device, *distributed.rank_key("noise", recipe.seed, at.step))
             lr = recipe.learning_rate(at.step, total_steps)
             set_learning_rate(optimizer, lr, ratios)
             autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
             optimizer.zero_grad()
-            with explained(recipe.compile), distributed.one_batch(images):
+            with explained(recipe.compile), distributed.global_batch(images):
                 with autocast:
                     loss = checked_loss(forward(batch, at.step), trains=True)
                 loss.total.backward()  # inside: what is recomputed for it, with checkpoints, is of the whole batch, too

@@ -56,7 +56,7 @@ class Loop:
         run: Run,
         evaluate: Callable[[], Evaluation] | None = None,
     ) -> None:
-        if distributed.world() > 1:
+        if distributed.world_size() > 1:
             raise InputError("this experiment has a loop of its own, which runs in one process only")
         if recipe.compile or recipe.precision != "fp32":
             raise InputError("this experiment has a loop of its own: it takes neither --recipe.compile nor bf16")

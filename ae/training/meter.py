@@ -35,7 +35,7 @@ class Meter:
 
     def add(self, step: int, loss: Loss, images: int, gradient_norm: Tensor | None = None) -> None:
         """Take in one step's values on so many images, of all processes; the gradient's norm where it was measured."""
-        share = images / distributed.world()
+        share = images / distributed.world_size()
         values = {name: value.detach() for name, value in {**loss.terms, "loss": loss.total}.items()}
         if gradient_norm is not None:
             values["gradient_norm"] = gradient_norm

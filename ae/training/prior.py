@@ -48,7 +48,7 @@ def fit_prior(
             with torch.no_grad():
                 index = indices(batch.images)
             images = batches.size(step)
-            with distributed.one_batch(images):
+            with distributed.global_batch(images):
                 loss = forward(index)
             optimizer.zero_grad()
             loss.backward()

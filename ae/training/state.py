@@ -18,7 +18,7 @@ from ae.utils.errors import DivergedError, InputError, one_line
 
 
 @dataclass
-class Position:
+class TrainState:
     """How far a run has come; with the weights and the optimisers, all that a resumed run needs to know."""
 
     step: int = 0
@@ -29,7 +29,7 @@ class Position:
     validation: dict[str, float] = field(default_factory=dict)  # the last one's metrics
 
 
-def state_of(at: Position, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:
+def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:
     """State for `restore`."""
     return {
         "position": asdict(at),
@@ -41,15 +41,15 @@ def state_of(at: Position, trained: nn.Module, optimizers: Mapping[str, Optimize
 
 def restore(
     run: Run | None, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter, total_steps: int
-) -> Position:
+) -> TrainState:
     """Continue from the run's state, or write its first one; `trained.model` is what a fork takes over."""
     if run is None:
-        return Position()
+        return TrainState()
     state = run.load_state()
     if state is None:
         run.load_fork(trained.get_submodule("model"))
-        run.save_state(state_of(Position(), trained, optimizers, meter))
-        return Position()
+        run.save_state(state_of(TrainState(), trained, optimizers, meter))
+        return TrainState()
     try:
         trained.load_state_dict(with_names_of(trained, state["trained"]))
         saved = state["optimizers"] if "optimizers" in state else {"optimizer": state["optimizer"]}  # before 0.1.0
@@ -58,7 +58,7 @@ def restore(
         for name, optimizer in optimizers.items():
             _restore_optimizer(optimizer, saved[name])
         meter.restore(state["meter"])
-        at = Position(**state["position"])
+        at = TrainState(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
         raise InputError(f"the state of {run.folder} does not fit this model and recipe: {one_line(error)}") from error
     if at.step > total_steps:

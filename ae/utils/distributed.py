@@ -39,7 +39,7 @@ _wrapped: WeakSet[DistributedDataParallel] = WeakSet()
 _apart: set[str] = set()  # buffers of which it has been said that they differ between processes
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -74,28 +74,28 @@ def on_main(method: Function) -> Function:
     return only_there  # type: ignore[return-value]
 
 
-def part(whole: Tensor, dim: int = 0) -> Tensor:
+def shard(whole: Tensor, dim: int = 0) -> Tensor:
     """This process's part of what belongs to the images of a batch; the first parts are the larger ones, by one."""
-    return whole if world() == 1 else whole.tensor_split(world(), dim)[rank()]
+    return whole if world_size() == 1 else whole.tensor_split(world_size(), dim)[rank()]
 
 
-def own(*key: str | int) -> tuple[str | int, ...]:
+def rank_key(*key: str | int) -> tuple[str | int, ...]:
     """The key of noise that this process draws for its part; the first process's is the one of a single process."""
     return key if is_main() else (*key, rank())
 
 
 def gathered(value: Value) -> list[Value]:
     """Gather the values of all processes, by rank, in every process; on the CPU."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def from_main(make: Callable[[], Value]) -> Value:
     """Call `make` in the main process, and return its result, or raise its error, in every process."""
-    if world() == 1:
+    if world_size() == 1:
         return make()
     made = gathered(attempt(make) if is_main() else None)[0]
     assert made is not None
@@ -125,19 +125,19 @@ def attempt(make: Callable[[], Any]) -> Attempt:
 
 def agree(wanted: bool, step: int) -> bool:
     """Whether a process wants something, the same answer in all of them; with several, asked every few steps only."""
-    if world() == 1:
+    if world_size() == 1:
         return wanted
     return step % _AGREE_EVERY == 0 and any(gathered(wanted))
 
 
 @contextmanager
-def one_batch(images: int) -> Iterator[None]:
+def global_batch(images: int) -> Iterator[None]:
     """Inside, means and batch norm are over a batch of so many images, of which this process has a part."""
     global _batch
-    if world() == 1:
+    if world_size() == 1:
         yield
         return
-    _batch = images / world()
+    _batch = images / world_size()
     try:
         with synced_norm():
             yield
@@ -147,7 +147,7 @@ def one_batch(images: int) -> Iterator[None]:
 
 def whole(count: int) -> int:
     """How many images the batch has, of which this process's part has so many."""
-    return count if _batch is None else round(_batch * world())
+    return count if _batch is None else round(_batch * world_size())
 
 
 def mean_count(count: Tensor | int) -> Tensor | float:
@@ -161,7 +161,7 @@ def mean_count(count: Tensor | int) -> Tensor | float:
         return _batch
     counts = count.float()
     dist.all_reduce(counts)
-    return counts / world()
+    return counts / world_size()
 
 
 def wrapped(module: nn.Module) -> nn.Module:
@@ -169,7 +169,7 @@ def wrapped(module: nn.Module) -> nn.Module:
 
     Raises InputError for what can't be trained in several: parameters without a size yet, batch norm in TorchScript.
     """
-    if world() == 1:
+    if world_size() == 1:
         return module
     for name, part in module.named_modules():
         called = f"{name.removeprefix('model.') or 'the model'} ({type(part).__name__})"
@@ -198,7 +198,7 @@ def release() -> None:
 @torch.no_grad()
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the main one's buffers; the main one says once of each that they had come apart."""
-    if world() == 1:
+    if world_size() == 1:
         return
     apart = []
     for name, buffer in module.named_buffers():
@@ -226,7 +226,7 @@ def summed(x: Tensor) -> Tensor:
 
 def averaged(x: Tensor) -> Tensor:
     """The mean over the processes while they train together; without gradients."""
-    return summed(x) / (1 if _batch is None else world())
+    return summed(x) / (1 if _batch is None else world_size())
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ae.utils.distributed import Attempt, attempt, gathered, local_rank, machine, world
+from ae.utils.distributed import Attempt, attempt, gathered, local_rank, machine, world_size
 from ae.utils.errors import InputError
 from ae.utils.signals import uninterrupted
 
@@ -28,7 +28,7 @@ def once_a_machine(make: Callable[[], Value]) -> Value:
     Raises in every process what `make` raises in one, and InputError where neither memory nor the folder of temporary
     files has the space.
     """
-    if world() == 1:
+    if world_size() == 1:
         return make()
     leads = local_rank() == 0
     with ExitStack() as until_opened:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ae import Data, Generation, Joint, RunConfig, Splits, Teaching, load, load_weights
+from ae import Data, Generation, Joint, RunConfig, Splits, TeacherConfig, load, load_weights
 from ae.cli import cli
 from ae.training.prior import load_prior
 from experiments import (
@@ -159,8 +159,8 @@ def test_a_generator_and_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (ladder, {}, "denoising/4"),
         (semi, {}, "taught"),
-        (semi, {"teaching": Teaching("mean-teacher"), "objective": Joint()}, "mse"),
-        (semi, {"teaching": Teaching(weight=0.0)}, "cross_entropy"),
+        (semi, {"teaching": TeacherConfig("mean-teacher"), "objective": Joint()}, "mse"),
+        (semi, {"teaching": TeacherConfig(weight=0.0)}, "cross_entropy"),
     ],
 )
 def test_experiments_with_few_labels(experiment: Any, changes: dict[str, Any], logged: str, tmp_path: Path) -> None:

@@ -39,11 +39,11 @@ from ae import (
     InputError,
     Joint,
     Ladder,
-    LearnedWeights,
     Sphere,
     Streamed,
-    Teaching,
+    TeacherConfig,
     TopK,
+    UncertaintyWeighting,
     VectorQuantized,
     evaluate,
 )
@@ -55,14 +55,14 @@ from ae.utils.distributed import (
     agree,
     from_main,
     gathered,
+    global_batch,
     is_main,
     on_main,
-    one_batch,
-    own,
-    part,
     rank,
+    rank_key,
+    shard,
     share_buffers,
-    world,
+    world_size,
     wrapped,
 )
 from ae.utils.launch import launched
@@ -73,12 +73,12 @@ from ae.utils.signals import Ending
 def check_the_parts_are_the_whole() -> None:
     for count in (0, 1, 5, 6):
         whole = torch.arange(count)
-        assert torch.equal(torch.cat(gathered(part(whole))), whole)
-    assert len({own("noise", 3) for _ in range(1)} | set(gathered(own("noise", 3)))) == world()
+        assert torch.equal(torch.cat(gathered(shard(whole))), whole)
+    assert len({rank_key("noise", 3) for _ in range(1)} | set(gathered(rank_key("noise", 3)))) == world_size()
 
 
 def check_what_one_process_does_all_know() -> None:
-    assert gathered(rank()) == list(range(world()))
+    assert gathered(rank()) == list(range(world_size()))
     assert from_main(lambda: rank()) == 0
 
     def fails() -> int:
@@ -98,9 +98,9 @@ def check_means_and_their_gradients_are_those_of_the_batch() -> None:
     """Few labels, all with the same process; and none at all."""
     values = torch.arange(7.0)
     for labelled in (values > 1, values < 1, values < 0, torch.ones(7, dtype=torch.bool)):
-        weight, mine = torch.tensor(2.0, requires_grad=True), part(values)
-        with one_batch(7):
-            mean = masked_mean(weight * mine, part(labelled)) + masked_mean(weight * mine)
+        weight, mine = torch.tensor(2.0, requires_grad=True), shard(values)
+        with global_batch(7):
+            mean = masked_mean(weight * mine, shard(labelled)) + masked_mean(weight * mine)
         mean.backward()
         assert weight.grad is not None
         expected = masked_mean(values, labelled) + values.mean()  # outside of a batch: what one process would have
@@ -111,16 +111,16 @@ def check_means_and_their_gradients_are_those_of_the_batch() -> None:
 def check_free_bits_are_those_of_the_batch() -> None:
     """A latent's rate is above them in one process's part, and below in the batch."""
     rates = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 5.0], [0.0, 6.0], [0.0, 0.0]])
-    whole, mine = rates.clone().requires_grad_(), part(rates).clone().requires_grad_()
+    whole, mine = rates.clone().requires_grad_(), shard(rates).clone().requires_grad_()
     expected = free_bits(whole, 1.0)
     expected.backward()
-    with one_batch(5):
+    with global_batch(5):
         found = free_bits(mine, 1.0)
     found.backward()
     torch.testing.assert_close(torch.stack(gathered(found.detach())).mean(), expected.detach())
     assert mine.grad is not None
     assert whole.grad is not None
-    torch.testing.assert_close(mine.grad / world(), part(whole.grad))
+    torch.testing.assert_close(mine.grad / world_size(), shard(whole.grad))
 
 
 class NormAndAct(nn.BatchNorm2d):
@@ -175,16 +175,16 @@ def check_norm(norm: nn.Module, count: int, places: tuple[int, ...]) -> None:
     kind = next(one.parameters(), torch.empty(0)).dtype
     for _ in range(3):
         x, towards = 100 + 3 * torch.randn(count, 3, *places, dtype=kind), torch.randn(count, 3, *places, dtype=kind)
-        whole, mine = x.clone().requires_grad_(), part(x).clone().requires_grad_()
+        whole, mine = x.clone().requires_grad_(), shard(x).clone().requires_grad_()
         expected = one(whole)
         (expected * towards).sum().backward()
-        with one_batch(count):
+        with global_batch(count):
             result = many(mine)
-            (result * part(towards)).sum().backward()
+            (result * shard(towards)).sum().backward()
         assert mine.grad is not None
         assert whole.grad is not None
-        torch.testing.assert_close(result, part(expected), atol=2e-4, rtol=1e-4)
-        torch.testing.assert_close(mine.grad, part(whole.grad), atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(result, shard(expected), atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(mine.grad, shard(whole.grad), atol=2e-4, rtol=1e-3)
     assert one.state_dict().keys() == many.state_dict().keys()
     for name, buffer in one.named_buffers():
         torch.testing.assert_close(many.get_buffer(name), buffer)
@@ -198,8 +198,8 @@ def check_norms_of_lower_precision_have_exact_statistics() -> None:
     """In bfloat16 a mean of 300 would be off by 1."""
     x = (300 + torch.randn(6, 3, 8, 8)).to(torch.bfloat16)
     norm = nn.BatchNorm2d(3, momentum=1.0)
-    with one_batch(6), torch.autocast("cpu", torch.bfloat16):
-        assert norm(part(x)).dtype == torch.bfloat16
+    with global_batch(6), torch.autocast("cpu", torch.bfloat16):
+        assert norm(shard(x)).dtype == torch.bfloat16
     torch.testing.assert_close(norm.running_mean, x.float().mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, x.float().var((0, 2, 3)))
 
@@ -215,22 +215,22 @@ def check_norms_have_second_derivatives() -> None:
         return second
 
     expected = slope(x)
-    with one_batch(5):
-        torch.testing.assert_close(slope(part(x)), part(expected), atol=1e-3, rtol=1e-3)
+    with global_batch(5):
+        torch.testing.assert_close(slope(shard(x)), shard(expected), atol=1e-3, rtol=1e-3)
 
 
 def check_norms_are_those_of_the_batch_where_activations_are_recomputed() -> None:
     torch.manual_seed(0)
     x, norm = torch.randn(5, 3, 2, 2), nn.BatchNorm2d(3)
-    mine = part(x).clone().requires_grad_()
-    with one_batch(5):
+    mine = shard(x).clone().requires_grad_()
+    with global_batch(5):
         plain = torch.autograd.grad(norm(mine).pow(3).sum(), mine)
         again = torch.autograd.grad(checkpoint(norm, mine, use_reentrant=False).pow(3).sum(), mine)
     torch.testing.assert_close(again, plain)
 
 
 def check_one_value_a_channel_is_refused_by_all() -> None:
-    with one_batch(1), pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+    with global_batch(1), pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         nn.BatchNorm1d(3)(torch.randn(int(is_main()), 3))
 
 
@@ -312,15 +312,15 @@ def check_a_codebook_follows_the_whole_batch() -> None:
         torch.manual_seed(step)
         x = torch.randn(5, 3, 2, 2)
         expected = one(x)
-        with one_batch(5):
-            code = many(part(x))
-        torch.testing.assert_close(code.z, part(expected.z))
+        with global_batch(5):
+            code = many(shard(x))
+        torch.testing.assert_close(code.z, shard(expected.z))
         torch.testing.assert_close(code.stats["perplexity"], expected.stats["perplexity"])
         torch.testing.assert_close(many.codebook, one.codebook)
     torch.manual_seed(rank())  # each starts and revives codes by chance, and by images of its own
     many = VectorQuantized(3, codes=8, revive=0.9)
     for _ in range(5):
-        with one_batch(6):
+        with global_batch(6):
             many(torch.randn(3, 3, 2, 2) + rank())
         books = gathered(many.codebook)
         assert all(torch.equal(book, books[0]) for book in books)
@@ -328,23 +328,23 @@ def check_a_codebook_follows_the_whole_batch() -> None:
 
 def check_objectives_average_to_that_of_the_batch() -> None:
     """Where nothing is drawn: labels of half of the images, all with the first process; a teacher for the others."""
-    still = Teaching(align=5, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0), confidence=0.0)
+    still = TeacherConfig(align=5, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0), confidence=0.0)
     torch.manual_seed(0)
     images, labels = torch.rand(7, 1, 12, 12), torch.tensor([3, 1, 2, -1, -1, -1, -1])
-    whole, mine = Batch(images, labels), Batch(part(images), part(labels))
+    whole, mine = Batch(images, labels), Batch(shard(images), shard(labels))
     model = Autoencoder(
         ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5), {"digit": Classifier((5,))}
     )
     for make in (
         lambda: Joint(),
-        lambda: LearnedWeights(Joint()),
+        lambda: UncertaintyWeighting(Joint()),
         lambda: Consistency(model, 10, Joint(), still),
         lambda: Consistency(model, 10, Joint(), replace(still, method="mean-teacher")),
     ):
         alone, together = make(), make()
         for step in range(2):
             expected = alone(model, whole, step)
-            with one_batch(7):
+            with global_batch(7):
                 found = together(model, mine, step)
             total = torch.stack(gathered(found.total.detach())).mean()
             torch.testing.assert_close(total, expected.total.detach())
@@ -364,7 +364,7 @@ BOTTLENECKS: list[Callable[[], nn.Module]] = [
     lambda: FSQ(6, (4, 3)),
 ]
 NATS = Joint("bernoulli", reconstruction=1.0, rate=1.0, free_bits=0.1)
-TAUGHT = Teaching(align=5, confidence=0.0)
+TAUGHT = TeacherConfig(align=5, confidence=0.0)
 OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
     lambda model: Joint(),
     lambda model: Joint(corruption=PatchMask(4, 0.5)),
@@ -373,7 +373,7 @@ OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
     lambda model: BetaTC(100),
     lambda model: MMD(),
     lambda model: Contractive(),
-    lambda model: LearnedWeights(Joint()),
+    lambda model: UncertaintyWeighting(Joint()),
     lambda model: Ladder(model, 12, 12, (1.0, 0.1, 0.1, 0.1, 0.1)),
     lambda model: Consistency(model, 10, Joint(), TAUGHT),
     lambda model: Consistency(model, 10, Joint(), replace(TAUGHT, method="mean-teacher")),
@@ -409,8 +409,8 @@ def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[
         expected = alone(batch, step)
         expected.total.backward()
         torch.manual_seed(step)
-        with one_batch(1):
-            found = parallel(Batch(part(batch.images), part(batch.labels)), step)
+        with global_batch(1):
+            found = parallel(Batch(shard(batch.images), shard(batch.labels)), step)
             found.total.backward()
         total = torch.stack(gathered(found.total.detach())).mean()
         torch.testing.assert_close(total, expected.total.detach())
@@ -430,8 +430,8 @@ def check_what_bottlenecks_tell_is_of_the_whole_batch() -> None:
     for make in (lambda: TopK(FEATURES, 5, 2), lambda: Gaussian(FEATURES, 5)):
         bottleneck = make()
         expected = bottleneck(features).stats
-        with one_batch(7):
-            found = bottleneck(part(features)).stats
+        with global_batch(7):
+            found = bottleneck(shard(features)).stats
         assert found == expected
 
 

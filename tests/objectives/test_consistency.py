@@ -23,14 +23,14 @@ from ae import (
     Run,
     RunConfig,
     Splits,
-    Teaching,
+    TeacherConfig,
     evaluate,
     fit,
 )
 from ae.data.corruptions import PatchMask
 from ae.models.ema import average_
 
-STILL = Teaching(align=0, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0))  # nothing is augmented
+STILL = TeacherConfig(align=0, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0))  # nothing is augmented
 
 
 def make_model(norm: bool = False) -> Autoencoder:
@@ -168,11 +168,11 @@ def test_an_average_forgets_its_start_and_then_the_past() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"weight": -1.0}, "Teaching.weight must be 0 or more, got -1.0"),
+        ({"weight": -1.0}, "TeacherConfig.weight must be 0 or more, got -1.0"),
         ({"decay": 1.0}, "decay must be from 0 to less than 1, got 1.0"),
         ({"confidence": 1.5}, "confidence must be from 0 to 1, got 1.5"),
     ],
 )
 def test_refuses_what_can_not_be(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        Teaching(**arguments)
+        TeacherConfig(**arguments)

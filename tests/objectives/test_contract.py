@@ -25,10 +25,10 @@ from ae import (
     Gaussian,
     Joint,
     Ladder,
-    LearnedWeights,
     Loss,
     Splits,
-    Teaching,
+    TeacherConfig,
+    UncertaintyWeighting,
 )
 from ae.data.corruptions import GaussianNoise
 from ae.functional import squared_error
@@ -38,7 +38,7 @@ from tests.helpers.resumed import Modules, check_resume
 
 ELBO = Joint("bernoulli", reconstruction=1.0, rate=1.0)
 NATS = Joint("bernoulli", reconstruction=1.0)
-SHIFTED = Teaching(weak=Augment(shift=1), strong=Augment(shift=2, elastic=0.5), confidence=0.0)
+SHIFTED = TeacherConfig(weak=Augment(shift=1), strong=Augment(shift=2, elastic=0.5), confidence=0.0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ CASES = {
         without=(lambda _: Joint(reconstruction=1.0, rate=0.0, penalty=0.0, classification=0.0), lambda _: mse),
     ),
     "denoising": Case(lambda _: replace(NATS, corruption=GaussianNoise(0.3))),
-    "learned": Case(lambda _: LearnedWeights(NATS)),
+    "learned": Case(lambda _: UncertaintyWeighting(NATS)),
     "iwae": Case(lambda _: IWAE(3), classifies=False),
     "beta-tc": Case(lambda _: BetaTC(images=100, joint=NATS)),
     "mmd": Case(lambda _: MMD(joint=NATS), without=(lambda _: MMD(0.0, NATS), lambda _: NATS)),
@@ -67,7 +67,7 @@ CASES = {
     "pseudo-labels": Case(
         lambda model: Consistency(model, 10, NATS, SHIFTED),
         without=(
-            lambda model: Consistency(model, 10, NATS, Teaching(weight=0.0, weak=Augment())),
+            lambda model: Consistency(model, 10, NATS, TeacherConfig(weight=0.0, weak=Augment())),
             lambda _: NATS,
         ),
     ),
@@ -141,7 +141,7 @@ def test_a_weight_of_zero_removes_a_term_exactly(name: str, batch: Batch) -> Non
     "make",
     [
         lambda joint: joint,
-        LearnedWeights,
+        UncertaintyWeighting,
         lambda joint: BetaTC(images=100, joint=joint),
         lambda joint: MMD(joint=joint),
         lambda joint: Contractive(joint=joint),

@@ -16,8 +16,8 @@ from ae import (
     Gaussian,
     InputError,
     Joint,
-    LearnedWeights,
-    Ramps,
+    UncertaintyWeighting,
+    WeightSchedule,
     unchecked_range,
 )
 from ae.data.corruptions import PatchMask
@@ -148,7 +148,9 @@ def test_the_rate_is_the_elbos(batch: Batch) -> None:
 
 def test_the_rates_weight_grows(batch: Batch) -> None:
     model, batch = gaussian_model().double(), Batch(batch.images.double(), batch.labels)  # the terms differ in size
-    objective = Joint("bernoulli", reconstruction=1.0, rate=2.0, ramps=Ramps(rate=(0.0, 10)), classification=0.0)
+    objective = Joint(
+        "bernoulli", reconstruction=1.0, rate=2.0, ramps=WeightSchedule(rate=(0.0, 10)), classification=0.0
+    )
     costs = []
     for step in (0, 4, 9, 50):
         torch.manual_seed(1)
@@ -182,18 +184,18 @@ def test_the_loss_of_masked_patches_is_on_what_is_hidden(model: Autoencoder, bat
 
 
 def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
-    objective = Joint(reconstruction=0.0, classification=2.0, ramps=Ramps(reconstruction=(8.0, 4)))
+    objective = Joint(reconstruction=0.0, classification=2.0, ramps=WeightSchedule(reconstruction=(8.0, 4)))
     assert [objective.weight("reconstruction", step) for step in (0, 1, 3, 9)] == [6.0, 4.0, 0.0, 0.0]
     assert objective.weight("classification", 0) == 2.0
-    with pytest.raises(InputError, match=r"Ramps\.rate\[1\] must be positive, got 0"):
-        Ramps(rate=(0.0, 0))
+    with pytest.raises(InputError, match=r"WeightSchedule\.rate\[1\] must be positive, got 0"):
+        WeightSchedule(rate=(0.0, 0))
     with pytest.raises(InputError, match="likelihood bernoulli or gaussian, not mse"):
-        Joint(ramps=Ramps(rate=(1.0, 10)))
+        Joint(ramps=WeightSchedule(rate=(1.0, 10)))
 
 
 def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, batch: Batch) -> None:
     """With fixed losses the weights tend to 1 / (2 L) (Kendall et al. 2018, equation 10), from the given ones."""
-    objective = LearnedWeights(Joint(reconstruction=20.0, classification=0.5))
+    objective = UncertaintyWeighting(Joint(reconstruction=20.0, classification=0.5))
     optimizer = torch.optim.Adam(objective.parameters(), 0.1)
     first = objective(model, batch, 0)
     expected = 20 * first.terms["mse"] + 0.5 * first.terms["cross_entropy"] - 0.5 * math.log(20 * 0.5)
@@ -209,6 +211,6 @@ def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, ba
     for weight, term in (("reconstruction", "mse"), ("classification", "cross_entropy")):
         assert last.terms[f"weight/{weight}"].item() == pytest.approx(0.5 / last.terms[term].item(), rel=0.01)
     with pytest.raises(InputError, match="neither may begin with 0"):
-        LearnedWeights(Joint(classification=0.0))
+        UncertaintyWeighting(Joint(classification=0.0))
     with pytest.raises(InputError, match="have no ramps"):
-        LearnedWeights(Joint(ramps=Ramps(reconstruction=(0.0, 9))))
+        UncertaintyWeighting(Joint(ramps=WeightSchedule(reconstruction=(0.0, 9))))

@@ -18,11 +18,11 @@ from ae import (
     InputError,
     Joint,
     Loss,
-    Ramps,
     Recipe,
     Run,
     RunConfig,
     Splits,
+    WeightSchedule,
     evaluate,
     fit,
 )
@@ -249,7 +249,7 @@ def test_the_logged_means_are_over_the_images_since_the_last_row(digits: Splits,
 
 def test_validations_compare_over_a_ramp(digits: Splits) -> None:
     """The same weights have the same validation loss, however far the ramp is."""
-    objective = Joint(ramps=Ramps(classification=(5.0, 4)))
+    objective = Joint(ramps=WeightSchedule(classification=(5.0, 4)))
     recipe = Recipe(steps=4, batch_size=64, lr=1e-12, schedule="constant", evaluate_every=1)
     with open_run(Path("ramp")) as run:
         fit(joint(), objective, digits, recipe, run)

@@ -93,7 +93,7 @@ def test_it_stops_where_a_loss_is_not_finite(digits: Splits, tmp_path: Path) -> 
 
 def test_it_runs_in_one_process(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, model = Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")), Line()
-    monkeypatch.setattr("ae.utils.distributed.world", lambda: 2)
+    monkeypatch.setattr("ae.utils.distributed.world_size", lambda: 2)
     with pytest.raises(InputError, match="in one process only"):
         Loop(model, {}, {"a": model.parameters()}, digits, Recipe(), run)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from ae import InputError, load
 from ae.cli import parse
 from ae.utils import launch, shared_memory
-from ae.utils.distributed import world
+from ae.utils.distributed import world_size
 from ae.utils.launch import launched
 from experiments import joint
 from tests.helpers import ROOT
@@ -118,7 +118,7 @@ def test_launched_is_one_process_where_nothing_else_is_said(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with launched():
-        assert world() == 1
+        assert world_size() == 1
         assert not torch.distributed.is_initialized()
 
 
