@@ -103,7 +103,13 @@ def test_a_run_killed_again_and_again(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "line"), [(signal.SIGTERM, 143, "terminated"), slow(signal.SIGINT, 130, "interrupted")]
+    ("number", "code", "line"),
+    [
+        (signal.SIGTERM, 143, "terminated"),
+        slow(signal.SIGINT, 130, "interrupted"),
+        slow(signal.SIGHUP, 129, "terminated, as its terminal was closed"),
+        slow(signal.SIGUSR1, 138, "terminated by SIGUSR1"),
+    ],
 )
 def test_a_signal_saves_and_ends(tmp_path: Path, number: int, code: int, line: str) -> None:
     run = tmp_path / "run"
@@ -118,6 +124,33 @@ def test_a_signal_saves_and_ends(tmp_path: Path, number: int, code: int, line: s
     assert err.splitlines()[-1] == f"error: {line}"
     state = torch.load(run / "state.pt", weights_only=True)
     assert state["position"]["step"] >= history(run)[-1]["step"] > 4  # not the one of the beginning, the only one due
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_pipe_with_tee_saves_and_ends_with_130(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to all of the pipe: tee ends first, and nothing can be printed any more."""
+    run = tmp_path / "run"
+    training = subprocess.Popen(
+        [sys.executable, "-m", "experiments.joint", *JOB, "--recipe.epochs", "1000", "--run.dir", str(run)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    tee = subprocess.Popen(
+        ["tee", str(tmp_path / "log")], stdin=training.stdout, stdout=subprocess.DEVNULL, process_group=training.pid,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert training.stdout is not None
+    training.stdout.close()
+    while not (run / "history.jsonl").exists() or len(history(run)) < 5:
+        time.sleep(0.02)
+    os.killpg(training.pid, signal.SIGINT)
+    assert training.wait(timeout=10) == 130
+    assert tee.wait(timeout=10) == -signal.SIGINT
+    state = torch.load(run / "state.pt", weights_only=True)
+    assert state["position"]["step"] >= history(run)[-1]["step"]
 
 
 @pytest.mark.slow
