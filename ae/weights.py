@@ -6,6 +6,7 @@ constructor's arguments) and, from format 2 on, `image` [c h w], `classes`, `met
 
 import inspect
 import json
+import math
 import platform
 import struct
 import tempfile
@@ -83,6 +84,8 @@ def save_weights(
     without wrappers (`torch.compile`, `DataParallel`, `DistributedDataParallel`); weights that are shared are written
     under each of their names. Raises InputError for a lazy module that was never called.
     """
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: give a file in it, as in {Path(path) / 'model.safetensors'}")
     model = unwrapped(model)
     check_materialised(model)
     state = plain_state(model)
@@ -91,7 +94,7 @@ def save_weights(
         describe(model),
         None if image is None else tuple(image),
         tuple(classes),
-        dict(metrics or {}),
+        {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},  # JSON has no others
         versions,
         tied=_tied(model),
     )
@@ -281,10 +284,7 @@ def _build(about: About, given: Mapping[str, nn.Module | None], heads: Mapping[s
     made = {name: heads[name] if name in heads else _make(said, name) for name, said in said_heads.items()}
     if parts["encoder"] is None:
         raise InputError("it does not describe its encoder")
-    try:
-        return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], made)
-    except (KeyError, TypeError) as error:  # a name that PyTorch does not allow for a head
-        raise InputError(f"its heads can't be built: {one_line(error)}") from error
+    return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], made)
 
 
 def _make(said: Any, name: str) -> nn.Module:

@@ -310,7 +310,10 @@ def test_a_file_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
         (lambda a: a["model"].update(encoder=None), "does not describe its encoder"),
         (lambda a: a["model"].update(encoder="ConvEncoder"), "its encoder is not described as it should be"),
         (lambda a: a["model"].update(heads=[]), "its heads are not described as they should be"),
-        (lambda a: a["model"]["heads"].update({"a.b": a["model"]["heads"]["digit"]}), "its heads can't be built"),
+        (
+            lambda a: a["model"]["heads"].update({"a.b": a["model"]["heads"]["digit"]}),
+            "a head's name must be text without a dot",
+        ),
         (lambda a: a["model"].pop("decoder"), "unexpected: decoder.stages.0.deconv.bias, decoder"),
     ],
 )

@@ -35,14 +35,14 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     if before.get("classes") != after["classes"]:
         found.append(f"classes {_listed(before.get('classes'))} -> {_listed(after['classes'])}")
     if before.get("shape") != after["shape"]:
-        found.append(f"the images' shape {before.get('shape')} -> {after['shape']}")
+        found.append(f"the images' shape {before.get('shape')!s:.40} -> {after['shape']}")
     for name in ("training", "validation"):
         old, new = before.get(name) or {}, after.get(name) or {}
         if not isinstance(old, Mapping):
             old = {}
         counts = old.get("images", 0), new.get("images", 0)
         if counts[0] != counts[1]:
-            found.append(f"the number of {name} images {counts[0]} -> {counts[1]}")
+            found.append(f"the number of {name} images {counts[0]!s:.40} -> {counts[1]}")
             continue
         changed = [kind for kind in ("content", "labels") if old.get(kind) != new.get(kind)]
         words = {"content": "the images themselves", "labels": "their labels"}
@@ -89,5 +89,5 @@ def _digest(values: Tensor) -> str:
 
 
 def _listed(classes: Any) -> str:
-    names = list(map(str, classes)) if isinstance(classes, list) else []
+    names = [f"{name!s:.40}" for name in classes] if isinstance(classes, list) else []
     return ", ".join(names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")

@@ -1,6 +1,6 @@
 """Which images train, which validate, which test; and how a command line says so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,16 @@ class Splits:
     labelled_per_batch: int | None = None
     binarise: bool = False  # the training images, anew each time
 
+    def __post_init__(self) -> None:
+        for name, images in (("train", self.train), ("validation", self.validation)):
+            if not (callable(getattr(images, "in_order", None)) or (images is None and name != "train")):
+                raise InputError(f"Splits.{name} must be Images or Streamed, got {type(images).__name__}")
+        if self.validation is not None and self.validation.classes not in ((), self.train.classes):
+            difference = _first_difference(self.train.classes, self.validation.classes)
+            raise InputError(f"training and validation must have the same classes, got {difference}")
+        if self.test is not None and not callable(self.test):
+            raise InputError(f"Splits.test must be a function that reads the images, got {type(self.test).__name__}")
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
@@ -57,6 +67,15 @@ class Splits:
     def batches(self, batch_size: int, seed: int) -> Batches:
         """The training images in batches."""
         return Batches(self.train, batch_size, seed, self.augment, self.labelled_per_batch, self.binarise)
+
+
+def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:
+    """How many classes there are, where that differs, else the first that differs."""
+    if len(one) != len(other):
+        return f"{len(one)} and {len(other)}"
+    return next(
+        f"{a!r:.60} and {b!r:.60} as class {i}" for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b
+    )
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Streamed:
         once for its label, which is said on stderr where there are many. Classes are by default those of
         `items.classes`, else the numbers up to the highest label.
         """
+        if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+            raise InputError(f"items must be a Dataset with a length, of (image, label), got {type(items).__name__}")
         if not len(items):
             raise InputError("no images: the data set is empty")
         channels, height, width = image_of(_item(items, 0), "item 0").shape

@@ -16,9 +16,10 @@ from ae.data.convert import as_images
 from ae.functional import cross_entropy, squared_error
 from ae.models.autoencoder import Autoencoder, Output
 from ae.models.wrappers import unwrapped
-from ae.objectives import Corruption, Loss, checked_loss, only_head
+from ae.objectives import Corruption, Loss, check_objective, checked_loss, only_head
 from ae.utils import distributed
 from ae.utils.console import say
+from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
 from ae.utils.validation import AtLeast0, Positive, checked_arguments, unchecked_range
 
@@ -105,7 +106,13 @@ def examine(
     batch_size: Positive[int] = 256,
 ) -> Examined:
     """The metrics of `evaluate`, image by image, and the predicted classes."""
-    autoencoder: Autoencoder = unwrapped(model)
+    autoencoder = unwrapped(model)
+    if not isinstance(autoencoder, Autoencoder):
+        raise InputError(
+            f"an evaluation takes an Autoencoder(encoder, decoder, ...), got a {type(autoencoder).__name__}"
+        )
+    if objective is not None:
+        check_objective(objective)
     device = next(autoencoder.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
     predictions = []

@@ -136,6 +136,10 @@ def interpolations(
 
     Codes are mixed as `mix` says: on a sphere along great circles, of a quantiser linearly and then quantised.
     """
+    if first.shape != second.shape:
+        raise InputError(
+            f"interpolations need as many images of each, got {list(first.shape)} and {list(second.shape)}"
+        )
     with evaluating(model), unchecked_range():
         one, other = model.encode(first).mean, model.encode(second).mean
         mixed = [mix(model.bottleneck, one, other, i / (steps - 1)) for i in range(steps)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,22 @@ class Output:
 torch.export.register_dataclass(Output)  # so that a whole model can be exported
 
 
+def _check_modules(parts: Mapping[str, Any], heads: Any) -> None:
+    """Raise InputError for what is no module, or has a name that no module can have."""
+    for name, part in parts.items():
+        if not isinstance(part, nn.Module) and (part is not None or name == "encoder"):
+            raise InputError(f"{name} must be a torch.nn.Module, got {part!r:.60}")
+    if heads is not None and not isinstance(heads, Mapping):
+        raise InputError(
+            f'heads must be a dict {{name: module}}, as in {{"digit": Classifier(...)}}, got {heads!r:.60}'
+        )
+    for name, head in (heads or {}).items():
+        if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+            raise InputError(f"a head's name must be text without a dot that is no method's name, got {name!r}")
+        if not isinstance(head, nn.Module):
+            raise InputError(f"the head {name} must be a torch.nn.Module, got {head!r:.60}")
+
+
 class Autoencoder(nn.Module):
     """encoder -> bottleneck -> decoder, plus heads {name: module} that read the code's mean.
 
@@ -47,6 +64,7 @@ class Autoencoder(nn.Module):
         heads: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        _check_modules({"encoder": encoder, "decoder": decoder, "bottleneck": bottleneck}, heads)
         self.encoder = encoder
         self.bottleneck = Identity() if bottleneck is None else bottleneck
         self.decoder = decoder

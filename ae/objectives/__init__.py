@@ -2,7 +2,16 @@
 
 from ae.objectives.consistency import Consistency, TeacherConfig
 from ae.objectives.contractive import Contractive
-from ae.objectives.joint import Corruption, Joint, Loss, WeightSchedule, checked_loss, corruption_of, only_head
+from ae.objectives.joint import (
+    Corruption,
+    Joint,
+    Loss,
+    WeightSchedule,
+    check_objective,
+    checked_loss,
+    corruption_of,
+    only_head,
+)
 from ae.objectives.ladder import Ladder
 from ae.objectives.uncertainty import UncertaintyWeighting
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
@@ -20,6 +29,7 @@ __all__ = [
     "TeacherConfig",
     "UncertaintyWeighting",
     "WeightSchedule",
+    "check_objective",
     "checked_loss",
     "corruption_of",
     "log_weights",

@@ -1,12 +1,13 @@
 """What one step minimises, and the objective that says most of it."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ae import functional
@@ -37,6 +38,24 @@ class Loss:
     terms: dict[str, Float[Tensor, ""]]
     counts: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float | Tensor] = field(default_factory=dict)
+
+
+def check_objective(objective: Any) -> None:
+    """Raise InputError unless it can be called as `objective(model, batch, step)`."""
+    wanted = "an objective is called as objective(model, batch, step)"
+    if isinstance(objective, type):
+        raise InputError(f"{wanted}: give an instance, {objective.__name__}(...), instead of the class")
+    if not callable(objective) or getattr(type(objective), "forward", None) is nn.Module.forward:
+        raise InputError(f"{wanted}, got {type(objective).__name__}, which can't be called")
+    function: Callable[..., Any] = objective.forward if isinstance(objective, nn.Module) else objective
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function that is not written in Python
+        return
+    try:
+        signature.bind(None, None, 0)
+    except TypeError as error:
+        raise InputError(f"{wanted}, got one that takes {signature}: {error}") from error
 
 
 def checked_loss(loss: Any, trains: bool = False) -> Loss:

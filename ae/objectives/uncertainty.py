@@ -9,6 +9,7 @@ from ae.data import Batch
 from ae.models.autoencoder import Autoencoder
 from ae.objectives.joint import Joint, Loss
 from ae.utils.errors import InputError
+from ae.utils.validation import checked_arguments
 
 
 class UncertaintyWeighting(nn.Module):
@@ -20,6 +21,7 @@ class UncertaintyWeighting(nn.Module):
     or a ramp.
     """
 
+    @checked_arguments
     def __init__(self, joint: Joint) -> None:
         super().__init__()
         self.joint = joint

@@ -18,11 +18,13 @@ from ae.models.wrappers import unwrapped
 from ae.runs.run import Run
 from ae.utils.console import say
 from ae.utils.distributed import is_main
+from ae.utils.validation import checked_arguments
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+@checked_arguments
 def report(
     model: nn.Module,
     data: Splits,

@@ -100,7 +100,7 @@ class Run:
     def __init__(
         self, experiment: str, where: RunConfig | None = None, config: Any = None, *, may_fall_back: bool = True
     ) -> None:
-        where = where or RunConfig()
+        where = checked(where, RunConfig | None, "where") or RunConfig()
         _check_name(experiment, "experiment")
         self._experiment, self._where, self._may_fall_back = experiment, where, may_fall_back
         self._given, self._config = config, to_json(config)

@@ -17,16 +17,16 @@ from ae.evaluation.plots import drawn, reconstruction_picture
 from ae.models.autoencoder import Autoencoder
 from ae.models.freezing import TrainingMode, trainable
 from ae.models.lazy import check_materialised
-from ae.objectives import Loss, checked_loss, corruption_of
+from ae.objectives import Loss, check_objective, checked_loss, corruption_of
 from ae.runs.run import Run
 from ae.training.meter import Meter
-from ae.training.preflight import check_objective, checked_model, explained, look_first
+from ae.training.preflight import checked_model, explained, look_first
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.state import diverged, is_finite, restore, safely, state_of
 from ae.utils import distributed
 from ae.utils.seeding import reseed
-from ae.utils.validation import unchecked_range
+from ae.utils.validation import checked, unchecked_range
 
 Objective = Callable[[Autoencoder, Batch, int], Loss]
 
@@ -78,6 +78,7 @@ def fit(
     """
     autoencoder = checked_model(model)
     check_objective(objective)
+    recipe, run = checked(recipe, Recipe, "recipe"), checked(run, Run | None, "run")
     device = recipe.find_device()
     data = as_splits(data)
     if run:

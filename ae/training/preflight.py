@@ -1,7 +1,6 @@
 """What is looked at before training begins, so that what can't be trained is refused in one line."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,24 +28,6 @@ def checked_model(model: Any) -> Autoencoder:
         name = model.__name__ if isinstance(model, type) else type(model).__name__
         raise InputError(f"fit trains an Autoencoder(encoder, decoder, ...), got {what} {name}")
     return model
-
-
-def check_objective(objective: Any) -> None:
-    """Raise InputError unless it can be called as `objective(model, batch, step)`."""
-    wanted = "an objective is called as objective(model, batch, step)"
-    if isinstance(objective, type):
-        raise InputError(f"{wanted}: give an instance, {objective.__name__}(...), instead of the class")
-    if not callable(objective) or getattr(type(objective), "forward", None) is nn.Module.forward:
-        raise InputError(f"{wanted}, got {type(objective).__name__}, which can't be called")
-    function: Callable[..., Any] = objective.forward if isinstance(objective, nn.Module) else objective
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # of a function that is not written in Python
-        return
-    try:
-        signature.bind(None, None, 0)
-    except TypeError as error:
-        raise InputError(f"{wanted}, got one that takes {signature}: {error}") from error
 
 
 def look_first(

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ae.utils.errors import InputError
 
@@ -86,10 +86,12 @@ def field_types(kind: type) -> dict[str, Any]:
 def checked_arguments(function: Function) -> Function:
     """Check a function's arguments, and convert them, before each call: numbers, choices, paths, and tuples of these.
 
-    Arguments of other types are left as they are. Raises InputError that names the argument.
+    Of a module any `nn.Module` will do, since wrappers take the place of what they wrap; other classes of this package
+    are checked as they are. Arguments of other types are left alone. Raises InputError that names the argument.
     """
     signature = inspect.signature(function)
-    hints = {p.name: p.annotation for p in signature.parameters.values() if _is_plain(p.annotation)}
+    checkable = {p.name: _checkable(p.annotation) for p in signature.parameters.values()}
+    hints = {name: hint for name, hint in checkable.items() if hint is not None}
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -102,6 +104,20 @@ def checked_arguments(function: Function) -> Function:
         return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _checkable(hint: Any) -> Any:
+    """The type that an argument is checked by; None where it is not checked."""
+    if _is_plain(hint):
+        return hint
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [type(None) if part is type(None) else _checkable(part) for part in get_args(hint)]
+        return None if None in parts else Union[tuple(parts)]  # noqa: UP007  # made of a list
+    if not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return None
+    if issubclass(hint, nn.Module):
+        return nn.Module
+    return hint if hint.__module__.startswith("ae.") else None
 
 
 def _is_plain(hint: Any) -> bool:
@@ -210,6 +226,8 @@ def describe(hint: Any) -> str:
     plain = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
     if hint in plain:
         return plain[hint]
+    if hint is nn.Module:
+        return "a torch.nn.Module"
     if origin is Annotated:
         limit, number = next((limit for limit in arguments[1:] if isinstance(limit, Range)), ""), describe(arguments[0])
         return number.replace("a ", "a positive ", 1) if str(limit) == "positive" else f"{number} {limit}".strip()

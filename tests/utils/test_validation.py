@@ -14,24 +14,32 @@ from ae import (
     Augment,
     Autoencoder,
     Classifier,
+    Consistency,
     ConvEncoder,
     Data,
     Generation,
     Images,
     InputError,
     Joint,
+    Loop,
     Recipe,
+    Run,
     RunConfig,
     Splits,
+    Streamed,
     TopK,
+    UncertaintyWeighting,
     WeightSchedule,
     evaluate,
+    fit,
     load,
+    report,
     save_weights,
 )
 from ae.compare import read_runs
 from ae.data.corruptions import PatchMask
 from ae.evaluation.extract import encode
+from ae.evaluation.sampling import interpolations
 from ae.utils.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked, checked_arguments, nearest
 from experiments import vae, wae
 
@@ -39,6 +47,8 @@ pytestmark = pytest.mark.usefixtures("unhooked")
 
 MODEL = Autoencoder(nn.Identity())
 IMAGES = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([-1, -1]), ())
+LABELLED = Images(IMAGES.pixels, torch.tensor([0, 1]), ("a", "b"))
+SPLITS = Splits(IMAGES)
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,32 @@ def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, give
         (lambda: read_runs("runs"), "sources must be a sequence, each text or a path, got 'runs'"),
         (lambda: load(""), "path must be a path, got ''"),
         (lambda: save_weights(3, MODEL), "path must be a path or text, got 3"),
+        (lambda: save_weights("x", 3), "model must be a torch.nn.Module, got 3"),
+        (lambda: save_weights(Path(), MODEL), "is a folder: give a file in it, as in model.safetensors"),
+        (lambda: fit(MODEL, Joint(), SPLITS, {"epochs": 1}), "recipe must be Recipe, got {'epochs': 1}"),
+        (lambda: fit(MODEL, Joint(), SPLITS, Recipe(), "runs/x"), "run must be Run, got 'runs/x'"),
+        (lambda: Loop(MODEL, {}, {}, SPLITS, Recipe(), None), "run must be Run, got None"),
+        (lambda: report(MODEL, SPLITS, {}, None), "run must be Run, got None"),
+        (lambda: Run("x", {"dir": "y"}), "where must be RunConfig, got {'dir': 'y'}"),
+        (lambda: Splits(None), "Splits.train must be Images or Streamed, got NoneType"),
+        (lambda: Splits(torch.zeros(2, 1, 4, 4)), "Splits.train must be Images or Streamed, got Tensor"),
+        (lambda: Splits(IMAGES, test=IMAGES), "Splits.test must be a function that reads the images, got Images"),
+        (lambda: Splits(IMAGES, LABELLED), "must have the same classes, got 0 and 2"),
+        (lambda: Streamed.of(None), "items must be a Dataset with a length"),
+        (lambda: evaluate(None, IMAGES), "model must be a torch.nn.Module, got None"),
+        (lambda: evaluate(nn.Linear(2, 2), IMAGES), "an evaluation takes an Autoencoder.*, got a Linear"),
+        (lambda: evaluate(MODEL, IMAGES, Joint), "give an instance, Joint.*, instead of the class"),
+        (lambda: Autoencoder(None), "encoder must be a torch.nn.Module, got None"),
+        (lambda: Autoencoder(nn.Identity(), "x"), "decoder must be a torch.nn.Module, got 'x'"),
+        (lambda: Autoencoder(nn.Identity(), heads=[nn.Identity()]), "heads must be a dict {name: module}"),
+        (lambda: Autoencoder(nn.Identity(), heads={"a.b": nn.Identity()}), "must be text without a dot .* got 'a.b'"),
+        (lambda: Autoencoder(nn.Identity(), heads={"a": 3}), "the head a must be a torch.nn.Module, got 3"),
+        (lambda: UncertaintyWeighting(None), "joint must be Joint, got None"),
+        (lambda: Consistency(None, 10), "model must be a torch.nn.Module, got None"),
+        (
+            lambda: interpolations(MODEL, torch.zeros(2, 1, 4, 4), torch.zeros(3, 1, 4, 4)),
+            r"interpolations need as many images of each, got \[2, 1, 4, 4\] and \[3, 1, 4, 4\]",
+        ),
     ],
 )
 def test_public_classes_and_functions_refuse_what_they_cannot_mean(make: Callable[[], Any], message: str) -> None:
