@@ -29,10 +29,10 @@ from ae.models.encoders import ConvEncoder, DenseEncoder
 from ae.models.heads import Classifier
 from ae.models.lazy import check_materialised, is_uninitialized
 from ae.models.wrappers import plain_names, plain_state, unwrapped, with_names_of, without_wrappers
+from ae.tracking.server import download_weights
 from ae.utils.errors import InputError, one_line
 from ae.utils.files import check_regular, exists, write_whole
 from ae.utils.validation import Positive, checked, checked_arguments
-from ae.utils.wandb_api import download_weights
 
 FORMAT = 2
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)

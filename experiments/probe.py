@@ -12,10 +12,10 @@ from statistics import fmean, stdev
 
 from ae import Augment, Data, Run, RunConfig, load
 from ae.cli import Positional, cli, parse_part
-from ae.evaluation.media import Evidence
 from ae.evaluation.plots import scatter_picture
 from ae.evaluation.probes import codes_of, neighbour_map, probe
 from ae.runs.folder import read_config
+from ae.tracking.media import Evidence
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, Settings
 

@@ -1,4 +1,4 @@
-"""What every test has: one thread, a folder of its own to stand in, no W&B account, and two small data sets."""
+"""Fixtures of every test: one thread, a working directory of its own, no W&B account, and two small data sets."""
 
 import os
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ae.runs.folder import CONFIG, HISTORY, Row, best_of, is_running, read_config, read_history, read_summary
+from ae.tracking.server import find_runs, read_file, read_rows
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line, printable
 from ae.utils.files import read_bytes, read_json
 from ae.utils.validation import checked_arguments
-from ae.utils.wandb_api import find_runs, read_file, read_rows
 
 State = Literal["finished", "running", "stopped"]
 T = TypeVar("T")

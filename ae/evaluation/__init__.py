@@ -1,1 +1,1 @@
-"""What is measured and drawn of a trained model."""
+"""Metrics, samples, probes and plots of a trained model."""

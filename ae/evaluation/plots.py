@@ -1,9 +1,8 @@
 """Pictures that a person looks at, drawn with Pillow."""
 
 import colorsys
-import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -252,18 +251,6 @@ def _colour(index: int, count: int) -> tuple[int, int, int]:
     """Colours as far apart as `count` of them can be, dark ones between light ones."""
     red, green, blue = colorsys.hsv_to_rgb(index / count, 0.85, 0.9 if index % 2 else 0.65)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def png(picture: "Image") -> bytes:
-    """The picture as a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def is_picture(value: Any) -> bool:
-    """Whether it is one of Pillow's images; without importing Pillow to find out."""
-    return type(value).__module__.split(".")[0] == "PIL"
 
 
 def _signed(errors: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -1,1 +1,1 @@
-"""Networks: autoencoder, encoders, bottlenecks, decoders, heads, priors, and what is done to modules of any kind."""
+"""Networks: autoencoder, encoders, bottlenecks, decoders, heads, priors; wrappers, frozen and lazy modules."""

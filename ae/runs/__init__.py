@@ -1,1 +1,1 @@
-"""Runs: the folder, what is saved in it and taken from it, and the report at the end."""
+"""Runs: folder, checkpoints, resume, and the report at the end."""

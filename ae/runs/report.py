@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ae.data import ImageSet, Splits
-from ae.evaluation.media import Evidence, gather
 from ae.evaluation.metrics import evaluating, examine, with_prefix
+from ae.evaluation.tables import gather
 from ae.models.autoencoder import Autoencoder
 from ae.models.wrappers import unwrapped
 from ae.runs.run import Run
+from ae.tracking.media import Evidence
 from ae.utils.console import say
 from ae.utils.distributed import is_main
 from ae.utils.validation import checked_arguments

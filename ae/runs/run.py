@@ -15,8 +15,6 @@ from torch import nn
 
 from ae.data import Splits
 from ae.data.identity import data_identity, differences
-from ae.evaluation.media import Evidence
-from ae.evaluation.plots import png
 from ae.runs.checkpoint import discard_broken, load_state, save_state
 from ae.runs.folder import (
     CONFIG,
@@ -36,6 +34,7 @@ from ae.runs.folder import (
     to_json,
 )
 from ae.runs.resume import changes
+from ae.tracking.media import Evidence, png
 from ae.tracking.options import check_environment, check_options, check_settings
 from ae.tracking.tracker import Mode, Tracker, Watch, effective, new_run_id
 from ae.utils.console import say

@@ -1,4 +1,4 @@
-"""Weights & Biases: the one module that imports wandb. What W&B raises, refuses or fails to do never reaches a run."""
+"""A run in Weights & Biases. Errors of W&B never reach the run that it tracks."""
 
 import hashlib
 import io
@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
-from ae.evaluation.media import Evidence, Table
-from ae.evaluation.plots import is_picture
+from ae.tracking.media import Evidence, Table, is_picture
 from ae.tracking.options import is_true, make_places
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line

@@ -1,1 +1,1 @@
-"""What every other package may use: errors, validation, random numbers, files, processes, the console."""
+"""Foundations of all other packages: errors, validation, random numbers, files, processes, the console."""

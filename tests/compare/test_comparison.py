@@ -231,7 +231,7 @@ def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Pa
 def test_takes_pictures_from_wandb_too(server: WandbServer, tmp_path: Path) -> None:
     from PIL import Image
 
-    from ae.evaluation.media import Evidence
+    from ae.tracking.media import Evidence
 
     with Run("joint", RunConfig(dir=tmp_path / "a", project="p")) as run:
         run.summarise({"test/mse": 0.5}, Evidence({"reconstructions": Image.new("RGB", (9, 9))}))

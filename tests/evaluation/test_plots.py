@@ -9,13 +9,12 @@ from ae.evaluation.plots import (
     _titled,
     code_picture,
     drawn,
-    is_picture,
     metric_line,
     pair_pictures,
-    png,
     principal_components,
     reconstruction_picture,
 )
+from ae.tracking.media import is_picture, png
 from tests.helpers.held import held
 
 

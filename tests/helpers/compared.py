@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from ae import Recipe, Run, RunConfig
-from ae.evaluation.media import Evidence
+from ae.tracking.media import Evidence
 from experiments.joint import Config, Model
 
 

@@ -1,4 +1,4 @@
-"""What is checked inside of a group of processes: `torchrun --nproc-per-node N -m tests.helpers.in_processes`."""
+"""Checks inside a group of processes: `torchrun --nproc-per-node N -m tests.helpers.in_processes`."""
 
 import contextlib
 import copy

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 
 from ae import InputError, Recipe, Run, RunConfig
-from ae.evaluation.media import Evidence, Table
 from ae.runs.folder import is_running, read_config, read_history, read_summary, to_json
+from ae.tracking.media import Evidence, Table
 from tests.helpers import ROOT
 
 

@@ -21,7 +21,7 @@ import wandb
 from PIL import Image
 
 from ae import Run, RunConfig, Splits
-from ae.evaluation.media import Evidence, Table
+from ae.tracking.media import Evidence, Table
 from ae.utils import signals
 from tests.helpers import ROOT
 from tests.helpers.tracked import history, job, last_line, numbers, run_command, table

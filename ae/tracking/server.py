@@ -1,4 +1,4 @@
-"""What W&B's server holds, read back: runs and artifacts. With `tracking`, the modules that import wandb."""
+"""Read W&B's server: runs and artifacts."""
 
 import re
 import tempfile

@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
-from ae.evaluation.media import Evidence, Table, _confusion, _of_each_class, gather
 from ae.evaluation.metrics import examine
+from ae.evaluation.tables import _confusion, _of_each_class, gather
+from ae.tracking.media import Evidence, Table
 from ae.utils.seeding import generator
 
 CLASSES = ("a", "b", "c")

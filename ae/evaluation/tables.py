@@ -1,10 +1,7 @@
-"""What a run shows of its test images beside their mean metrics: pictures, and tables of those that it fails on."""
+"""Pictures and tables of test images: reconstructions, the code, the images that a model fails on, confusions."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -12,91 +9,13 @@ from torch import Tensor
 
 from ae.data import ImageSet
 from ae.evaluation.metrics import Examined
-from ae.evaluation.plots import (
-    class_name,
-    code_picture,
-    drawn,
-    is_picture,
-    metric_line,
-    pair_pictures,
-    png,
-    reconstruction_picture,
-)
+from ae.evaluation.plots import class_name, code_picture, drawn, metric_line, pair_pictures, reconstruction_picture
 from ae.models.autoencoder import Autoencoder
+from ae.tracking.media import Evidence, Table
 from ae.utils.console import say
-from ae.utils.errors import InputError, one_line
-from ae.utils.files import json_text, read_bytes, read_json, write_whole
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _ROWS = 32  # of each table
 _CELLS = 10_000  # of the confusion table: 100 classes
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of numbers, strings and pictures."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Pictures and tables by name; in a folder, pictures as `NAME.png` and tables as `tables/NAME.json`."""
-
-    pictures: dict[str, "Image"] = field(default_factory=dict)
-    tables: dict[str, Table] = field(default_factory=dict)
-
-    def save(self, folder: Path) -> None:
-        """Write it to a folder; a table's pictures are beside it, and named in its cells."""
-        for name, picture in self.pictures.items():
-            write_whole(folder / f"{name}.png", png(picture))
-        for name, table in self.tables.items():
-            (folder / "tables").mkdir(exist_ok=True)
-            rows = []
-            for number, row in enumerate(table.rows):
-                cells = list(row)
-                for i, cell in enumerate(row):
-                    if is_picture(cell):
-                        cells[i] = f"{name}-{number:02d}.png"
-                        write_whole(folder / "tables" / cells[i], png(cell))
-                rows.append(cells)
-            content = json_text({"columns": table.columns, "rows": rows})
-            write_whole(folder / "tables" / f"{name}.json", content.encode())
-
-    @classmethod
-    def load(cls, folder: Path) -> "Evidence":
-        """Read what `save` wrote; raises InputError that names a file which is none of these."""
-        tables = {path.stem: _read_table(path) for path in sorted((folder / "tables").glob("*.json"))}
-        pictures = {path.stem: _read_picture(path) for path in sorted(folder.glob("*.png"))}
-        return cls(pictures, tables)
-
-
-def _read_table(path: Path) -> Table:
-    content = read_json(path)
-    match content:
-        case {"columns": list(columns), "rows": list(rows)} if all(isinstance(row, list) for row in rows):
-            if all(isinstance(name, str) for name in columns) and all(len(row) == len(columns) for row in rows):
-                cells = [tuple(_cell(path.parent, cell) for cell in row) for row in rows]
-                return Table(tuple(columns), cells)
-    raise InputError(f"can't read {path}: it must have columns, and rows with a cell for each of them")
-
-
-def _cell(folder: Path, cell: Any) -> Any:
-    return _read_picture(folder / Path(cell).name) if isinstance(cell, str) and cell.endswith(".png") else cell
-
-
-def _read_picture(path: Path) -> "Image":
-    from PIL import Image
-
-    content = read_bytes(path)
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return picture.copy()
-    except Exception as error:  # broken bytes can lead a decoder to anything
-        raise InputError(f"can't read {path}: {one_line(error)}") from error
 
 
 def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence:
