@@ -1,8 +1,7 @@
 """Images in files, decoded one at a time, as a viewer shows them."""
 
-import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
+from ae.utils.files import check_regular
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -172,22 +172,6 @@ def some(names: Sequence[str]) -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun, as `1 file` and `2 files`."""
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
-
-
-def check_regular(path: Path) -> None:
-    """Raise InputError unless `path` is a regular file, before it is opened: a FIFO would wait for ever."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(mode):
-        kinds: list[tuple[Callable[[int], bool], str]] = [
-            (stat.S_ISDIR, "a folder"),
-            (stat.S_ISFIFO, "a FIFO"),
-            (stat.S_ISSOCK, "a socket"),
-        ]
-        kind = next((name for matches, name in kinds if matches(mode)), "a device")
-        raise InputError(f"{path} is {kind}, not a regular file")
 
 
 def _refuse(broken: list[str], count: int, skip_broken: bool) -> None:

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ae.data.files import check_regular, described
+from ae.data.files import described
 from ae.utils.errors import InputError
+from ae.utils.files import check_regular
 
 _TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 _GZIP = b"\x1f\x8b"

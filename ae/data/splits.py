@@ -34,7 +34,7 @@ class Splits:
 
     def __post_init__(self) -> None:
         for name, images in (("train", self.train), ("validation", self.validation)):
-            if not (callable(getattr(images, "in_order", None)) or (images is None and name != "train")):
+            if not isinstance(images, ImageSet) and (images is not None or name == "train"):
                 raise InputError(f"Splits.{name} must be Images or Streamed, got {type(images).__name__}")
         if self.validation is not None and self.validation.classes not in ((), self.train.classes):
             difference = _first_difference(self.train.classes, self.validation.classes)
@@ -70,7 +70,7 @@ class Splits:
 
 
 def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:
-    """How many classes there are, where that differs, else the first that differs."""
+    """The numbers of classes, or where these are equal the first name that differs."""
     if len(one) != len(other):
         return f"{len(one)} and {len(other)}"
     return next(

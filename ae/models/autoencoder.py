@@ -96,9 +96,8 @@ class Autoencoder(nn.Module):
         height, width = size
         if pixels.shape[-2] < height or pixels.shape[-1] < width:
             raise InputError(f"the decoder gives {list(pixels.shape[-2:])} pixels, fewer than the image's {list(size)}")
-        if (
-            torch.compiler.is_exporting()
-        ):  # a slice would fix whether there is anything to crop; padding by less does not
+        if torch.compiler.is_exporting():
+            # a slice would fix whether there is anything to crop; a negative padding does not
             return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
         return pixels[..., :height, :width]
 

@@ -25,7 +25,7 @@ from ae.training.state import diverged, is_finite, restore, safely, state_of
 from ae.utils import distributed
 from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
-from ae.utils.validation import checked, unchecked_range
+from ae.utils.validation import checked_arguments, unchecked_range
 
 Evaluation = tuple[dict[str, float], dict[str, Any]]
 """Metrics, and pictures (Pillow's), by name."""
@@ -46,6 +46,7 @@ class Loop:
     losses. Raises InputError in several processes, and DivergedError as `fit` does.
     """
 
+    @checked_arguments
     def __init__(
         self,
         model: nn.Module,
@@ -56,9 +57,6 @@ class Loop:
         run: Run,
         evaluate: Callable[[], Evaluation] | None = None,
     ) -> None:
-        checked(data, Splits, "data")
-        checked(recipe, Recipe, "recipe")
-        checked(run, Run, "run")
         if distributed.world_size() > 1:
             raise InputError("this experiment has a loop of its own, which runs in one process only")
         if recipe.compile or recipe.precision != "fp32":
