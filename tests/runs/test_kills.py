@@ -33,8 +33,14 @@ def start(module: str, *arguments: object) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background shell ignores it
+        preexec_fn=heed_signals,
     )
+
+
+def heed_signals() -> None:
+    """Undo that a background shell ignores SIGINT, and nohup SIGHUP: a run leaves ignored signals ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def ends(process: "subprocess.Popen[str]", code: int) -> str:
@@ -136,7 +142,7 @@ def test_ctrl_c_in_a_pipe_with_tee_saves_and_ends_with_130(tmp_path: Path) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         process_group=0,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_signals,
     )
     tee = subprocess.Popen(
         ["tee", str(tmp_path / "log")], stdin=training.stdout, stdout=subprocess.DEVNULL, process_group=training.pid,
