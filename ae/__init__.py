@@ -3,7 +3,7 @@
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.evaluation.metrics import evaluate
 from ae.models.autoencoder import Autoencoder, Output
-from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantized
+from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantizer
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
 from ae.models.heads import Classifier
@@ -29,15 +29,14 @@ from ae.training.recipe import Recipe
 from ae.utils import signals as signals
 from ae.utils.errors import DivergedError, InputError
 from ae.utils.validation import unchecked_range
-from ae.weights import About, load, load_weights, read_about, save_weights
+from ae.weights import Metadata, load, load_weights, read_metadata, save_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FSQ",
     "IWAE",
     "MMD",
-    "About",
     "Augment",
     "Autoencoder",
     "Batch",
@@ -64,6 +63,7 @@ __all__ = [
     "Ladder",
     "Loop",
     "Loss",
+    "Metadata",
     "Output",
     "Recipe",
     "Run",
@@ -75,13 +75,13 @@ __all__ = [
     "TeacherConfig",
     "TopK",
     "UncertaintyWeighting",
-    "VectorQuantized",
+    "VectorQuantizer",
     "WeightSchedule",
     "evaluate",
     "fit",
     "load",
     "load_weights",
-    "read_about",
+    "read_metadata",
     "report",
     "save_weights",
     "unchecked_range",

@@ -1,7 +1,8 @@
 """Weights in files that say what they are: written, read, and made a model again. Nothing in a file is ever executed.
 
 The file is safetensors. Its header has one key, `ae`: sorted JSON with `format`, `model` (each module's class and its
-constructor's arguments) and, from format 2 on, `image` [c h w], `classes`, `metrics` and `versions`.
+constructor's arguments) and, from format 2 on, `image` [c h w], `classes`, `metrics` and `versions`. Format 3 has the
+names of version 0.2 (`ae.models.renamed`).
 """
 
 import inspect
@@ -28,13 +29,14 @@ from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder
 from ae.models.heads import Classifier
 from ae.models.lazy import check_materialised, is_uninitialized
+from ae.models.renamed import renamed_description
 from ae.models.wrappers import plain_names, plain_state, unwrapped, with_names_of, without_wrappers
 from ae.tracking.server import download_weights
 from ae.utils.errors import InputError, one_line
 from ae.utils.files import check_regular, exists, write_whole
 from ae.utils.validation import Positive, checked, checked_arguments
 
-FORMAT = 2
+FORMAT = 3
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
 _KNOWN: dict[str, type[nn.Module]] = {
     kind.__name__: kind
@@ -49,7 +51,7 @@ _PARTS = ("encoder", "bottleneck", "decoder")
 
 
 @dataclass(frozen=True)
-class About:
+class Metadata:
     """Description of a model in its file of weights.
 
     model     each module's class, and the arguments of its constructor where the class is one of `ae`
@@ -90,7 +92,7 @@ def save_weights(
     check_materialised(model)
     state = plain_state(model)
     versions = {"python": platform.python_version(), **{name: version(name) for name in ("ae", "torch")}}
-    about = About(
+    about = Metadata(
         describe(model),
         None if image is None else tuple(image),
         tuple(classes),
@@ -156,7 +158,7 @@ def _describe_value(value: Any) -> Any:
 
 
 @checked_arguments
-def read_about(path: Path | str) -> About:
+def read_metadata(path: Path | str) -> Metadata:
     """Read the description in a file of weights; raises InputError where it is broken, or has none that can be read."""
     _check_header(path)
     try:
@@ -177,8 +179,8 @@ def read_about(path: Path | str) -> About:
         raise InputError(f"{path} is of format {content['format']}, newer than this version of ae: it needs {wanted}")
     try:
         image = content.get("image")
-        return About(
-            model=content["model"],
+        return Metadata(
+            model=content["model"] if content["format"] >= 3 else renamed_description(content["model"]),
             image=None if image is None else checked(image, _Shape, "image"),
             classes=checked(content.get("classes", []), tuple[str, ...], "classes"),
             metrics=_checked_values(content.get("metrics", {}), int | float, "metrics"),
@@ -251,7 +253,7 @@ def load(
     given = {"encoder": encoder, "bottleneck": bottleneck, "decoder": decoder}
     with tempfile.TemporaryDirectory() as folder:
         file = _find(path, Path(folder))
-        about = read_about(file)
+        about = read_metadata(file)
         try:
             model = _build(about, given, heads or {})
         except InputError as error:
@@ -265,7 +267,7 @@ def load(
     return model.to(memory_format=torch.channels_last).eval()  # as it was trained; on CPUs four times as fast
 
 
-def _build(about: About, given: Mapping[str, nn.Module | None], heads: Mapping[str, nn.Module]) -> Autoencoder:
+def _build(about: Metadata, given: Mapping[str, nn.Module | None], heads: Mapping[str, nn.Module]) -> Autoencoder:
     """The model that is described, of the modules given and of new ones that have no weights yet."""
     if about.model.get("class") != "Autoencoder":
         raise InputError(f"it holds no Autoencoder but {about.model.get('class')}: read it with load_weights")

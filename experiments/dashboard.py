@@ -29,7 +29,7 @@ TRADE_OFFS = [
     ("test/mse", "test/accuracy", "reconstruction against accuracy"),
     ("code_size", "test/mse", "size of the code against reconstruction"),
 ]
-WEIGHTS = ["reconstruction", "classification", "rate", "penalty"]
+WEIGHTS = ["reconstruction", "classification", "beta", "penalty"]
 PICTURES = ["reconstructions", "test/reconstructions", "test/code"]
 
 

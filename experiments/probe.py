@@ -15,7 +15,7 @@ from ae.cli import Positional, cli, parse_part
 from ae.evaluation.plots import scatter_picture
 from ae.evaluation.probes import codes_of, neighbour_map, probe
 from ae.runs.folder import read_config
-from ae.tracking.media import Evidence
+from ae.tracking.media import Media
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, Settings
 
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
         some = test.select(slice(config.map))
         title = f"codes of {len(some):,} test images by t-SNE"
         picture = scatter_picture(neighbour_map(codes_of(models[0], some)), some.labels.cpu(), some.classes, title)
-        run.summarise(summary | spread, Evidence({"code": picture}))
+        run.summarise(summary | spread, Media({"code": picture}))
     for name, values in found.items():
         deviation = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
         print(f"{name.removeprefix('probe/'):22} {fmean(values):.4f}{deviation}  ({len(values)})")

@@ -1,4 +1,4 @@
-"""A variational autoencoder; beta by a flag, --objective.rate 4.   python -m experiments.vae
+"""A variational autoencoder; beta by a flag, --objective.beta 4.   python -m experiments.vae
 
 Kingma & Welling 2014, Higgins et al. 2017. The loss is -ELBO in nats an image (for beta = 1), of pixels that are drawn
 black or white anew each time.
@@ -57,7 +57,7 @@ class Config(Settings):
 
     data: Data = Data("mnist", binarise=True)
     model: Model = Model()
-    objective: Joint = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)
+    objective: Joint = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)
     recipe: Recipe = Recipe(epochs=10, batch_size=128, optimizer="adamw", lr=0.002)
     generation: Generation = Generation()
     run: RunConfig = RunConfig()

@@ -26,7 +26,7 @@ from ae import (
     Run,
     RunConfig,
     Splits,
-    VectorQuantized,
+    VectorQuantizer,
     fit,
     report,
 )
@@ -47,7 +47,7 @@ class Model(Settings):
     """A convolutional encoder and its mirror image, with a codebook between them."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    codes: Positive[int] = 128  # in the codebook
+    codebook_size: Positive[int] = 128  # vectors in the codebook
     commitment: AtLeast0[float] = 0.25  # weight of the features' distance to their codes
 
 
@@ -66,19 +66,19 @@ class Config(Settings):
 def build(model: Model, data: Splits) -> Autoencoder:
     """The model for images as in `data`."""
     channels = data.shape[0]
-    bottleneck = VectorQuantized(model.channels[-1], model.codes, commitment=model.commitment)
+    bottleneck = VectorQuantizer(model.channels[-1], model.codebook_size, commitment=model.commitment)
     return Autoencoder(ConvEncoder(channels, model.channels), DeconvDecoder(channels, model.channels[::-1]), bottleneck)
 
 
 def indices_of(model: Autoencoder, images: Tensor) -> Tensor:
     """The indices [b h w] of the images' codes."""
-    assert isinstance(model.bottleneck, VectorQuantized)
+    assert isinstance(model.bottleneck, VectorQuantizer)
     return model.bottleneck.indices(model.encoder(images))
 
 
 def drawn_from(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
     """Codes from the prior."""
-    assert isinstance(model.bottleneck, VectorQuantized)
+    assert isinstance(model.bottleneck, VectorQuantizer)
     assert isinstance(model.encoder, ConvEncoder)
     _, height, width = model.encoder.feature_shape(*data.shape[1:])
     lookup = model.bottleneck.lookup
@@ -94,7 +94,7 @@ def main(config: Config) -> None:
         results = fit(model, config.objective, data, config.recipe, run)
         recipe = replace(config.recipe, seed=derive("prior", config.recipe.seed) % 2**31)
         torch.manual_seed(recipe.seed)
-        prior = PixelCNN(config.model.codes).to(next(model.parameters()).device)
+        prior = PixelCNN(config.model.codebook_size).to(next(model.parameters()).device)
         indices = partial(indices_of, model.eval())
         fit_prior(prior, indices, data, recipe, config.prior_steps)
         run.save_weights("prior", prior)

@@ -21,13 +21,13 @@ def test_arguments_reach_their_fields() -> None:
         Config,
         "--data.name folder --data.root pictures --data.limit 100 --data.labels 20 --data.labelled-per-batch 4 "
         "--data.validation 10 --data.augment.shift 3 --model.channels 8 16 32 --model.latent 16 --model.norm "
-        "--objective.likelihood bernoulli --objective.rate 2 --recipe.epochs 3 --recipe.batch-size 7 --recipe.lr 1e-3 "
+        "--objective.likelihood bernoulli --objective.beta 2 --recipe.epochs 3 --recipe.batch-size 7 --recipe.lr 1e-3 "
         "--recipe.seed 5 --recipe.optimizer adamw --run.dir there --run.wandb offline".split(),
     )
     assert (config.data.name, config.data.root, config.data.limit) == ("folder", Path("pictures"), 100)
     assert (config.data.labels, config.data.labelled_per_batch, config.data.augment.shift) == (20, 4, 3)
     assert config.model == Model(channels=(8, 16, 32), latent=16, norm=True)
-    assert (config.objective.likelihood, config.objective.rate) == ("bernoulli", 2)
+    assert (config.objective.likelihood, config.objective.beta) == ("bernoulli", 2)
     assert (config.recipe.epochs, config.recipe.batch_size, config.recipe.lr, config.recipe.seed) == (3, 7, 1e-3, 5)
     assert config.run == RunConfig(dir=Path("there"), wandb="offline")
 
@@ -40,7 +40,7 @@ def test_arguments_as_wandbs_agents_write_them() -> None:
         "--data={'augment': {'shift': 3}, 'limit': None}",
         "--run.tags=['a', 'b']",
         "--run.notes=True",
-        "--objective.rate=0",
+        "--objective.beta=0",
     ]
     config = parse(Config, words)
     assert config.model == Model(channels=(8, 16), latent=16, norm=True)
@@ -59,7 +59,7 @@ def test_a_saved_configuration_comes_back(config_type: Any) -> None:
         config,
         data=Data("folder", root=Path("/a b/ü"), limit=7, validation=0),
         model=replace(config.model, channels=(1,), norm=True),
-        recipe=replace(config.recipe, lr=1 / 3, weight_decay=1e-20, nesterov=True, clip=0.1),
+        recipe=replace(config.recipe, lr=1 / 3, weight_decay=1e-20, nesterov=True, grad_clip=0.1),
     )
     for each in (config, changed):
         assert parse(config_type, to_args(config_type, to_json(each))) == each
@@ -88,7 +88,7 @@ def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path
         ("--recipe.epochs -3", "--recipe.epochs must be positive, got -3"),
         ("--data.labels 0", "--data.labels must be positive, got 0"),
         ("--objective.reconstruction -1", "--objective.reconstruction must be 0 or more, got -1"),
-        ("--objective.rate 1", "likelihood bernoulli or gaussian, not mse"),
+        ("--objective.beta 1", "likelihood bernoulli or gaussian, not mse"),
         ("--run.resume nowhere", "no run in nowhere"),
         ("--recipe.lr", "--recipe.lr"),
     ],

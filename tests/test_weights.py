@@ -23,7 +23,7 @@ from torch import nn
 
 import ae
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
-from ae.weights import describe, load, load_weights, read_about, save_weights
+from ae.weights import describe, load, load_weights, read_metadata, save_weights
 from tests.helpers import ROOT
 from tests.helpers.tracked import job, slow
 from tests.helpers.wandb_server import WandbServer
@@ -58,7 +58,7 @@ def test_the_header_describes_the_modules(tmp_path: Path) -> None:
         "torch": version("torch"),
     }
     assert content == {
-        "format": 2,
+        "format": 3,
         "image": [3, 28, 28],
         "classes": ["a", "b"],
         "metrics": {"val/mse": 0.5},
@@ -77,8 +77,8 @@ def test_the_header_describes_the_modules(tmp_path: Path) -> None:
             "heads": {"digit": {"class": "Classifier", "in_shape": [5], "classes": 7, "hidden": 9}},
         },
     }
-    about = read_about(path)
-    assert (about.image, about.classes, about.metrics, about.format) == ((3, 28, 28), ("a", "b"), {"val/mse": 0.5}, 2)
+    about = read_metadata(path)
+    assert (about.image, about.classes, about.metrics, about.format) == ((3, 28, 28), ("a", "b"), {"val/mse": 0.5}, 3)
 
 
 def test_the_bytes_are_a_function_of_the_model(tmp_path: Path) -> None:
@@ -120,16 +120,16 @@ def test_a_model_comes_back_whole(tmp_path: Path, parts: str, norm: bool) -> Non
     assert torch.equal(out.code.z, expected.code.z)
     assert out.logits.keys() == expected.logits.keys()
     if model.decoder is not None:
-        assert torch.equal(out.pixels, expected.pixels)
+        assert torch.equal(out.params, expected.params)
 
 
 def test_a_runs_folder_and_its_parts(digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
     model = load(tmp_path / "run")
     assert model.image_shape == (1, 28, 28)
-    assert read_about(tmp_path / "run/model.safetensors").classes == tuple("0123456789")
+    assert read_metadata(tmp_path / "run/model.safetensors").classes == tuple("0123456789")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert read_about(tmp_path / "run/best.safetensors").metrics["val/mse"] == summary["best/val/mse"]
+    assert read_metadata(tmp_path / "run/best.safetensors").metrics["val/mse"] == summary["best/val/mse"]
     assert ae.evaluate(model, digits.test())["mse"] == pytest.approx(summary["test/mse"])  # type: ignore[misc]
     for part in (model.encoder, model.decoder, model.heads["digit"]):
         assert isinstance(part, nn.Module)
@@ -159,7 +159,7 @@ def test_a_models_artifact(server: WandbServer, digits: Splits, tmp_path: Path) 
 def test_a_file_of_format_1_loads() -> None:
     """Written by version 0.1.0; what it gave for these images then."""
     path = FILES / "format1.safetensors"
-    assert (read_about(path).format, read_about(path).image) == (1, None)
+    assert (read_metadata(path).format, read_metadata(path).image) == (1, None)
     out = load(path)(torch.linspace(0, 1, 144).reshape(1, 1, 12, 12))
     expected = torch.tensor([[-0.3896750211715698, -0.35334521532058716, -0.49011796712875366]])
     torch.testing.assert_close(out.logits["digit"], expected)
@@ -167,8 +167,8 @@ def test_a_file_of_format_1_loads() -> None:
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
-    path = rewritten(tmp_path, lambda about: about.update(format=3))
-    with pytest.raises(InputError, match="is of format 3, newer than this version of ae"):
+    path = rewritten(tmp_path, lambda about: about.update(format=4))
+    with pytest.raises(InputError, match="is of format 4, newer than this version of ae"):
         load(path)
 
 
@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path) -> None:
     said = str(error.value)
     assert "missing: heads.c.fc1.weight" in said
     assert "unexpected: encoder.stages.0.norm" in said or "encoder.stages.0.norm.bias" in said
-    assert "misshapen: bottleneck.reduce.weight is [5, 294] float32, must be [6, 294] float32" in said
+    assert "misshapen: bottleneck.project_in.weight is [5, 294] float32, must be [6, 294] float32" in said
     assert "\n" not in said
     assert are_equal(other, before)
     with pytest.raises(InputError, match="misshapen"):

@@ -224,7 +224,7 @@ def _say_what_is_missing(model: nn.Module, heads: list[str]) -> None:
 
 def _per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
     values = {}
-    if output.pixels is not None:
+    if output.params is not None:
         values["mse"] = squared_error(output.reconstruction, batch.images)
         values["psnr"] = psnr(values["mse"])
         if min(batch.images.shape[-2:]) >= _SSIM_WINDOW:

@@ -129,7 +129,7 @@ def pair_pictures(model: Autoencoder, images: ImageSet) -> list["Image"]:
     """
     batch, _, output = _look(model, images)
     shown = [batch.images.cpu()]
-    if output.pixels is not None:
+    if output.params is not None:
         shown.append(output.reconstruction.float().cpu())
     return [_to_pillow(pair, least=1) for pair in torch.cat(shown, dim=3)]
 

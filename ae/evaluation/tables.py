@@ -11,15 +11,15 @@ from ae.data import ImageSet
 from ae.evaluation.metrics import Examined
 from ae.evaluation.plots import class_name, code_picture, drawn, metric_line, pair_pictures, reconstruction_picture
 from ae.models.autoencoder import Autoencoder
-from ae.tracking.media import Evidence, Table
+from ae.tracking.media import Media, Table
 from ae.utils.console import say
 
 _ROWS = 32  # of each table
 _CELLS = 10_000  # of the confusion table: 100 classes
 
 
-def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence:
-    """The evidence on `images`, of which `examined` holds the metrics of each.
+def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Media:
+    """The media on `images`, of which `examined` holds the metrics of each.
 
     pictures  `reconstructions`, some of each class; `code`, its two principal components
     tables    `worst_reconstructed`, by squared error; `misclassified`, by cross-entropy; `confusion`, counted
@@ -34,12 +34,12 @@ def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Evidence
         tables["worst_reconstructed"] = _table(model, images, examined, worst[:_ROWS])
     pictures = drawn(makes)
     if examined.predictions is None:
-        return Evidence(pictures, tables)
+        return Media(pictures, tables)
     worst = examined.values["cross_entropy"].argsort(descending=True)
     wrong = (examined.labels >= 0) & (examined.predictions != examined.labels)
     tables["misclassified"] = _table(model, images, examined, worst[wrong[worst]][:_ROWS])
     tables["confusion"] = _confusion(examined.labels, examined.predictions, images.classes)
-    return Evidence(pictures, tables)
+    return Media(pictures, tables)
 
 
 def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int64[Tensor, " m"]) -> Table:

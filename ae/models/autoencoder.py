@@ -19,15 +19,15 @@ class Output:
     """Result of `Autoencoder.forward` for images [b c h w]."""
 
     code: Code
-    pixels: Float[Tensor, "b c h w"] | None  # logits; None without a decoder
+    params: Float[Tensor, "b c h w"] | None  # of the pixels' likelihood: logits; None without a decoder
     logits: dict[str, Float[Tensor, "b classes"]]  # one entry a head
 
     @property
     def reconstruction(self) -> Float[Tensor, "b c h w"]:
         """The reconstructed images in [0, 1]."""
-        if self.pixels is None:
+        if self.params is None:
             raise InputError("no reconstruction: the model has no decoder")
-        return self.pixels.sigmoid()
+        return self.params.sigmoid()
 
 
 torch.export.register_dataclass(Output)  # so that a whole model can be exported
@@ -80,26 +80,26 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
-        return self.pixels(z, size).sigmoid()
+        return self.decode_params(z, size).sigmoid()
 
-    def pixels(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
+    def decode_params(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less, or not [b c h w]."""
         if self.decoder is None:
             raise InputError("can't decode: the model has no decoder")
-        pixels = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
-        if not isinstance(pixels, Tensor) or pixels.ndim != 4:
-            got = list(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+        params = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
+        if not isinstance(params, Tensor) or params.ndim != 4:
+            got = list(params.shape) if isinstance(params, Tensor) else type(params).__name__
             raise InputError(f"the decoder must give pixel logits [b c h w], gave {got}")
-        pixels = at_least_float32(pixels)
+        params = at_least_float32(params)
         if size is None:
-            return pixels
+            return params
         height, width = size
-        if pixels.shape[-2] < height or pixels.shape[-1] < width:
-            raise InputError(f"the decoder gives {list(pixels.shape[-2:])} pixels, fewer than the image's {list(size)}")
+        if params.shape[-2] < height or params.shape[-1] < width:
+            raise InputError(f"the decoder gives {list(params.shape[-2:])} pixels, fewer than the image's {list(size)}")
         if torch.compiler.is_exporting():
             # a slice would fix whether there is anything to crop; a negative padding does not
-            return F.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
-        return pixels[..., :height, :width]
+            return F.pad(params, (0, width - params.shape[-1], 0, height - params.shape[-2]))
+        return params[..., :height, :width]
 
     def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:
         """Code -> {head: logits}."""
@@ -115,10 +115,10 @@ class Autoencoder(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
         """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and every head's logits."""
         code = self.encode(images)
-        pixels = None if self.decoder is None else self.pixels(code.z, images.shape[-2:])
-        if pixels is not None and not torch.compiler.is_compiling():  # an exported model takes other sizes, too
-            check_same_shape(pixels, images)
+        params = None if self.decoder is None else self.decode_params(code.z, images.shape[-2:])
+        if params is not None and not torch.compiler.is_compiling():  # an exported model takes other sizes, too
+            check_same_shape(params, images)
         try:
-            return Output(code, pixels, self.classify(code))
+            return Output(code, params, self.classify(code))
         except InputError as error:
             raise self._explained(error, images) from None

@@ -19,16 +19,17 @@ class PixelCNN(nn.Module):
     """
 
     @checked_arguments
-    def __init__(self, codes: Positive[int], channels: Positive[int] = 32, blocks: Positive[int] = 4) -> None:
+    def __init__(self, codebook_size: Positive[int], channels: Positive[int] = 32, blocks: Positive[int] = 4) -> None:
         super().__init__()
-        self.codes, self.channels, self.blocks = codes, channels, blocks
-        self.embedding = nn.Embedding(codes, channels)
+        self.codebook_size, self.channels, self.blocks = codebook_size, channels, blocks
+        self.embedding = nn.Embedding(codebook_size, channels)
         self.above = nn.Conv2d(channels, channels, (3, 7))
         self.left = nn.Conv2d(channels, channels, (1, 3))
         self.all_above = nn.Conv2d(channels, channels, 1, bias=False)
         self.all_left = nn.Conv2d(channels, channels, 1, bias=False)
         self.layers = nn.ModuleList(_Gated(channels) for _ in range(blocks))
-        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.SiLU(), nn.Conv2d(channels, codes, 1))
+        logits = nn.Conv2d(channels, codebook_size, 1)
+        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.SiLU(), logits)
 
     def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b codes h w"]:
         """Indices [b h w] -> the logits of each place's code, which do not depend on it or on any after it."""

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ae.models.renamed import renamed_tensors
+
 Value = TypeVar("Value")
 
 
@@ -26,12 +28,12 @@ def plain_names(module: nn.Module) -> dict[str, str]:
 
 
 def with_names_of(module: nn.Module, state: Mapping[str, Value]) -> dict[str, Value]:
-    """A state dict under the names that `module` has for it, whatever was wrapped when it was saved.
+    """A state dict under the names that `module` has for it, whatever was wrapped, and whichever version saved it.
 
     A name that the module does not know is kept.
     """
     names = {_plain_name(module, name): name for name in module.state_dict()}
-    return {_known(name, names): value for name, value in state.items()}
+    return {_known(name, names): value for name, value in renamed_tensors(state, names).items()}
 
 
 def without_wrappers(state: Mapping[str, Value]) -> dict[str, Value]:

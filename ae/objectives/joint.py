@@ -89,7 +89,7 @@ class WeightSchedule(Settings):
     """Linear schedules of the weights of terms: (initial weight, number of steps until the final weight)."""
 
     reconstruction: Ramp | None = None  # of the reconstruction term
-    rate: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
+    beta: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
     penalty: Ramp | None = None  # of the bottleneck's penalty
     classification: Ramp | None = None  # of the cross-entropy
 
@@ -108,24 +108,24 @@ class Joint(Settings):
     likelihood: Literal["mse", "bernoulli", "gaussian"] = "mse"  # mse per pixel; bernoulli, gaussian: nats per image
     corruption: Corruption | None = None
     reconstruction: AtLeast0[float] = 20.0  # weight of the reconstruction term
-    rate: AtLeast0[float] = 0.0  # weight of the code's rate in nats (beta); needs a likelihood in nats
+    beta: AtLeast0[float] = 0.0  # weight of the code's rate in nats (Higgins et al. 2017); needs a likelihood in nats
     free_bits: AtLeast0[float] = 0.0  # nats a latent that cost nothing; needs a bottleneck with a posterior
     penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's own penalty
     classification: AtLeast0[float] = 1.0  # weight of the cross-entropy
     std: Positive[float] = 1.0  # standard deviation of the gaussian likelihood
-    ramps: WeightSchedule = WeightSchedule()
+    weight_schedule: WeightSchedule = WeightSchedule()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.has("reconstruction") and not self.has("classification"):
             raise InputError("nothing to learn: Joint.reconstruction and Joint.classification are both 0")
-        if self.has("rate") and self.likelihood == "mse":
-            raise InputError("Joint.rate is in nats: choose Joint.likelihood bernoulli or gaussian, not mse")
+        if self.has("beta") and self.likelihood == "mse":
+            raise InputError("Joint.beta is in nats: choose Joint.likelihood bernoulli or gaussian, not mse")
         if self.likelihood != "gaussian":
             check_unread(self, ["std"], f"by the likelihood {self.likelihood}: choose Joint.likelihood gaussian")
-        if not self.has("rate"):
-            check_unread(self, ["free_bits"], "where the rate costs nothing: give Joint.rate a weight")
-        for name, ramp in vars(self.ramps).items():
+        if not self.has("beta"):
+            check_unread(self, ["free_bits"], "where the rate costs nothing: give Joint.beta a weight")
+        for name, ramp in vars(self.weight_schedule).items():
             if ramp is not None and not self.has(name):
                 raise InputError(f"WeightSchedule.{name} is of a term that never counts: give Joint.{name} a weight")
 
@@ -147,7 +147,7 @@ class Joint(Settings):
     ) -> Loss:
         """The loss where the code is known: what other objectives add their own term to."""
         weight: dict[str, float | Tensor] = {
-            **{name: self.weight(name, step) for name in vars(self.ramps)},
+            **{name: self.weight(name, step) for name in vars(self.weight_schedule)},
             **(weights or {}),
         }
         total = functional.at_least_float32(code.penalty).new_zeros(())
@@ -155,11 +155,12 @@ class Joint(Settings):
         counts: dict[str, Tensor] = {}
         parts: dict[str, float | Tensor] = {}
         if self.has("reconstruction"):
-            value = masked_mean(self._reconstruction(model.pixels(code.z, batch.images.shape[-2:]), batch.images, mask))
+            params = model.decode_params(code.z, batch.images.shape[-2:])
+            value = masked_mean(self._reconstruction(params, batch.images, mask))
             total, terms[self.likelihood] = total + weight["reconstruction"] * value, value.detach()
-        if self.has("rate"):
+        if self.has("beta"):
             value = masked_mean(code.rate)
-            cost = weight["rate"] * (self._free_rate(code) if self.free_bits else value)
+            cost = weight["beta"] * (self._free_rate(code) if self.free_bits else value)
             total, terms["rate"] = total + cost, value.detach()
         if self.has("penalty"):
             value = masked_mean(code.penalty)
@@ -179,7 +180,7 @@ class Joint(Settings):
 
     def weight(self, name: str, step: int) -> float:
         """Weight of a term at a step, counted from 0."""
-        value, ramp = getattr(self, name), getattr(self.ramps, name)
+        value, ramp = getattr(self, name), getattr(self.weight_schedule, name)
         if ramp is None:
             return value
         first, steps = ramp
@@ -187,7 +188,7 @@ class Joint(Settings):
 
     def has(self, name: str) -> bool:
         """Whether the term ever counts."""
-        ramp = getattr(self.ramps, name)
+        ramp = getattr(self.weight_schedule, name)
         return getattr(self, name) > 0 or (ramp is not None and ramp[0] > 0)
 
     def _free_rate(self, code: Code) -> Float[Tensor, ""]:

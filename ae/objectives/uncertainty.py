@@ -25,8 +25,8 @@ class UncertaintyWeighting(nn.Module):
     def __init__(self, joint: Joint) -> None:
         super().__init__()
         self.joint = joint
-        if joint.ramps.reconstruction or joint.ramps.classification:
-            raise InputError("weights that are learned have no ramps: leave out one of both")
+        if joint.weight_schedule.reconstruction or joint.weight_schedule.classification:
+            raise InputError("weights that are learned have no weight_schedule: leave out one of both")
         starts = {"reconstruction": joint.reconstruction, "classification": joint.classification}
         if not all(starts.values()):
             raise InputError(f"weights are learned of two terms: neither may begin with 0, got {starts}")

@@ -42,7 +42,7 @@ def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code
     """log p(x, z_i) - log q(z_i | x) of `samples` codes drawn from each image's posterior, in nats."""
     posterior = _posterior(code)
     z = posterior.mean + posterior.stddev * torch.randn(samples, *code.mean.shape, device=code.mean.device)
-    pixels = model.pixels(rearrange(z, "k b d -> (k b) d"), images.shape[-2:])
+    pixels = model.decode_params(rearrange(z, "k b d -> (k b) d"), images.shape[-2:])
     likelihood = -bernoulli_nll(pixels, repeat(images, "b c h w -> (k b) c h w", k=samples))
     prior = Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False).log_prob(z).sum(-1)
     return rearrange(likelihood, "(k b) -> k b", k=samples) + prior - posterior.log_prob(z).sum(-1)

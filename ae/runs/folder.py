@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ae.evaluation.metrics import higher_is_better
+from ae.runs.renamed import renamed_settings
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
 from ae.utils.files import (
@@ -34,7 +35,8 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 def read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json` in a run's folder: experiment, id and config; raises InputError where it is no run.
 
-    Beside these it may hold `changes`, of the times that the run was continued, and `data`, the data's identity.
+    Beside these it may hold `version`, of ae, and if the run was written by 0.1, which gave none, its settings are
+    renamed; `changes`, of the times that the run was continued; and `data`, the data's identity.
     """
     path = folder / CONFIG
     if not exists(path):
@@ -51,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     are_changes = isinstance(changes, list) and all(isinstance(change, dict) for change in changes)
     _expect(path, "changes", changes, are_changes, "a list of objects")
     _expect(path, "data", content.get("data"), isinstance(content.get("data", {}), dict), "an object")
-    return content
+    return content if "version" in content else {**content, "config": renamed_settings(content["config"])}
 
 
 def read_history(folder: Path) -> list[Row]:

@@ -16,7 +16,7 @@ from ae.evaluation.tables import gather
 from ae.models.autoencoder import Autoencoder
 from ae.models.wrappers import unwrapped
 from ae.runs.run import Run
-from ae.tracking.media import Evidence
+from ae.tracking.media import Media
 from ae.utils.console import say
 from ae.utils.distributed import is_main
 from ae.utils.validation import checked_arguments
@@ -48,7 +48,7 @@ def report(
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
-    evidence = Evidence()
+    media = Media()
     if isinstance(model, Autoencoder):
         summary["code_size"] = code_size(model, data.train)
     if data.test is not None:
@@ -57,17 +57,17 @@ def report(
             examined = examine(model, images)
             summary |= with_prefix("test", examined.means())
             if is_main():
-                evidence = gather(model, images, examined)
+                media = gather(model, images, examined)
         if measure is not None and is_main():
             summary |= with_prefix("test", dict(measure(images)))
-    evidence.pictures.update(pictures or {})
-    run.summarise(summary, evidence)
+    media.pictures.update(pictures or {})
+    run.summarise(summary, media)
     if not is_main():
         return
     say(table(summary))
     say(f"run  {run.folder}")
     for name in (*list(pictures or {})[:1], "reconstructions"):
-        if name in evidence.pictures:
+        if name in media.pictures:
             say(f"look {run.folder / name}.png")
 
 

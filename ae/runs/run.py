@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from torch import nn
 
 from ae.data import Splits
 from ae.data.identity import data_identity, differences
+from ae.models.wrappers import with_names_of
 from ae.runs.checkpoint import discard_broken, load_state, save_state
 from ae.runs.folder import (
     CONFIG,
@@ -34,7 +36,7 @@ from ae.runs.folder import (
     to_json,
 )
 from ae.runs.resume import changes
-from ae.tracking.media import Evidence, png
+from ae.tracking.media import Media, png
 from ae.tracking.options import check_environment, check_options, check_settings
 from ae.tracking.tracker import Mode, Tracker, Watch, effective, new_run_id
 from ae.utils.console import say
@@ -43,7 +45,7 @@ from ae.utils.errors import InputError, StorageError, one_line
 from ae.utils.files import describe, exists, is_number, json_text, plain_number, remove_temporaries, sync, write_whole
 from ae.utils.signals import ending, uninterrupted
 from ae.utils.validation import AtLeast0, Positive, Settings, checked
-from ae.weights import load_weights, read_about, save_weights
+from ae.weights import load_weights, read_metadata, save_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -167,7 +169,8 @@ class Run:
         self._has_begun = True
 
     def _write_config(self) -> None:
-        content: dict[str, Any] = {"experiment": self._experiment, "id": self.id, "config": self._config}
+        content: dict[str, Any] = {"version": version("ae"), "experiment": self._experiment, "id": self.id}
+        content["config"] = self._config
         if self._changes:
             content["changes"] = self._changes
         if self._data is not None:
@@ -313,7 +316,7 @@ class Run:
         trained = state.get("trained", {})
         weights = {key.removeprefix("model."): value for key, value in trained.items() if key.startswith("model.")}
         try:
-            model.load_state_dict(weights)
+            model.load_state_dict(with_names_of(model, weights))
         except RuntimeError as error:
             raise InputError(f"the weights of {folder} do not fit this model: {one_line(error)}") from error
 
@@ -349,19 +352,19 @@ class Run:
             save_weights(self.folder / f"{name}.safetensors", model, image, classes, metrics)
 
     @on_main
-    def summarise(self, summary: dict[str, Any], evidence: Evidence | None = None) -> None:
+    def summarise(self, summary: dict[str, Any], media: Media | None = None) -> None:
         """Write the final numbers, with the best validation's, as `summary.json`, and the final pictures; W&B gets all.
 
         `best/val/...` is the highest or lowest that a metric was, whichever is better; `step` and `epoch` the last.
         """
         self._begin()
-        evidence = evidence or Evidence()
+        media = media or Media()
         step, epoch = self._at or (0, 0.0)
         summary = {"step": step, "epoch": epoch, **summary, **best_of(self.history())}
         with self._writing():
             write_whole(self.folder / SUMMARY, json_bytes(summary))
-            evidence.save(self.folder)
-        self._track_end(summary, evidence)
+            media.save(self.folder)
+        self._track_end(summary, media)
 
     def upload(self) -> bool:
         """Give W&B all that the folder holds of a run that has ended; returns whether it came to its summary."""
@@ -372,7 +375,7 @@ class Run:
             self._tracker.send_missing_files()
         summary = read_summary(self.folder)
         if summary is not None:
-            self._track_end(summary, Evidence.load(self.folder))
+            self._track_end(summary, Media.load(self.folder))
         return summary is not None
 
     @on_main
@@ -383,7 +386,7 @@ class Run:
         """
         if self._tracker:
             if not self._is_summarised:
-                self._track_end(best_of(self.history()), Evidence())
+                self._track_end(best_of(self.history()), Media())
             say(self._tracker.finish(exit_code))
             self._tracker = None
         self._is_finished = True
@@ -423,21 +426,21 @@ class Run:
         self._at = int(row["step"]), row.get("epoch", 0.0)
         self._track(row)
 
-    def _track_end(self, summary: dict[str, Any], evidence: Evidence) -> None:
+    def _track_end(self, summary: dict[str, Any], media: Media) -> None:
         self._is_summarised = True
         if self._tracker:
             step, epoch = self._at or (0, 0.0)
-            self._tracker.summarise(summary, evidence, {"step": step, "epoch": epoch}, self._weights(summary))
+            self._tracker.summarise(summary, media, {"step": step, "epoch": epoch}, self._weights(summary))
 
     def _weights(self, summary: dict[str, Any]) -> list[tuple[list[str], Path, dict[str, Any]]]:
         """The files of weights with their aliases and what was measured of them; W&B calls the last one the latest."""
         best, final = self.folder / "best.safetensors", self.folder / "model.safetensors"
         if best.exists() and final.exists() and best.read_bytes() == final.read_bytes():
-            return [(["best", "latest"], final, {"model": read_about(final).model, **summary})]
+            return [(["best", "latest"], final, {"model": read_metadata(final).model, **summary})]
         metrics = {key: value for key, value in summary.items() if key.startswith("best/")}
         found = [(["best"], best, metrics), (["latest"], final, summary)]
         return [
-            (aliases, path, {"model": read_about(path).model, **measured})
+            (aliases, path, {"model": read_metadata(path).model, **measured})
             for aliases, path, measured in found
             if path.exists()
         ]

@@ -21,7 +21,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Media:
     """Pictures and tables by name; in a folder, pictures as `NAME.png` and tables as `tables/NAME.json`."""
 
     pictures: dict[str, "Image"] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Evidence:
             write_whole(folder / "tables" / f"{name}.json", content.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "Evidence":
+    def load(cls, folder: Path) -> "Media":
         """Read what `save` wrote; raises InputError that names a file which is none of these."""
         tables = {path.stem: _read_table(path) for path in sorted((folder / "tables").glob("*.json"))}
         pictures = {path.stem: _read_picture(path) for path in sorted(folder.glob("*.png"))}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
-from ae.tracking.media import Evidence, Table, is_picture
+from ae.tracking.media import Media, Table, is_picture
 from ae.tracking.options import is_true, make_places
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
@@ -154,7 +154,7 @@ class Tracker:
     def summarise(
         self,
         summary: dict[str, Any],
-        evidence: Evidence,
+        media: Media,
         at: Mapping[str, int | float],
         weights: Sequence[tuple[Sequence[str], Path, dict[str, Any]]],
     ) -> None:
@@ -163,10 +163,10 @@ class Tracker:
         def send() -> None:
             self._revive()
             test = {key: value for key, value in summary.items() if key.startswith("test/") and key.count("/") == 1}
-            shown = [name if name != _CHART else f"{name}_table" for name in (*evidence.pictures, *evidence.tables)]
+            shown = [name if name != _CHART else f"{name}_table" for name in (*media.pictures, *media.tables)]
             with self._without("test"):
                 if not self._has_logged({f"test/{name}" for name in shown}, test):
-                    self._log_test(test, evidence, at)
+                    self._log_test(test, media, at)
             with self._without("summary"):
                 self._opened.summary.update(summary)
             for aliases, path, metadata in weights:
@@ -396,19 +396,19 @@ class Tracker:
             self._log(dict(row), step)
             self._lose("pictures", error)
 
-    def _log_test(self, test: dict[str, Any], evidence: Evidence, at: Mapping[str, int | float]) -> None:
+    def _log_test(self, test: dict[str, Any], media: Media, at: Mapping[str, int | float]) -> None:
         """Log what the test shows, in the last row; its numbers alone where W&B fails to take the rest."""
         step = max(int(at["step"]), self._first_step)
         shown: dict[str, Any] = {}
-        for name, picture in evidence.pictures.items():
+        for name, picture in media.pictures.items():
             with self._without("test's pictures"):
                 shown[f"test/{name}"] = self._wandb.Image(picture)
-        for name, table in evidence.tables.items():
+        for name, table in media.tables.items():
             with self._without("test's tables"):
                 shown[f"test/{name}"] = self._table(name, table)
         try:
             self._log({**at, **test, **shown}, step)
-            self._pictures |= {(f"media/images/test/{name}_", ".png") for name in evidence.pictures}
+            self._pictures |= {(f"media/images/test/{name}_", ".png") for name in media.pictures}
         except Exception as error:
             self._log({**at, **test}, step)
             self._lose("test's pictures and tables", error)

@@ -126,7 +126,7 @@ def fit(
                 with autocast:
                     loss = checked_loss(forward(batch, at.step), trains=True)
                 loss.total.backward()  # inside: what is recomputed for it, with checkpoints, is of the whole batch, too
-            gradient_norm = _clip(parameters, recipe.clip) if logs or recipe.clip is not None else None
+            gradient_norm = _clip(parameters, recipe.grad_clip) if logs or recipe.grad_clip is not None else None
             optimizer.step()
             meter.add(at.step, loss, images, gradient_norm)
             at.step += 1

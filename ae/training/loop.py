@@ -119,8 +119,8 @@ class Loop:
         set_learning_rate(optimizer, self._lr, self._ratios[name])
         optimizer.zero_grad()
         told.total.backward()
-        if self._recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters[name], self._recipe.clip)
+        if self._recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters[name], self._recipe.grad_clip)
         optimizer.step()
         value, before = told.total.detach(), self._loss
         self._loss = Loss(

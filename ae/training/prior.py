@@ -19,7 +19,7 @@ from ae.training.recipe import Recipe
 from ae.utils import distributed
 from ae.utils.errors import DivergedError, InputError, one_line
 from ae.utils.validation import Positive, checked_arguments, unchecked_range
-from ae.weights import load_weights, read_about
+from ae.weights import load_weights, read_metadata
 
 Indices = Callable[[Float[Tensor, "b c h w"]], Int64[Tensor, "b h w"]]
 """Images -> the indices of their codes."""
@@ -52,8 +52,8 @@ def fit_prior(
                 loss = forward(index)
             optimizer.zero_grad()
             loss.backward()
-            if recipe.clip is not None:
-                nn.utils.clip_grad_norm_(prior.parameters(), recipe.clip)
+            if recipe.grad_clip is not None:
+                nn.utils.clip_grad_norm_(prior.parameters(), recipe.grad_clip)
             optimizer.step()
             meter.add(step, Loss(loss, {}), images)
             progress.step()
@@ -94,7 +94,7 @@ def nats(prior: PixelCNN, indices: Indices, images: ImageSet, batch_size: int = 
 @checked_arguments
 def load_prior(path: Path) -> PixelCNN:
     """The prior in a file of weights, in evaluation mode; raises InputError where it holds none."""
-    said = read_about(path).model
+    said = read_metadata(path).model
     if said.get("class") != "PixelCNN":
         raise InputError(f"{path} holds no PixelCNN but {said.get('class')}")
     arguments = {name: value for name, value in said.items() if name != "class"}

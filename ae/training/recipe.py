@@ -32,7 +32,7 @@ class Recipe(Settings):
     nesterov: bool = False  # Nesterov's momentum, of sgd
     weight_decay: AtLeast0[float] = 0.0  # L2 for sgd and adam, decoupled for adamw
     schedule: Literal["constant", "one-cycle", "cosine"] | Schedule = "one-cycle"  # one-cycle: up in 30 % of the steps
-    clip: Positive[float] | None = None  # largest norm of the gradient
+    grad_clip: Positive[float] | None = None  # largest norm of the gradient
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise

@@ -231,10 +231,10 @@ def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Pa
 def test_takes_pictures_from_wandb_too(server: WandbServer, tmp_path: Path) -> None:
     from PIL import Image
 
-    from ae.tracking.media import Evidence
+    from ae.tracking.media import Media
 
     with Run("joint", RunConfig(dir=tmp_path / "a", project="p")) as run:
-        run.summarise({"test/mse": 0.5}, Evidence({"reconstructions": Image.new("RGB", (9, 9))}))
+        run.summarise({"test/mse": 0.5}, Media({"reconstructions": Image.new("RGB", (9, 9))}))
     (run_there,) = read_runs(["wandb:tester/p"])
     assert run_there.picture == (tmp_path / "a/reconstructions.png").read_bytes()
 
@@ -283,7 +283,7 @@ def test_only_fields_that_differ_are_shown_and_a_servers_integers_are_no_differe
     second = record("b", {"test/mse": 2.0}, experiment="joint", model__latent=8, objective__rate=20, run__name="y")
     third = record("c", {"test/mse": 3.0}, experiment="joint", objective__rate=True, model__latent=8)
     assert compare([first, second]).fields == ["model.latent"]
-    assert compare([first, second, third]).fields == ["model.latent", "objective.rate"]
+    assert compare([first, second, third]).fields == ["model.latent", "objective.beta"]
     assert compare([first]).fields == []
 
 

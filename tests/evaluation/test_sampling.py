@@ -22,7 +22,7 @@ from ae import (
     InputError,
     Sphere,
     TopK,
-    VectorQuantized,
+    VectorQuantizer,
 )
 from ae.evaluation.plots import grid_picture
 from ae.evaluation.sampling import (
@@ -177,7 +177,7 @@ def seen(bottleneck: nn.Module) -> tuple[Autoencoder, list[Tensor]]:
     [
         (Sphere((6, 3, 3), 5), [0, 4], lambda z: (z.norm(dim=1) - 1).abs().max() < 1e-5),
         (TopK((6, 3, 3), 9, 2), [0, 8], lambda z: ((z != 0).sum(1) <= 2).all()),
-        (VectorQuantized(6, 8), None, None),
+        (VectorQuantizer(6, 8), None, None),
         (FSQ(6, (3, 4)), None, lambda z: ((2 * z).round() == 2 * z).all() and z.abs().max() <= 1),
     ],
 )
@@ -194,7 +194,7 @@ def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
         for name, draw in draws_of(model, noise, standard_normal(model), components=2).items():
             assert name == "prior" or is_code is None or is_code(draw(50))
         traversals(model, torch.rand(1, 10, 12), latents, [-3.0, 0.0, 0.5, 3.0])
-    if isinstance(bottleneck, VectorQuantized):
+    if isinstance(bottleneck, VectorQuantizer):
         vectors = torch.cat([z.movedim(1, -1).reshape(-1, 6) for z in given])
         assert (vectors[:, None] == bottleneck.codebook).all(2).any(1).all()
     else:

@@ -7,7 +7,7 @@ from PIL import Image
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
 from ae.evaluation.metrics import examine
 from ae.evaluation.tables import _confusion, _of_each_class, gather
-from ae.tracking.media import Evidence, Table
+from ae.tracking.media import Media, Table
 from ae.utils.seeding import generator
 
 CLASSES = ("a", "b", "c")
@@ -24,10 +24,10 @@ def test_shows_the_worst_first(model: Autoencoder, noise: Images) -> None:
     images = Images(noise.pixels, labels, CLASSES)
     examined = examine(model, images)
     assert examined.predictions is not None
-    evidence = gather(model, images, examined)
-    assert set(evidence.pictures) == {"code", "reconstructions"}
+    media = gather(model, images, examined)
+    assert set(media.pictures) == {"code", "reconstructions"}
 
-    worst = evidence.tables["worst_reconstructed"]
+    worst = media.tables["worst_reconstructed"]
     assert worst.columns == ("index", "picture", "label", "prediction", "mse", "cross_entropy")
     errors = examined.values["mse"]
     assert [row[0] for row in worst.rows] == errors.argsort(descending=True).tolist()
@@ -37,12 +37,12 @@ def test_shows_the_worst_first(model: Autoencoder, noise: Images) -> None:
         assert label == ("" if index < 4 else CLASSES[labels[index]])
         assert prediction == CLASSES[examined.predictions[index]]
 
-    wrong = evidence.tables["misclassified"]
+    wrong = media.tables["misclassified"]
     expected = {i for i in range(4, 20) if examined.predictions[i] != labels[i]}
     assert {row[0] for row in wrong.rows} == expected
     assert [row[-1] for row in wrong.rows] == sorted((row[-1] for row in wrong.rows), reverse=True)
 
-    counts = {(actual, predicted): count for actual, predicted, count in evidence.tables["confusion"].rows}
+    counts = {(actual, predicted): count for actual, predicted, count in media.tables["confusion"].rows}
     assert len(counts) == 9
     for a, actual in enumerate(CLASSES):
         for p, predicted in enumerate(CLASSES):
@@ -52,14 +52,14 @@ def test_shows_the_worst_first(model: Autoencoder, noise: Images) -> None:
 
 def test_shows_what_applies(noise: Images) -> None:
     classifier = Autoencoder(ConvEncoder(3, (4,)), heads={"digit": Classifier((4, 5, 7), 3)})
-    evidence = gather(classifier, noise, examine(classifier, noise))
-    assert set(evidence.pictures) == {"code"}
-    assert set(evidence.tables) == {"misclassified", "confusion"}
-    assert "mse" not in evidence.tables["misclassified"].columns
+    media = gather(classifier, noise, examine(classifier, noise))
+    assert set(media.pictures) == {"code"}
+    assert set(media.tables) == {"misclassified", "confusion"}
+    assert "mse" not in media.tables["misclassified"].columns
     autoencoder = Autoencoder(ConvEncoder(3, (4,)), DeconvDecoder(3, (4,)))
-    evidence = gather(autoencoder, noise, examine(autoencoder, noise))
-    assert set(evidence.tables) == {"worst_reconstructed"}
-    assert "prediction" not in evidence.tables["worst_reconstructed"].columns
+    media = gather(autoencoder, noise, examine(autoencoder, noise))
+    assert set(media.tables) == {"worst_reconstructed"}
+    assert "prediction" not in media.tables["worst_reconstructed"].columns
 
 
 def test_a_model_that_is_always_right_has_an_empty_table(noise: Images) -> None:
@@ -75,8 +75,8 @@ def test_a_model_that_is_always_right_has_an_empty_table(noise: Images) -> None:
 def test_comes_back_from_its_folder(tmp_path: Path) -> None:
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     tables = {"worst": Table(("i", "p", "x"), [(1, picture, 0.1), (2, picture, 0.2)]), "empty": Table(("i",), [])}
-    Evidence({"code": picture}, tables).save(tmp_path)
-    found = Evidence.load(tmp_path)
+    Media({"code": picture}, tables).save(tmp_path)
+    found = Media.load(tmp_path)
     assert list(found.pictures) == ["code"]
     assert found.pictures["code"].tobytes() == picture.tobytes()
     assert found.tables["empty"] == tables["empty"]
@@ -84,7 +84,7 @@ def test_comes_back_from_its_folder(tmp_path: Path) -> None:
     for row, expected in zip(found.tables["worst"].rows, tables["worst"].rows, strict=True):
         assert (row[0], row[2]) == (expected[0], expected[2])
         assert row[1].tobytes() == picture.tobytes()
-    assert Evidence.load(tmp_path / "nowhere") == Evidence()
+    assert Media.load(tmp_path / "nowhere") == Media()
 
 
 def test_a_confusion_of_thousands_of_classes_has_its_largest_cells(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +116,8 @@ def test_gather_goes_on_without_a_picture(
 ) -> None:
     examined = examine(model, noise)
     monkeypatch.setattr("PIL.ImageFont.load_default", lambda size: 1 / 0)
-    evidence = gather(model, noise, examined)
-    assert evidence.pictures == {}
-    assert set(evidence.tables) == {"worst_reconstructed", "misclassified", "confusion"}
+    media = gather(model, noise, examined)
+    assert media.pictures == {}
+    assert set(media.tables) == {"worst_reconstructed", "misclassified", "confusion"}
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"no picture {name}: division by zero" for name in ("code", "reconstructions")]

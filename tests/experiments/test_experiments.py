@@ -134,7 +134,7 @@ def test_experiments_with_other_codes_and_losses(
     load(tmp_path / "run")
     if experiment is vqvae:
         assert "step 2/2  epoch 1.00  prior  loss" in shown.err
-        assert load_prior(tmp_path / "run/prior.safetensors").codes == 128
+        assert load_prior(tmp_path / "run/prior.safetensors").codebook_size == 128
 
 
 @pytest.mark.usefixtures("few_digits")

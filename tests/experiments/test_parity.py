@@ -20,7 +20,7 @@ from ae import (
     Dense,
     Gaussian,
     Joint,
-    VectorQuantized,
+    VectorQuantizer,
 )
 
 models = pytest.importorskip("pythae.models")
@@ -63,7 +63,7 @@ def test_the_elbo(batch: Batch) -> None:
     model = make_model()
     loss, nll, rate = theirs("VAE", reconstruction_loss="bce").loss_function(**encoded(model, batch))
     torch.manual_seed(1)
-    ours = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)(model, batch, 0)
+    ours = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)(model, batch, 0)
     torch.testing.assert_close(ours.total, loss)
     torch.testing.assert_close(ours.terms["bernoulli"], nll)
     torch.testing.assert_close(ours.terms["rate"], rate)
@@ -127,7 +127,7 @@ def test_a_quantiser_in_evaluation() -> None:
     from pythae.models.vq_vae.vq_vae_utils import QuantizerEMA
 
     torch.manual_seed(0)
-    features, ours = torch.randn(3, 4, 5, 6), VectorQuantized(4, codes=7, commitment=0.25).eval()
+    features, ours = torch.randn(3, 4, 5, 6), VectorQuantizer(4, codebook_size=7, commitment=0.25).eval()
     config = models.VQVAEConfig(
         input_dim=(1, 10, 12), latent_dim=4, num_embeddings=7, commitment_loss_factor=0.25, use_ema=True, decay=0.99
     )

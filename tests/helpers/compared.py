@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from ae import Recipe, Run, RunConfig
-from ae.tracking.media import Evidence
+from ae.tracking.media import Media
 from experiments.joint import Config, Model
 
 
@@ -24,7 +24,7 @@ def make_run(
         log(run, range(1, steps + 1))
         if metrics is not None:
             shade = (latent or 0) % 256
-            run.summarise(metrics, Evidence({"reconstructions": Image.new("RGB", (90, 30), (shade, shade, 255))}))
+            run.summarise(metrics, Media({"reconstructions": Image.new("RGB", (90, 30), (shade, shade, 255))}))
     return run
 
 

@@ -44,7 +44,7 @@ from ae import (
     TeacherConfig,
     TopK,
     UncertaintyWeighting,
-    VectorQuantized,
+    VectorQuantizer,
     evaluate,
 )
 from ae.data.corruptions import PatchMask
@@ -305,8 +305,8 @@ def check_an_evaluation_is_that_of_one_process() -> None:
 
 def check_a_codebook_follows_the_whole_batch() -> None:
     torch.manual_seed(0)
-    one = VectorQuantized(3, codes=4, decay=0.5, revive=0.0)
-    one.begun.fill_(True)
+    one = VectorQuantizer(3, codebook_size=4, decay=0.5, dead_code_threshold=0.0)
+    one.initialized.fill_(True)
     many = copy.deepcopy(one)
     for step in range(4):
         torch.manual_seed(step)
@@ -318,7 +318,7 @@ def check_a_codebook_follows_the_whole_batch() -> None:
         torch.testing.assert_close(code.stats["perplexity"], expected.stats["perplexity"])
         torch.testing.assert_close(many.codebook, one.codebook)
     torch.manual_seed(rank())  # each starts and revives codes by chance, and by images of its own
-    many = VectorQuantized(3, codes=8, revive=0.9)
+    many = VectorQuantizer(3, codebook_size=8, dead_code_threshold=0.9)
     for _ in range(5):
         with global_batch(6):
             many(torch.randn(3, 3, 2, 2) + rank())
@@ -360,10 +360,10 @@ BOTTLENECKS: list[Callable[[], nn.Module]] = [
     lambda: Sphere(FEATURES, 5),
     lambda: TopK(FEATURES, 5, 2),
     lambda: Gaussian(FEATURES, 5),
-    lambda: VectorQuantized(6, codes=4, revive=0.9),
+    lambda: VectorQuantizer(6, codebook_size=4, dead_code_threshold=0.9),
     lambda: FSQ(6, (4, 3)),
 ]
-NATS = Joint("bernoulli", reconstruction=1.0, rate=1.0, free_bits=0.1)
+NATS = Joint("bernoulli", reconstruction=1.0, beta=1.0, free_bits=0.1)
 TAUGHT = TeacherConfig(align=5, confidence=0.0)
 OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
     lambda model: Joint(),

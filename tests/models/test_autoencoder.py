@@ -27,7 +27,7 @@ def test_equals_the_plain_networks_with_their_weights() -> None:
     features = cnn.features(images)[1]
     torch.testing.assert_close(output.code.z, features)
     torch.testing.assert_close(output.logits["digit"], cnn(images))
-    torch.testing.assert_close(output.pixels, deconv(features))
+    torch.testing.assert_close(output.params, deconv(features))
     torch.testing.assert_close(output.reconstruction, torch.sigmoid(deconv(features)))
 
 
@@ -70,7 +70,7 @@ def test_the_decoder_alone_generates() -> None:
 def test_without_a_decoder_it_is_a_classifier() -> None:
     model = Autoencoder(ConvEncoder(), heads={"digit": Classifier((64, 7, 7))})
     output = model(torch.rand(2, 1, 28, 28))
-    assert output.pixels is None
+    assert output.params is None
     assert output.logits["digit"].shape == (2, 10)
     for ask in (lambda: output.reconstruction, lambda: model.decode(output.code.z)):
         with pytest.raises(InputError, match="no decoder"):

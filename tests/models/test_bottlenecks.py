@@ -27,10 +27,10 @@ from ae import (
     Sphere,
     Splits,
     TopK,
-    VectorQuantized,
+    VectorQuantizer,
     load,
 )
-from ae.models.bottlenecks import quantized
+from ae.models.bottlenecks import vq
 from ae.weights import save_weights
 from tests.helpers.resumed import check_resume
 
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "sphere": (Sphere(SHAPE, 5), (5,)),
     "top-k": (TopK(SHAPE, 9, 2), (9,)),
     "gaussian": (Gaussian(SHAPE, 5), (5,)),
-    "vector-quantized": (VectorQuantized(6, codes=8), SHAPE),
+    "vector-quantizer": (VectorQuantizer(6, codebook_size=8), SHAPE),
     "fsq": (FSQ(6, (3, 4)), (2, 3, 4)),
 }
 PLAIN = ("identity", "dense", "sphere", "top-k", "fsq")
@@ -110,7 +110,7 @@ def test_a_resumed_training_ends_as_one_that_was_not_interrupted(
     torch.manual_seed(0)
     pixels = torch.randint(256, (60, 1, 12, 16), dtype=torch.uint8)
     data = Splits(Images(pixels, torch.zeros(60).long(), ("a",)), Images(pixels[:20], torch.zeros(20).long(), ("a",)))
-    joint = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)
+    joint = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)
 
     def make() -> tuple[Autoencoder, Joint]:
         torch.manual_seed(1)
@@ -141,9 +141,9 @@ def test_identity_is_the_identity() -> None:
 def test_dense_is_two_linear_maps() -> None:
     dense = Dense(SHAPE, 5)
     features = torch.rand(3, *SHAPE)
-    z = features.reshape(3, -1) @ dense.reduce.weight.T + dense.reduce.bias
+    z = features.reshape(3, -1) @ dense.project_in.weight.T + dense.project_in.bias
     torch.testing.assert_close(dense(features).z, z)
-    back = (z @ dense.restore.weight.T + dense.restore.bias).clamp(min=0).reshape(3, *SHAPE)
+    back = (z @ dense.project_out.weight.T + dense.project_out.bias).clamp(min=0).reshape(3, *SHAPE)
     torch.testing.assert_close(dense.expand(z), back)
 
 
@@ -161,13 +161,13 @@ def test_dense_refuses_other_shapes_and_sizes() -> None:
 def test_sphere_has_length_one() -> None:
     sphere, features = Sphere(SHAPE, 5), torch.randn(4, *SHAPE)
     torch.testing.assert_close(sphere(features).z.norm(dim=1), torch.ones(4))
-    z = features.flatten(1) @ sphere.reduce.weight.T + sphere.reduce.bias
+    z = features.flatten(1) @ sphere.project_in.weight.T + sphere.project_in.bias
     torch.testing.assert_close(sphere(features).z, z / z.square().sum(1, keepdim=True).sqrt())
 
 
 def test_top_k_keeps_the_largest() -> None:
     top, features = TopK(SHAPE, 9, 2), torch.randn(40, *SHAPE)
-    dense = top.reduce(features.flatten(1))
+    dense = top.project_in(features.flatten(1))
     dense = (dense - dense.mean(0)) / dense.std(0, correction=0)
     for kept, all_of_them in zip(top(features).z, dense, strict=True):
         largest = sorted(all_of_them.tolist(), key=abs)[-2:]
@@ -180,8 +180,8 @@ def test_top_k_leaves_no_latent_out() -> None:
     """A latent that is of a twentieth of the others' size is chosen as often."""
     top, features = TopK(SHAPE, 10, 2), torch.randn(400, *SHAPE)
     with torch.no_grad():
-        top.reduce.weight[3] *= 0.05
-        top.reduce.bias[5] = 10.0
+        top.project_in.weight[3] *= 0.05
+        top.project_in.bias[5] = 10.0
     chosen = (top(features).z != 0).float().mean(0)
     assert chosen.min() > 0.1
     assert chosen.max() < 0.3
@@ -194,7 +194,7 @@ def test_top_k_leaves_no_latent_out() -> None:
 def test_gaussians_rate_is_the_divergence_from_the_prior() -> None:
     """Against the closed form (Kingma & Welling 2014, appendix B), and against an average over samples."""
     gaussian, features = Gaussian(SHAPE, 5), torch.randn(3, *SHAPE)
-    mean, log_variance = (features.flatten(1) @ gaussian.reduce.weight.T + gaussian.reduce.bias).chunk(2, 1)
+    mean, log_variance = (features.flatten(1) @ gaussian.project_in.weight.T + gaussian.project_in.bias).chunk(2, 1)
     code = gaussian(features)
     expected = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
     torch.testing.assert_close(code.rate, expected)
@@ -223,10 +223,10 @@ def test_extreme_features_give_finite_gaussians() -> None:
     assert code.rate.isfinite().all()
 
 
-def trained_quantizer(**options: float) -> VectorQuantized:
+def trained_quantizer(**options: float) -> VectorQuantizer:
     """Twice as many codes as there are corners, so that none of these has to share one."""
     torch.manual_seed(0)
-    quantizer = VectorQuantized(6, codes=16, **options)
+    quantizer = VectorQuantizer(6, codebook_size=16, **options)
     for _ in range(60):
         quantizer(corners(16))
     return quantizer
@@ -268,7 +268,7 @@ def test_quantizer_equals_the_library() -> None:
         accept_image_fmap=True,
         eps=0,
     )
-    quantizer = VectorQuantized(6, codes=8, decay=0.8, revive=0.0)
+    quantizer = VectorQuantizer(6, codebook_size=8, decay=0.8, dead_code_threshold=0.0)
     torch.manual_seed(0)
     codebook = torch.randn(8, 6)
     library._codebook.embed.copy_(codebook[None])
@@ -276,9 +276,9 @@ def test_quantizer_equals_the_library() -> None:
     library._codebook.cluster_size.fill_(1)
     places = 50 * 12
     quantizer.codebook.copy_(codebook)
-    quantizer.share.fill_(1 / places)
-    quantizer.total.copy_(codebook / places)
-    quantizer.begun.fill_(True)
+    quantizer.ema_cluster_size.fill_(1 / places)
+    quantizer.ema_embed_sum.copy_(codebook / places)
+    quantizer.initialized.fill_(True)
     for _ in range(5):
         features = torch.randn(50, *SHAPE)
         z, _, penalty = library(features)
@@ -291,12 +291,12 @@ def test_quantizer_equals_the_library() -> None:
 def test_codes_out_of_use_begin_again() -> None:
     quantizer = trained_quantizer()
     quantizer.codebook[3] = 1000.0
-    quantizer.total[3] = 1000.0 / 16
+    quantizer.ema_embed_sum[3] = 1000.0 / 16
     for _ in range(600):
         quantizer(corners(4))
     assert quantizer.codebook.abs().max() < 2
-    without = trained_quantizer(revive=0.0)
-    without.codebook[3] = without.total[3] = 1000.0
+    without = trained_quantizer(dead_code_threshold=0.0)
+    without.codebook[3] = without.ema_embed_sum[3] = 1000.0
     for _ in range(600):
         without(corners(4))
     assert without.codebook.abs().max() == pytest.approx(1000.0 * 16, rel=0.5)
@@ -316,7 +316,7 @@ def test_straight_through_gradients() -> None:
 def test_fsq_has_all_of_its_codes_and_no_others() -> None:
     torch.manual_seed(0)
     fsq = FSQ(6, (3, 4))
-    nn.init.normal_(fsq.reduce.weight, std=5.0)
+    nn.init.normal_(fsq.project_in.weight, std=5.0)
     z = fsq(torch.randn(200, *SHAPE)).z
     index = fsq.indices(z)
     assert sorted(index.unique().tolist()) == list(range(12))
@@ -332,8 +332,8 @@ def test_fsq_equals_the_library() -> None:
 
     levels = [8, 5, 5, 5]
     ours, library = FSQ(4, levels), vector_quantize_pytorch.FSQ(levels)
-    nn.init.dirac_(ours.reduce.weight)
-    nn.init.zeros_(ours.reduce.bias)  # type: ignore[arg-type]
+    nn.init.dirac_(ours.project_in.weight)
+    nn.init.zeros_(ours.project_in.bias)  # type: ignore[arg-type]
     features = 2 * torch.randn(6, 4, 3, 4)
     z, index = library(features)
     torch.testing.assert_close(ours(features).z, z)
@@ -344,9 +344,9 @@ def test_fsq_equals_the_library() -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: VectorQuantized(6, decay=1.0), "decay must be from 0 to less than 1, got 1.0"),
+        (lambda: VectorQuantizer(6, decay=1.0), "decay must be from 0 to less than 1, got 1.0"),
         (lambda: FSQ(6, (1, 4)), "levels must be 2 or more, got 1"),
-        (lambda: VectorQuantized(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
+        (lambda: VectorQuantizer(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
         (lambda: FSQ(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
         (lambda: Gaussian(SHAPE, 0), "latent must be positive, got 0"),
     ],
@@ -360,10 +360,10 @@ def test_bad_input_is_named(make: object, complaint: str) -> None:
 def test_quantizer_moving_averages_of_a_large_codebook_equal_a_reference(codes: int) -> None:
     """Against a Python loop in float64: no code shrinks, whatever its share of the places is."""
     torch.manual_seed(0)
-    quantizer = VectorQuantized(4, codes, revive=0.0)
-    quantizer._begin(5 + torch.randn(3000, 4))
+    quantizer = VectorQuantizer(4, codes, dead_code_threshold=0.0)
+    quantizer._initialize(5 + torch.randn(3000, 4))
     quantizer.codebook.copy_(5 + torch.randn(codes, 4))
-    quantizer.total.copy_(quantizer.codebook / codes)
+    quantizer.ema_embed_sum.copy_(quantizer.codebook / codes)
     share, total = np.full(codes, 1 / codes), quantizer.codebook.double().numpy() / codes
     for _ in range(3):
         vectors = 5 + torch.randn(40, 4)
@@ -379,7 +379,7 @@ def test_quantizer_moving_averages_of_a_large_codebook_equal_a_reference(codes: 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0, 1e5])
 def test_quantizer_takes_the_nearest_code_far_from_the_origin(offset: float) -> None:
     torch.manual_seed(0)
-    quantizer = VectorQuantized(64, codes=128)
+    quantizer = VectorQuantizer(64, codebook_size=128)
     quantizer.codebook.copy_(offset + 0.3 * torch.randn(128, 64))
     quantizer.codebook[64:] -= 2 * offset  # and far from each other: the mean is far from all
     vectors = torch.cat([offset + 0.3 * torch.randn(200, 64), -offset + 0.3 * torch.randn(200, 64)])
@@ -390,9 +390,9 @@ def test_quantizer_takes_the_nearest_code_far_from_the_origin(offset: float) -> 
 
 
 def test_quantizer_nearest_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    quantizer, vectors = VectorQuantized(6, codes=16), torch.randn(50, 6)
+    quantizer, vectors = VectorQuantizer(6, codebook_size=16), torch.randn(50, 6)
     whole = quantizer.nearest(vectors)
-    monkeypatch.setattr(quantized, "_DISTANCES", 100)
+    monkeypatch.setattr(vq, "_DISTANCES", 100)
     assert torch.equal(quantizer.nearest(vectors), whole)
     assert quantizer.nearest(vectors[:0]).shape == (0,)
 
@@ -407,15 +407,15 @@ def test_quantizer_indices_are_the_same_in_bfloat16() -> None:
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_quantizer_begins_with_all_clusters_at_any_scale(scale: float) -> None:
     torch.manual_seed(0)
-    quantizer = VectorQuantized(6, codes=8)
-    quantizer._begin(rearrange(scale * corners(16), "b c h w -> (b h w) c"))
+    quantizer = VectorQuantizer(6, codebook_size=8)
+    quantizer._initialize(rearrange(scale * corners(16), "b c h w -> (b h w) c"))
     points = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)))
     assert torch.cdist(points, quantizer.codebook[:, :3] / scale).amin(1).max() < 0.5
 
 
 def test_quantizer_begins_with_vectors_that_are_all_alike() -> None:
-    quantizer = VectorQuantized(6, codes=8)
-    quantizer._begin(torch.ones(20, 6))
+    quantizer = VectorQuantizer(6, codebook_size=8)
+    quantizer._initialize(torch.ones(20, 6))
     assert torch.equal(quantizer.codebook, torch.ones(8, 6))
 
 
@@ -423,8 +423,8 @@ def test_quantizer_begins_with_vectors_that_are_all_alike() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fsq_reaches_every_level_with_a_gradient(levels: tuple[int, ...], dtype: torch.dtype) -> None:
     fsq = FSQ(len(levels), levels)
-    nn.init.dirac_(fsq.reduce.weight)
-    nn.init.zeros_(fsq.reduce.bias)  # type: ignore[arg-type]
+    nn.init.dirac_(fsq.project_in.weight)
+    nn.init.zeros_(fsq.project_in.bias)  # type: ignore[arg-type]
     numbers = torch.linspace(-12, 12, 40_000).expand(1, len(levels), 1, -1).clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         z = fsq(numbers).z
@@ -494,7 +494,7 @@ def test_sphere_projects_points_of_any_length_with_a_finite_gradient(scale: floa
     assert z.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sphere", "top-k", "vector-quantized", "fsq"])
+@pytest.mark.parametrize("name", ["sphere", "top-k", "vector-quantizer", "fsq"])
 def test_project_changes_no_code_and_makes_one_of_anything(name: str) -> None:
     bottleneck = copy.deepcopy(CASES[name][0])
     bottleneck(torch.rand(7, *SHAPE))

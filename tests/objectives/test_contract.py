@@ -36,7 +36,7 @@ from ae.objectives import corruption_of
 from ae.training.fit import Objective, Step
 from tests.helpers.resumed import Modules, check_resume
 
-ELBO = Joint("bernoulli", reconstruction=1.0, rate=1.0)
+ELBO = Joint("bernoulli", reconstruction=1.0, beta=1.0)
 NATS = Joint("bernoulli", reconstruction=1.0)
 SHIFTED = TeacherConfig(weak=Augment(shift=1), strong=Augment(shift=2, elastic=0.5), confidence=0.0)
 
@@ -54,7 +54,7 @@ class Case:
 CASES = {
     "joint": Case(
         lambda _: ELBO,
-        without=(lambda _: Joint(reconstruction=1.0, rate=0.0, penalty=0.0, classification=0.0), lambda _: mse),
+        without=(lambda _: Joint(reconstruction=1.0, beta=0.0, penalty=0.0, classification=0.0), lambda _: mse),
     ),
     "denoising": Case(lambda _: replace(NATS, corruption=GaussianNoise(0.3))),
     "learned": Case(lambda _: UncertaintyWeighting(NATS)),
@@ -166,7 +166,7 @@ def test_a_corruption_is_what_the_model_sees_and_the_loss_is_on_clean_images(
     assert seen
     assert not any(images.any() for images in seen)
     torch.manual_seed(1)
-    pixels = model.pixels(model.encode(torch.zeros_like(batch.images)).z, batch.images.shape[-2:])
+    pixels = model.decode_params(model.encode(torch.zeros_like(batch.images)).z, batch.images.shape[-2:])
     nats = F.binary_cross_entropy_with_logits(pixels, batch.images, reduction="none")
     torch.testing.assert_close(loss.terms["bernoulli"], nats[:, :, :14].flatten(1).sum(1).mean())
 

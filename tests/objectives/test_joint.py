@@ -107,7 +107,7 @@ def test_a_corruption_is_encoded_and_the_target_stays_clean(model: Autoencoder, 
         ({"reconstruction": -1.0}, "Joint.reconstruction must be 0 or more, got -1"),
         ({"classification": float("nan")}, "Joint.classification must be finite, got nan"),
         ({"reconstruction": 0.0, "classification": 0.0}, "nothing to learn"),
-        ({"rate": 1.0}, "likelihood bernoulli or gaussian, not mse"),
+        ({"beta": 1.0}, "likelihood bernoulli or gaussian, not mse"),
         ({"std": 0.0}, "std must be positive"),
     ],
 )
@@ -135,10 +135,10 @@ def test_the_rate_is_the_elbos(batch: Batch) -> None:
     """-ELBO = -log p(x|z) + KL(q(z|x) || p(z)), both in nats an image, from torch.distributions."""
     model = gaussian_model()
     torch.manual_seed(1)
-    loss = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)(model, batch, 0)
+    loss = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)(model, batch, 0)
     torch.manual_seed(1)
     code = model.encode(batch.images)
-    pixels = model.pixels(code.z, batch.images.shape[-2:])
+    pixels = model.decode_params(code.z, batch.images.shape[-2:])
     likelihood = Bernoulli(logits=pixels, validate_args=False).log_prob(batch.images).sum((1, 2, 3))
     assert code.posterior is not None
     divergence = kl_divergence(code.posterior, Normal(0.0, 1.0)).sum(1)
@@ -149,7 +149,7 @@ def test_the_rate_is_the_elbos(batch: Batch) -> None:
 def test_the_rates_weight_grows(batch: Batch) -> None:
     model, batch = gaussian_model().double(), Batch(batch.images.double(), batch.labels)  # the terms differ in size
     objective = Joint(
-        "bernoulli", reconstruction=1.0, rate=2.0, ramps=WeightSchedule(rate=(0.0, 10)), classification=0.0
+        "bernoulli", reconstruction=1.0, beta=2.0, weight_schedule=WeightSchedule(beta=(0.0, 10)), classification=0.0
     )
     costs = []
     for step in (0, 4, 9, 50):
@@ -162,14 +162,14 @@ def test_the_rates_weight_grows(batch: Batch) -> None:
 def test_free_bits_cost_nothing_where_a_latent_carries_less(batch: Batch) -> None:
     model = gaussian_model()
     torch.manual_seed(1)
-    loss = Joint("bernoulli", reconstruction=1.0, rate=1.0, free_bits=0.02, classification=0.0)(model, batch, 0)
+    loss = Joint("bernoulli", reconstruction=1.0, beta=1.0, free_bits=0.02, classification=0.0)(model, batch, 0)
     posterior = model.encode(batch.images).posterior
     assert posterior is not None
     rates = kl_divergence(posterior, Normal(0.0, 1.0)).mean(0).tolist()
     assert min(rates) < 0.02 < max(rates)
     assert (loss.total - loss.terms["bernoulli"]).item() == pytest.approx(sum(max(0.02, r) for r in rates), rel=1e-3)
     with pytest.raises(InputError, match="free_bits needs a bottleneck with a Gaussian posterior"):
-        Joint("bernoulli", rate=1.0, free_bits=0.1, classification=0.0)(
+        Joint("bernoulli", beta=1.0, free_bits=0.1, classification=0.0)(
             Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4))), batch, 0
         )
 
@@ -184,13 +184,13 @@ def test_the_loss_of_masked_patches_is_on_what_is_hidden(model: Autoencoder, bat
 
 
 def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
-    objective = Joint(reconstruction=0.0, classification=2.0, ramps=WeightSchedule(reconstruction=(8.0, 4)))
+    objective = Joint(reconstruction=0.0, classification=2.0, weight_schedule=WeightSchedule(reconstruction=(8.0, 4)))
     assert [objective.weight("reconstruction", step) for step in (0, 1, 3, 9)] == [6.0, 4.0, 0.0, 0.0]
     assert objective.weight("classification", 0) == 2.0
     with pytest.raises(InputError, match=r"WeightSchedule\.rate\[1\] must be positive, got 0"):
-        WeightSchedule(rate=(0.0, 0))
+        WeightSchedule(beta=(0.0, 0))
     with pytest.raises(InputError, match="likelihood bernoulli or gaussian, not mse"):
-        Joint(ramps=WeightSchedule(rate=(1.0, 10)))
+        Joint(weight_schedule=WeightSchedule(beta=(1.0, 10)))
 
 
 def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, batch: Batch) -> None:
@@ -212,5 +212,5 @@ def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, ba
         assert last.terms[f"weight/{weight}"].item() == pytest.approx(0.5 / last.terms[term].item(), rel=0.01)
     with pytest.raises(InputError, match="neither may begin with 0"):
         UncertaintyWeighting(Joint(classification=0.0))
-    with pytest.raises(InputError, match="have no ramps"):
-        UncertaintyWeighting(Joint(ramps=WeightSchedule(reconstruction=(0.0, 9))))
+    with pytest.raises(InputError, match="have no weight_schedule"):
+        UncertaintyWeighting(Joint(weight_schedule=WeightSchedule(reconstruction=(0.0, 9))))

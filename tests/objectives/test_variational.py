@@ -50,7 +50,7 @@ def test_importance_weights_are_ratios_of_densities(model: Autoencoder, batch: B
     for k, i in itertools.product(range(4), range(6)):
         mean, std = code.posterior.mean[i], code.posterior.stddev[i]
         z = mean + std * noise[k, i]
-        pixels = model.pixels(z[None], (10, 12))
+        pixels = model.decode_params(z[None], (10, 12))
         joint = Bernoulli(logits=pixels, validate_args=False).log_prob(batch.images[i]).sum()
         joint = joint + Normal(0.0, 1.0).log_prob(z).sum()
         assert found[k, i].item() == pytest.approx((joint - Normal(mean, std).log_prob(z).sum()).item(), rel=1e-4)
@@ -60,7 +60,7 @@ def test_iwae_of_one_sample_is_the_elbo_and_of_more_is_tighter(model: Autoencode
     many = Batch(batch.images.repeat(500, 1, 1, 1), batch.labels.repeat(500))
     with torch.no_grad():
         bounds = [-IWAE(k)(model, many, 0).total.item() for k in (1, 5, 25)]
-        elbo = -Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)(model, many, 0).total.item()
+        elbo = -Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)(model, many, 0).total.item()
     assert bounds[0] == pytest.approx(elbo, rel=1e-3)
     assert bounds[0] < bounds[1] < bounds[2]
 

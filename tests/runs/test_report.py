@@ -42,7 +42,7 @@ def test_the_model_that_is_tested_is_the_one_that_is_saved(digits: Splits, tmp_p
     torch.manual_seed(0)
     bottleneck = Gaussian((6, 7, 7), 3)
     model = Autoencoder(ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True), bottleneck)
-    objective = Joint("bernoulli", reconstruction=1.0, rate=1.0, classification=0.0)
+    objective = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)
     with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
         results = fit(model, objective, digits, Recipe(steps=3, batch_size=64), run)
         before = {name: value.clone() for name, value in model.state_dict().items()}

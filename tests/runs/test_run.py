@@ -18,7 +18,7 @@ from torch import nn
 
 from ae import InputError, Recipe, Run, RunConfig
 from ae.runs.folder import is_running, read_config, read_history, read_summary, to_json
-from ae.tracking.media import Evidence, Table
+from ae.tracking.media import Media, Table
 from tests.helpers import ROOT
 
 
@@ -57,7 +57,7 @@ def test_keeps_what_it_is_given(tmp_path: Path) -> None:
         run.log({"val/mse": 0.2, "val/psnr": 9.0}, 5, 0.75)
         run.save_state({"step": 4})
         run.save_weights("best", nn.Linear(1, 1))
-        run.summarise({"test/mse": 0.2}, Evidence({"reconstructions": Image.new("RGB", (4, 4))}))
+        run.summarise({"test/mse": 0.2}, Media({"reconstructions": Image.new("RGB", (4, 4))}))
     assert run.history() == [
         {"step": 3, "epoch": 0.25, "train/loss": 0.5},
         {"step": 4, "epoch": 0.5, "val/mse": 0.1, "val/psnr": 10},
@@ -264,7 +264,7 @@ def test_every_json_file_is_strict(tmp_path: Path) -> None:
     with Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled"), {"a": nan, "b": np.float32(0.5)}) as run:
         run.log({"val/mse": nan, "val/psnr": 3.0, "train/loss": -infinity}, 1, 0.1)
         tables = {"t": Table(("x", "y"), [(nan, 1), (np.float32(2), infinity)])}
-        run.summarise({"test/mse": infinity, "nested": {"a": [nan, torch.tensor(1.0)]}}, Evidence({}, tables))
+        run.summarise({"test/mse": infinity, "nested": {"a": [nan, torch.tensor(1.0)]}}, Media({}, tables))
     config, rows, summary, table = (
         strictly(run.folder / name) for name in ("config.json", "history.jsonl", "summary.json", "tables/t.json")
     )

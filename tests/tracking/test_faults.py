@@ -21,7 +21,7 @@ import wandb
 from PIL import Image
 
 from ae import Run, RunConfig, Splits
-from ae.tracking.media import Evidence, Table
+from ae.tracking.media import Media, Table
 from ae.utils import signals
 from tests.helpers import ROOT
 from tests.helpers.tracked import history, job, last_line, numbers, run_command, table
@@ -164,12 +164,12 @@ def picture(seed: int) -> Image.Image:
 
 
 def log_pictures(folder: Path, before_the_last: Callable[[], object]) -> None:
-    evidence = Evidence({"code": picture(9)}, {"worst": Table(("mse",), [(0.5,)])})
+    media = Media({"code": picture(9)}, {"worst": Table(("mse",), [(0.5,)])})
     with Run("joint", RunConfig(dir=folder)) as run:
         run.log({"train/loss": 0.5}, 1, 0.1, {"reconstructions": picture(1)})
         before_the_last()
         run.log({"train/loss": 0.4}, 2, 0.2, {"reconstructions": picture(2)})
-        run.summarise({"test/mse": 0.5}, evidence)
+        run.summarise({"test/mse": 0.5}, media)
 
 
 def test_a_home_that_cannot_be_written_costs_nothing(

@@ -66,7 +66,7 @@ def test_one_cycle_is_pytorchs(total: int) -> None:
 @pytest.mark.parametrize(
     ("recipe", "optimizer"),
     [
-        (Recipe(lr=0.1, weight_decay=0.01, clip=0.5), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
+        (Recipe(lr=0.1, weight_decay=0.01, grad_clip=0.5), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
         (Recipe(lr=0.1, nesterov=True), lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True)),
         (Recipe(optimizer="adamw", lr=0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
     ],
@@ -84,8 +84,8 @@ def test_equals_a_loop_written_out(digits: Splits, recipe: Recipe, optimizer: An
         loss = loss + nn.functional.cross_entropy(output.logits["digit"], batch.labels)
         step_by_hand.zero_grad()
         loss.backward()
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(plain.parameters(), recipe.clip)
+        if recipe.grad_clip:
+            nn.utils.clip_grad_norm_(plain.parameters(), recipe.grad_clip)
         step_by_hand.step()
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
@@ -249,7 +249,7 @@ def test_the_logged_means_are_over_the_images_since_the_last_row(digits: Splits,
 
 def test_validations_compare_over_a_ramp(digits: Splits) -> None:
     """The same weights have the same validation loss, however far the ramp is."""
-    objective = Joint(ramps=WeightSchedule(classification=(5.0, 4)))
+    objective = Joint(weight_schedule=WeightSchedule(classification=(5.0, 4)))
     recipe = Recipe(steps=4, batch_size=64, lr=1e-12, schedule="constant", evaluate_every=1)
     with open_run(Path("ramp")) as run:
         fit(joint(), objective, digits, recipe, run)
@@ -395,7 +395,7 @@ def test_compiled_trains_as_eager(digits: Splits) -> None:
         ({"lr": 0.0}, "lr must be positive, got 0"),
         ({"lr": math.nan}, "Recipe.lr must be finite, got nan"),
         ({"log_every": 0}, "log_every must be positive"),
-        ({"clip": 0.0}, "clip must be positive"),
+        ({"grad_clip": 0.0}, "grad_clip must be positive"),
         ({"evaluate_every": 0}, "evaluate_every must be positive"),
         ({"momentum": 1.0}, "momentum must be from 0 to less than 1"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),

@@ -69,7 +69,7 @@ def test_each_loss_is_minimised_in_its_turn_and_logged(digits: Splits, tmp_path:
 
 
 def test_gradients_are_clipped(digits: Splits, tmp_path: Path) -> None:
-    model, run, loop = open_loop(digits, tmp_path / "run", lr=1.0, clip=0.5)
+    model, run, loop = open_loop(digits, tmp_path / "run", lr=1.0, grad_clip=0.5)
     with run, loop:
         for _ in loop:
             loop.minimise("a", 30 * model.weight[0] + 40 * model.weight[1])

@@ -48,7 +48,7 @@ def training(digits: Splits, steps: int, batch_size: int = 20, **options: Any) -
     return operations
 
 
-@pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"optimizer": "adamw"}])
+@pytest.mark.parametrize("options", [{}, {"grad_clip": 1.0}, {"optimizer": "adamw"}])
 def test_a_step_waits_for_nothing(digits: Splits, options: dict[str, Any]) -> None:
     assert training(digits, 7, **options).waits == training(digits, 3, **options).waits
 

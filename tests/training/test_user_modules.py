@@ -346,9 +346,9 @@ def test_bf16_keeps_code_rate_logits_and_losses_in_float32() -> None:
     features = torch.rand(4, 6, 7, 7)
     exact = bottleneck(features).rate
     with torch.autocast("cpu", torch.bfloat16):
-        output, loss = model(batch.images), Joint("bernoulli", rate=1.0)(model, batch, 0)
+        output, loss = model(batch.images), Joint("bernoulli", beta=1.0)(model, batch, 0)
         torch.testing.assert_close(bottleneck(features).rate, exact, rtol=1e-6, atol=1e-6)
-    found = [output.pixels, output.logits["digit"], output.code.rate, output.code.posterior.mean, loss.total]
+    found = [output.params, output.logits["digit"], output.code.rate, output.code.posterior.mean, loss.total]
     assert {tensor.dtype for tensor in (*found, *loss.terms.values())} == {torch.float32}
 
 

@@ -219,7 +219,7 @@ FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.
         slow(3, f"{FEW_LABELS} --recipe.steps 100"),
         slow(2, "--data.limit 3000 --recipe.batch-size 64 --recipe.steps 100 --recipe.lr 0.02"),
         slow(3, "--data.limit 101 --recipe.batch-size 50 --recipe.steps 30 --recipe.lr 0.02"),  # 50, 50, 1
-        slow(2, f"{FEW_LABELS} --data.labelled-per-batch 3 --recipe.clip 0.5 --recipe.steps 20"),
+        slow(2, f"{FEW_LABELS} --data.labelled-per-batch 3 --recipe.grad_clip 0.5 --recipe.steps 20"),
         slow(2, f"{FEW_LABELS} --recipe.optimizer adamw --recipe.lr 0.001 --model.latent 6 --recipe.steps 20"),
     ],
 )

@@ -171,8 +171,8 @@ def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, give
         (lambda: Joint(std=0.5), "Joint.std is not read by the likelihood mse: choose Joint.likelihood gaussian"),
         (lambda: Joint(free_bits=0.5), "Joint.free_bits is not read where the rate costs nothing"),
         (
-            lambda: Joint(ramps=WeightSchedule(rate=(0, 9))),
-            "WeightSchedule.rate is of a term that never counts: give Joint.rate a weight",
+            lambda: Joint(weight_schedule=WeightSchedule(beta=(0, 9))),
+            "WeightSchedule.rate is of a term that never counts: give Joint.beta a weight",
         ),
         (lambda: vae.Model(widths=(8,), channels=(8,)), "Model.channels is not read where Model.widths are given"),
         (lambda: vae.Model(widths=(8,), norm=False), "Model.norm is not read where Model.widths are given"),

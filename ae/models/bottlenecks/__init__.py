@@ -9,8 +9,9 @@ Three more are optional, for codes that are not those of an image (`ae.evaluatio
 """
 
 from ae.models.bottlenecks.code import Code
+from ae.models.bottlenecks.fsq import FSQ
 from ae.models.bottlenecks.gaussian import Gaussian
 from ae.models.bottlenecks.linear import Dense, Identity, Sphere, TopK
-from ae.models.bottlenecks.quantized import FSQ, VectorQuantized
+from ae.models.bottlenecks.vq import VectorQuantizer
 
-__all__ = ["FSQ", "Code", "Dense", "Gaussian", "Identity", "Sphere", "TopK", "VectorQuantized"]
+__all__ = ["FSQ", "Code", "Dense", "Gaussian", "Identity", "Sphere", "TopK", "VectorQuantizer"]

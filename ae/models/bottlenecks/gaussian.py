@@ -31,14 +31,14 @@ class Gaussian(nn.Module):
         super().__init__()
         self.in_shape = tuple(in_shape)
         self.latent = latent
-        self.reduce = nn.Linear(math.prod(in_shape), 2 * latent)
-        self.restore = nn.Linear(latent, math.prod(in_shape))
+        self.project_in = nn.Linear(math.prod(in_shape), 2 * latent)
+        self.project_out = nn.Linear(latent, math.prod(in_shape))
 
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z and mean [b latent] and the rate in nats."""
         check_shape("features", features, self.in_shape)
         with torch.autocast(features.device.type, enabled=False):
-            mean, log_variance = self.reduce(features.flatten(1).to(self.reduce.weight.dtype)).chunk(2, dim=1)
+            mean, log_variance = self.project_in(features.flatten(1).to(self.project_in.weight.dtype)).chunk(2, dim=1)
         centre = at_least_float32(mean)
         std = (0.5 * at_least_float32(log_variance).clamp(*_LOG_VARIANCES)).exp()
         posterior = Normal(centre, std, validate_args=False)  # NaN is found by whoever trains, and named
@@ -59,9 +59,9 @@ class Gaussian(nn.Module):
     @checked_arguments
     def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
         """`count` codes from the prior."""
-        return torch.randn(count, self.latent, device=self.restore.weight.device)
+        return torch.randn(count, self.latent, device=self.project_out.weight.device)
 
     def expand(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b *features"]:
         """z [b latent] -> features [b *in_shape], not negative."""
         check_shape("z", z, (self.latent,))
-        return self.restore(z).relu().unflatten(1, self.in_shape)
+        return self.project_out(z).relu().unflatten(1, self.in_shape)

@@ -40,18 +40,18 @@ class Dense(nn.Module):
         super().__init__()
         self.in_shape = tuple(in_shape)
         self.latent = latent
-        self.reduce = nn.Linear(math.prod(in_shape), latent)
-        self.restore = nn.Linear(latent, math.prod(in_shape))
+        self.project_in = nn.Linear(math.prod(in_shape), latent)
+        self.project_out = nn.Linear(latent, math.prod(in_shape))
 
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z [b latent]."""
         check_shape("features", features, self.in_shape)
-        return Code.deterministic(self.reduce(features.flatten(1)))
+        return Code.deterministic(self.project_in(features.flatten(1)))
 
     def expand(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b *features"]:
         """z [b latent] -> features [b *in_shape]."""
         check_shape("z", z, (self.latent,))
-        return self.restore(z).relu().unflatten(1, self.in_shape)
+        return self.project_out(z).relu().unflatten(1, self.in_shape)
 
 
 class Sphere(Dense):
@@ -63,12 +63,12 @@ class Sphere(Dense):
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z [b latent] on the unit sphere."""
         check_shape("features", features, self.in_shape)
-        return Code.deterministic(self.project(self.reduce(features.flatten(1))))
+        return Code.deterministic(self.project(self.project_in(features.flatten(1))))
 
     @checked_arguments
     def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
         """`count` codes, uniform on the sphere (Muller 1959)."""
-        return self.project(torch.randn(count, self.latent, device=self.restore.weight.device))
+        return self.project(torch.randn(count, self.latent, device=self.project_out.weight.device))
 
     def project(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
         """z [b latent] -> the nearest point of the sphere; of 0, to which all are as near, the first axis's."""
@@ -116,7 +116,7 @@ class TopK(Dense):
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z [b latent], `k` of each not 0."""
         check_shape("features", features, self.in_shape)
-        z = self.project(self._normalised(self.reduce(features.flatten(1))))
+        z = self.project(self._normalised(self.project_in(features.flatten(1))))
         code = Code.deterministic(z)
         images_using = distributed.summed((z.detach() != 0).sum(0))
         code.stats["used"] = (images_using > 0).float().mean()

@@ -1,0 +1,20 @@
+"""Names of settings in `config.json` written by version 0.1, and their names since 0.2."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_SETTINGS = {
+    "recipe": {"clip": "grad_clip"},
+    "model": {"codes": "codebook_size"},
+    "ramps": {"rate": "beta"},
+}
+_OF_JOINT = {"rate": "beta", "ramps": "weight_schedule"}
+
+
+def renamed_settings(settings: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """The settings called `name` of a run, and the settings within, by their names since 0.2."""
+    names = _OF_JOINT if {"likelihood", "ramps"} <= settings.keys() else _SETTINGS.get(name, {})
+    return {
+        names.get(key, key): renamed_settings(value, key) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+    }

@@ -1,0 +1,96 @@
+"""Folders of runs that version 0.1 wrote: they load, are continued, forked and compared under the names since 0.2."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ae import Run, RunConfig, VectorQuantizer, load
+from ae.cli import cli
+from ae.compare.records import read_run
+from ae.models.priors import PixelCNN
+from ae.models.renamed import renamed_description
+from ae.runs.folder import read_config
+from ae.training.prior import load_prior
+from ae.weights import describe, save_weights
+from experiments import vae, vqvae
+from tests.helpers import ROOT
+
+FILES = ROOT / "tests/files"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Copies of the folders, which may be written to."""
+    for experiment in ("vae", "vqvae"):
+        shutil.copytree(FILES / f"run-0.1-{experiment}", tmp_path / experiment)
+    return tmp_path
+
+
+def test_load_reads_renamed_tensors_and_arguments() -> None:
+    quantizer = load(FILES / "run-0.1-vqvae").bottleneck
+    assert isinstance(quantizer, VectorQuantizer)
+    assert (quantizer.codebook_size, quantizer.dead_code_threshold) == (4, 0.05)
+    stored = load_file(FILES / "run-0.1-vqvae/model.safetensors")
+    assert torch.equal(quantizer.ema_cluster_size, stored["bottleneck.share"])
+    assert torch.equal(quantizer.ema_embed_sum, stored["bottleneck.total"])
+    assert bool(quantizer.initialized)
+    gaussian = load(FILES / "run-0.1-vae").bottleneck.state_dict()
+    stored = load_file(FILES / "run-0.1-vae/model.safetensors")
+    assert torch.equal(gaussian["project_in.weight"], stored["bottleneck.reduce.weight"])
+    assert torch.equal(gaussian["project_out.bias"], stored["bottleneck.restore.bias"])
+
+
+@pytest.mark.parametrize(("experiment", "main"), [("vae", vae.main), ("vqvae", vqvae.main)])
+def test_resume_continues_with_renamed_settings(
+    old: Path, experiment: str, main: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [experiment, "--run.resume", str(old / experiment), "--recipe.steps", "6"])
+    cli(main)
+    content = json.loads((old / experiment / "config.json").read_text())
+    assert json.loads((old / experiment / "summary.json").read_text())["step"] == 6
+    assert "clip" not in content["config"]["recipe"]
+    if experiment == "vae":
+        assert content["config"]["objective"]["beta"] == 2.0
+        assert content["config"]["objective"]["weight_schedule"]["beta"] == [0.0, 3]
+    else:
+        assert content["config"]["recipe"]["grad_clip"] == 1.0
+        assert content["config"]["model"]["codebook_size"] == 4
+    assert content["changes"][0]["recipe.steps"] == [4, 6]
+
+
+def test_fork_starts_from_renamed_weights(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (old / "vqvae/model.safetensors").unlink()  # so that the fork starts from the weights in the training state
+    flags = ["--run.fork", str(old / "vqvae"), "--run.dir", str(old / "new"), "--recipe.steps", "1"]
+    monkeypatch.setattr("sys.argv", ["vqvae", *flags, "--recipe.lr", "1e-12"])
+    cli(vqvae.main)
+    stored = load_file(FILES / "run-0.1-vqvae/model.safetensors")
+    forked = load(old / "new")
+    weight = forked.encoder.state_dict()["stages.0.conv.weight"]
+    torch.testing.assert_close(weight, stored["encoder.stages.0.conv.weight"])
+
+
+def test_compare_reads_renamed_settings() -> None:
+    settings = read_run(FILES / "run-0.1-vae").config
+    assert settings["objective.beta"] == 2.0
+    assert "objective.rate" not in settings
+
+
+def test_read_config_keeps_the_settings_of_later_versions(tmp_path: Path) -> None:
+    with Run("mine", RunConfig(dir=tmp_path / "run", wandb="disabled"), {"recipe": {"clip": 1}}) as run:
+        run.log({"x": 1.0}, step=1, epoch=0.0)
+    assert read_config(tmp_path / "run")["config"] == {"recipe": {"clip": 1}}
+
+
+def test_prior_of_version_0_1_loads(tmp_path: Path) -> None:
+    prior = PixelCNN(5, channels=4, blocks=1)
+    description = describe(prior)
+    old = {"class": "PixelCNN", "codes": 5, "channels": 4, "blocks": 1}
+    assert renamed_description(old) == description
+    save_weights(tmp_path / "prior.safetensors", prior)
+    assert load_prior(tmp_path / "prior.safetensors").codebook_size == 5
