@@ -49,7 +49,7 @@ class Segmenter(nn.Module):
         self.coarser = nn.ModuleList(nn.Conv2d(c, width, 3, stride=2, padding=1) for c in channels[-coarser - 1 : -1])
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
-        self.params = nn.Conv2d(width + encoder.in_channels, classes, 3, padding=1)
+        self.logits = nn.Conv2d(width + encoder.in_channels, classes, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes h w"]:
         """Images [b c h w] in [0, 1] -> each pixel's logits."""
@@ -62,7 +62,7 @@ class Segmenter(nn.Module):
             x = seen if x is None else seen + F.interpolate(x, size=seen.shape[-2:])
             x = smooth(x).relu()
         assert x is not None
-        return self.params(torch.cat([F.interpolate(x, size=images.shape[-2:]), images], dim=1))
+        return self.logits(torch.cat([F.interpolate(x, size=images.shape[-2:]), images], dim=1))
 
 
 def pictures(digits: ImageSet, count: int, key: int) -> tuple[Float[Tensor, "b 1 h w"], Int64[Tensor, "b h w"]]:
