@@ -1,5 +1,7 @@
 """Autoencoder research on PyTorch: encoder -> bottleneck -> decoder, heads that read the code, and one loop."""
 
+from ae.utils import signals as signals  # isort: skip  # first: Ctrl-C while the others are imported ends in one line
+
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.evaluation.metrics import evaluate
 from ae.models.autoencoder import Autoencoder, Output
@@ -26,7 +28,6 @@ from ae.runs.run import Run, RunConfig
 from ae.training.fit import fit
 from ae.training.loop import Loop
 from ae.training.recipe import Recipe
-from ae.utils import signals as signals
 from ae.utils.errors import DivergedError, InputError
 from ae.utils.validation import unchecked_range
 from ae.weights import Metadata, load, load_weights, read_metadata, save_weights

@@ -10,7 +10,7 @@ import torch
 
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
-from ae.utils.files import check_regular, describe, exists, is_count, write_whole
+from ae.utils.files import check_regular, describe, exists, is_count, is_number, write_whole
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -98,7 +98,8 @@ def _items(part: Any) -> list[tuple[Any, Any]]:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a float, or an integer that a float can hold."""
+    return isinstance(value, float) or is_number(value)
 
 
 def _previous(path: Path) -> Path:

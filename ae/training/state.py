@@ -59,7 +59,7 @@ def restore(
             _restore_optimizer(optimizer, saved[name])
         meter.restore(state["meter"])
         at = TrainState(**state["position"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
         raise InputError(f"the state of {run.folder} does not fit this model and recipe: {one_line(error)}") from error
     if at.step > total_steps:
         raise InputError(f"{run.folder} has been trained for {at.step} steps, more than the {total_steps} asked for")

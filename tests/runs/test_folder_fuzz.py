@@ -156,6 +156,12 @@ def test_a_damaged_folder_is_continued_or_refused_in_one_line(whole: Path, case:
     check(whole, case)
 
 
+def test_restore_rejects_a_huge_integer_in_any_entry_of_the_state(whole: Path) -> None:
+    entries = len(list(places(torch.load(whole / "state.pt", weights_only=True))))
+    for number in range(entries):
+        check(whole, ("state.pt", ("field", 10**400, number)))
+
+
 @pytest.mark.slow
 @given(case=CASES)
 @settings(max_examples=2000, **QUIETLY)

@@ -125,7 +125,7 @@ def test_launched_is_one_process_where_nothing_else_is_said(
 @pytest.mark.slow
 def test_launched_needs_no_local_rank() -> None:
     port = str(29700 + os.getpid() % 1000)
-    code = "from ae.launch import launched\nfrom ae.distributed import gathered, local_rank\n"
+    code = "from ae.utils.launch import launched\nfrom ae.utils.distributed import gathered, local_rank\n"
     code += "with launched(): print(gathered(local_rank()))"
     group = {**GROUP, "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
     processes = [

@@ -154,6 +154,21 @@ def test_a_forked_process_leaves_ending_to_its_parent() -> None:
     assert os.WTERMSIG(status) == signal.SIGTERM
 
 
+def test_signals_are_handled_before_torch_is_imported() -> None:
+    code = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("ae.utils.signals" in sys.modules)
+            raise SystemExit
+sys.meta_path.insert(0, Finder())
+import experiments
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout == "True\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0])  # after the first of the libraries
 def test_ctrl_c_during_imports_is_one_line(seconds: float) -> None:
