@@ -130,7 +130,7 @@ def test_encoder_and_decoder_are_swapped_between_models() -> None:
     mixed = Autoencoder(first.encoder, second.decoder)
     images = torch.rand(2, 1, 28, 28)
     assert second.decoder is not None
-    torch.testing.assert_close(mixed(images).pixels, second.decoder(first.encoder(images)))
+    torch.testing.assert_close(mixed(images).params, second.decoder(first.encoder(images)))
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_compiled_equals_eager_at_any_batch_and_size() -> None:
     compiled = torch.compile(model, dynamic=True)
     for shape in ((2, 1, 28, 28), (3, 1, 30, 37), (1, 1, 64, 64)):
         images = torch.rand(shape)
-        torch.testing.assert_close(compiled(images).pixels, model(images).pixels)
+        torch.testing.assert_close(compiled(images).params, model(images).params)
 
 
 def test_what_the_encoder_gives_is_said_before_it_runs() -> None:

@@ -279,9 +279,9 @@ def test_seeds_of_one_configuration_are_a_group_and_the_best_comes_first(tmp_pat
 
 
 def test_only_fields_that_differ_are_shown_and_a_servers_integers_are_no_difference() -> None:
-    first = record("a", {"test/mse": 1.0}, experiment="joint", model__latent=4, objective__rate=20.0, run__name="x")
-    second = record("b", {"test/mse": 2.0}, experiment="joint", model__latent=8, objective__rate=20, run__name="y")
-    third = record("c", {"test/mse": 3.0}, experiment="joint", objective__rate=True, model__latent=8)
+    first = record("a", {"test/mse": 1.0}, experiment="joint", model__latent=4, objective__beta=20.0, run__name="x")
+    second = record("b", {"test/mse": 2.0}, experiment="joint", model__latent=8, objective__beta=20, run__name="y")
+    third = record("c", {"test/mse": 3.0}, experiment="joint", objective__beta=True, model__latent=8)
     assert compare([first, second]).fields == ["model.latent"]
     assert compare([first, second, third]).fields == ["model.latent", "objective.beta"]
     assert compare([first]).fields == []

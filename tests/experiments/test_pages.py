@@ -65,7 +65,7 @@ def test_the_first_snippet_gives_the_shapes_that_it_says() -> None:
     names: dict[str, Any] = {}
     exec(blocks("python", README)[0], names)
     assert names["features"].shape == (8, 64, 7, 7)
-    assert names["out"].reconstruction.shape == names["again"].shape == (8, 1, 28, 28)
+    assert names["out"].reconstruction.shape == names["decoded"].shape == (8, 1, 28, 28)
     assert names["out"].logits["digit"].shape == (8, 10)
 
 

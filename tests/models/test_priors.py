@@ -75,7 +75,7 @@ def test_it_learns_a_sequence_and_draws_it() -> None:
 
 
 def test_bad_sizes_are_named() -> None:
-    with pytest.raises(InputError, match="codes must be positive, got 0"):
+    with pytest.raises(InputError, match="codebook_size must be positive, got 0"):
         PixelCNN(0)
 
 

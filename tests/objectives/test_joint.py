@@ -54,7 +54,7 @@ def test_is_the_weighted_sum_of_its_terms(model: Autoencoder, batch: Batch) -> N
 def test_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
     std = 0.5 if likelihood == "gaussian" else 1.0  # others do not read it
     loss = Joint(likelihood, std=std)(model, batch, 0)
-    pixels = model(batch.images).pixels
+    pixels = model(batch.images).params
     expected = {
         "mse": squared_error(pixels.sigmoid(), batch.images),
         "bernoulli": bernoulli_nll(pixels, batch.images),
@@ -187,7 +187,7 @@ def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
     objective = Joint(reconstruction=0.0, classification=2.0, weight_schedule=WeightSchedule(reconstruction=(8.0, 4)))
     assert [objective.weight("reconstruction", step) for step in (0, 1, 3, 9)] == [6.0, 4.0, 0.0, 0.0]
     assert objective.weight("classification", 0) == 2.0
-    with pytest.raises(InputError, match=r"WeightSchedule\.rate\[1\] must be positive, got 0"):
+    with pytest.raises(InputError, match=r"WeightSchedule\.beta\[1\] must be positive, got 0"):
         WeightSchedule(beta=(0.0, 0))
     with pytest.raises(InputError, match="likelihood bernoulli or gaussian, not mse"):
         Joint(weight_schedule=WeightSchedule(beta=(1.0, 10)))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def test_names_its_folder_after_the_experiment(tmp_path: Path) -> None:
     assert run.folder.name.startswith("joint-")
     assert run.folder.name.endswith(run.id)
     assert read_config(run.folder) == {
+        "version": version("ae"),
         "experiment": "joint",
         "id": run.id,
         "config": {

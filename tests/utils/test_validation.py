@@ -172,7 +172,7 @@ def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, give
         (lambda: Joint(free_bits=0.5), "Joint.free_bits is not read where the rate costs nothing"),
         (
             lambda: Joint(weight_schedule=WeightSchedule(beta=(0, 9))),
-            "WeightSchedule.rate is of a term that never counts: give Joint.beta a weight",
+            "WeightSchedule.beta is of a term that never counts: give Joint.beta a weight",
         ),
         (lambda: vae.Model(widths=(8,), channels=(8,)), "Model.channels is not read where Model.widths are given"),
         (lambda: vae.Model(widths=(8,), norm=False), "Model.norm is not read where Model.widths are given"),
