@@ -28,8 +28,8 @@ class PixelCNN(nn.Module):
         self.all_above = nn.Conv2d(channels, channels, 1, bias=False)
         self.all_left = nn.Conv2d(channels, channels, 1, bias=False)
         self.layers = nn.ModuleList(_Gated(channels) for _ in range(blocks))
-        logits = nn.Conv2d(channels, codebook_size, 1)
-        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.SiLU(), logits)
+        hidden, logits = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, codebook_size, 1)
+        self.last = nn.Sequential(nn.SiLU(), hidden, nn.SiLU(), logits)
 
     def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b codes h w"]:
         """Indices [b h w] -> the logits of each place's code, which do not depend on it or on any after it."""
