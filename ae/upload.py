@@ -1,7 +1,7 @@
-"""Give W&B's server what it lacks of a run that has ended.   python -m ae.upload --run FOLDER
+"""Upload the parts of an ended run that W&B's server lacks.   python -m ae.upload --run FOLDER
 
-For a run whose server was in trouble, or that was killed. All that is uploaded is in the run's folder; to upload it
-again does no harm.
+Serves runs that were killed or whose server failed. All data comes from the run's folder; repeated uploads are
+harmless.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from ae.utils.validation import Settings
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Which run."""
+    """The run to upload."""
 
     run: Path  # the run's folder
 
 
 def main(config: Config) -> None:
-    """Upload one run, under the project, group, ... that it was begun with."""
-    known = read_config(config.run)
-    begun = known["config"].get("run", {})
-    if not isinstance(begun, dict):
-        raise InputError(f"can't read {config.run / CONFIG}: config.run must be an object, got {describe(begun)}")
+    """Upload a run to the project, group, ... of its configuration."""
+    saved = read_config(config.run)
+    options = saved["config"].get("run", {})
+    if not isinstance(options, dict):
+        raise InputError(f"can't read {config.run / CONFIG}: config.run must be an object, got {describe(options)}")
     labels: dict[str, Any] = {
-        name: begun.get(name) for name in ("project", "entity", "group", "job_type", "name", "notes")
+        name: options.get(name) for name in ("project", "entity", "group", "job_type", "name", "notes")
     }
-    where = RunConfig(resume=config.run, wandb="online", tags=begun.get("tags", ()), **labels)
-    run = Run(known["experiment"], where, known["config"], may_fall_back=False)
+    run_config = RunConfig(resume=config.run, wandb="online", tags=options.get("tags", ()), **labels)
+    run = Run(saved["experiment"], run_config, saved["config"], may_fall_back=False)
     is_complete = run.upload()
     run.finish(exit_code=0 if is_complete else 1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ae.cli import Positional, cli
 from ae.compare import compare, read_runs, table, verdict
 from ae.sweeps import Study, read_sweep
-from ae.tracking.tracker import Mode
+from ae.tracking.connection import Mode
 from ae.utils.errors import InputError
 from ae.utils.signals import Ending
 from ae.utils.validation import Positive, Settings

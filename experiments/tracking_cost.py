@@ -20,7 +20,7 @@ import wandb
 
 from ae import Data, Run, RunConfig, fit
 from ae.cli import cli
-from ae.tracking.tracker import Mode
+from ae.tracking.connection import Mode
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, Settings
 from experiments import joint

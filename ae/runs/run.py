@@ -36,9 +36,11 @@ from ae.runs.folder import (
     to_json,
 )
 from ae.runs.resume import changes
+from ae.tracking.connection import Mode, effective, new_run_id
 from ae.tracking.media import Media, png
 from ae.tracking.options import check_environment, check_options, check_settings
-from ae.tracking.tracker import Mode, Tracker, Watch, effective, new_run_id
+from ae.tracking.tracker import Tracker
+from ae.tracking.wandb_types import Watch
 from ae.utils.console import say
 from ae.utils.distributed import from_main, is_main, on_main
 from ae.utils.errors import InputError, StorageError, one_line

@@ -1,4 +1,4 @@
-"""Media of a run: pictures and tables, by name, and their files."""
+"""Pictures and tables of a run, and their files."""
 
 import io
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers, strings and pictures."""
+    """A table whose cells are numbers, strings and pictures."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -28,7 +28,7 @@ class Media:
     tables: dict[str, Table] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write it to a folder; a table's pictures are beside it, and named in its cells."""
+        """Write all files to a folder; a table names its pictures, which lie beside it."""
         for name, picture in self.pictures.items():
             write_whole(folder / f"{name}.png", png(picture))
         for name, table in self.tables.items():
@@ -46,7 +46,7 @@ class Media:
 
     @classmethod
     def load(cls, folder: Path) -> "Media":
-        """Read what `save` wrote; raises InputError that names a file which is none of these."""
+        """Read the files of `save`; raises InputError that names a broken file."""
         tables = {path.stem: _read_table(path) for path in sorted((folder / "tables").glob("*.json"))}
         pictures = {path.stem: _read_picture(path) for path in sorted(folder.glob("*.png"))}
         return cls(pictures, tables)
@@ -73,17 +73,17 @@ def _read_picture(path: Path) -> "Image":
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return picture.copy()
-    except Exception as error:  # broken bytes can lead a decoder to anything
+    except Exception as error:  # broken bytes can raise any exception in a decoder
         raise InputError(f"can't read {path}: {one_line(error)}") from error
 
 
 def png(picture: "Image") -> bytes:
-    """The picture as a PNG file."""
+    """Encode a picture as a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def is_picture(value: Any) -> bool:
-    """Whether it is one of Pillow's images; without importing Pillow to find out."""
+    """Whether a value is one of Pillow's images; Pillow is not imported."""
     return type(value).__module__.split(".")[0] == "PIL"

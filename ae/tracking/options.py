@@ -1,4 +1,4 @@
-"""Options of a run in W&B, and W&B's environment variables: checked by W&B's rules before anything is written."""
+"""Validate a run's W&B options, environment variables and settings files by W&B's rules, before any file is written."""
 
 import io
 import os
@@ -10,10 +10,9 @@ from typing import Any
 
 from ae.utils.errors import InputError, one_line
 
-_LONGEST, _LONGEST_TAG = 128, 64  # characters
-_NOT_IN_A_PROJECT, _NOT_IN_AN_ID = "/\\#?%:", ":;,#?/'\\"
-_FORBIDDEN = {"project": _NOT_IN_A_PROJECT, "entity": _NOT_IN_A_PROJECT, "run_id": _NOT_IN_AN_ID}
-_VARIABLES = {
+MAX_LENGTH, _MAX_TAG_LENGTH, _MAX_SHOWN = 128, 64, 64  # characters
+_FORBIDDEN = {"project": "/\\#?%:", "entity": "/\\#?%:", "run_id": ":;,#?/'\\"}
+VARIABLES = {
     "project": "WANDB_PROJECT",
     "entity": "WANDB_ENTITY",
     "group": "WANDB_RUN_GROUP",
@@ -31,7 +30,7 @@ _SWITCHES = ("WANDB_SAVE_CODE", "WANDB_DISABLE_CODE", "WANDB_DISABLED", "WANDB_S
 
 
 def is_true(variable: str, default: bool = False) -> bool:
-    """The value of an environment variable that is true or false."""
+    """Whether an environment variable is true, by W&B's words for it."""
     return os.environ.get(variable, str(default)).strip().lower() in _TRUE
 
 
@@ -46,11 +45,11 @@ def check_options(options: Mapping[str, str | None], tags: Sequence[str], owner:
 def check_environment() -> None:
     """Raise InputError that names the `WANDB_...` variable, or the settings file, whose value W&B can't use.
 
-    An empty variable counts as one that is not set, and is unset: W&B's client reads the environment itself.
+    Empty variables are deleted from the environment, which W&B's client reads itself.
     """
     for variable in [name for name, text in os.environ.items() if name.startswith("WANDB_") and not text.strip()]:
         del os.environ[variable]
-    for option, variable in _VARIABLES.items():
+    for option, variable in VARIABLES.items():
         if variable in os.environ:
             _check_text(option, os.environ[variable], variable)
     for variable, choices in _CHOICES.items():
@@ -68,46 +67,46 @@ def check_environment() -> None:
     if "WANDB_DIR" in os.environ:
         _check_folder(Path(os.environ["WANDB_DIR"]).expanduser(), "WANDB_DIR")
     if not os.environ.get("WANDB_SERVICE", "3-1-unix-x").startswith("3-"):
-        raise InputError("WANDB_SERVICE must be what W&B has set for a process that is running: unset it")
+        raise InputError("WANDB_SERVICE must be the value that W&B has set for a running process: unset it")
 
 
 def check_settings() -> None:
-    """Raise InputError that names the variable, or the settings file, for any other setting that W&B refuses."""
+    """Raise InputError that names the variable, or the settings file, of any further setting that W&B refuses."""
     import wandb
 
     for variable, text in os.environ.items():
         if variable.startswith("WANDB_"):
             try:
                 wandb.Settings().update_from_env_vars({variable: text})
-            except Exception as error:  # of pydantic, or W&B's own
+            except Exception as error:  # pydantic's, or W&B's own
                 raise InputError(f"{variable}={_short(text)} is refused by W&B: {_reason(error)}") from error
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path("~", ".config", "wandb")).expanduser()
     settings = wandb.Settings(settings_system=str(folder / "settings"))
     files = f"{settings.settings_system} or {settings.settings_workspace}"
-    complaint = io.StringIO()
+    warnings = io.StringIO()
     try:
-        with redirect_stderr(complaint):
-            given = settings.read_system_settings().all()
-    except Exception as error:  # a file that is no text, say
+        with redirect_stderr(warnings):
+            file_settings = settings.read_system_settings().all()
+    except Exception as error:  # a binary file, for example
         raise InputError(f"can't read the settings of W&B in {files}: {one_line(error)}") from error
-    if complaint.getvalue():
-        raise InputError(f"can't read the settings of W&B: {' '.join(complaint.getvalue().split())}")
-    for name, text in given.items():
+    if warnings.getvalue():
+        raise InputError(f"can't read the settings of W&B: {' '.join(warnings.getvalue().split())}")
+    for name, text in file_settings.items():
         value: Any = text.split(",") if name == "ignore_globs" else text
         try:
-            if name not in ("anonymous", "settings_system", "root_dir"):  # W&B ignores these, and says so
+            if name not in ("anonymous", "settings_system", "root_dir"):  # W&B ignores these with a message
                 wandb.Settings(**{name: value})
         except Exception as error:
             raise InputError(f"{name}={_short(text)} in {files} is refused by W&B: {_reason(error)}") from error
 
 
-def make_places() -> None:
-    """Let W&B keep its copies in a temporary folder where it can't write in the home, or where a variable says."""
+def use_writable_folders() -> None:
+    """Move W&B's cache and staged data to temporary folders where their own folders can't be written."""
     from wandb import env
 
-    for variable, place in (("WANDB_CACHE_DIR", env.get_cache_dir), ("WANDB_DATA_DIR", env.get_data_dir)):
+    for variable, folder in (("WANDB_CACHE_DIR", env.get_cache_dir), ("WANDB_DATA_DIR", env.get_data_dir)):
         try:
-            _check_folder(Path(place()), variable)
+            _check_folder(Path(folder()), variable)
         except InputError:
             os.environ[variable] = tempfile.mkdtemp(prefix="wandb-")
 
@@ -118,17 +117,17 @@ def _check_text(option: str, text: str, name: str) -> None:
             raise InputError(f"{name} must be text, got {_short(text)}")
         return
     forbidden = _FORBIDDEN.get(option, "")
-    is_line = 0 < len(text) <= _LONGEST and text.isprintable() and text == text.strip()
+    is_line = 0 < len(text) <= MAX_LENGTH and text.isprintable() and text == text.strip()
     if not is_line or set(text) & set(forbidden):
-        without = f", none of {' '.join(forbidden)}" if forbidden else ""
-        rule = f"1 to {_LONGEST} printable characters, without a space at an end{without}"
+        exclusion = f", none of {' '.join(forbidden)}" if forbidden else ""
+        rule = f"1 to {MAX_LENGTH} printable characters, without a space at an end{exclusion}"
         raise InputError(f"{name} must be {rule}, got {_short(text)}")
 
 
 def _check_tags(tags: Sequence[str], name: str) -> None:
     for tag in tags:
-        if not (0 < len(tag) <= _LONGEST_TAG and tag.isprintable() and tag.strip()):
-            raise InputError(f"{name} must each be 1 to {_LONGEST_TAG} printable characters, got {_short(tag)}")
+        if not (0 < len(tag) <= _MAX_TAG_LENGTH and tag.isprintable() and tag.strip()):
+            raise InputError(f"{name} must each be 1 to {_MAX_TAG_LENGTH} printable characters, got {_short(tag)}")
         if list(tags).count(tag) > 1:
             raise InputError(f"{name} must differ from each other, got {_short(tag)} twice")
 
@@ -153,7 +152,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _short(text: str) -> str:
-    return repr(text) if len(text) <= _LONGEST_TAG else f"{text[: _LONGEST_TAG // 2]!r}... ({len(text)} characters)"
+    return repr(text) if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN // 2]!r}... ({len(text)} characters)"
 
 
 def _either(choices: Sequence[str]) -> str:
@@ -161,6 +160,6 @@ def _either(choices: Sequence[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Message of pydantic on the one wrong value, without its headings."""
+    """The message of pydantic's first error, or the whole message of another error."""
     errors = getattr(error, "errors", None)
     return errors()[0]["msg"] if callable(errors) else one_line(error)

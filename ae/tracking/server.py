@@ -1,4 +1,4 @@
-"""Read W&B's server: runs and artifacts."""
+"""Read runs and artifacts from W&B's server."""
 
 import re
 import tempfile
@@ -11,9 +11,9 @@ _TIMEOUT = 20  # seconds
 
 
 def find_runs(path: str) -> list[Any]:
-    """The runs of `entity/project` or `entity/project/group`, as W&B's client has them.
+    """List the runs of `entity/project` or `entity/project/group` as objects of `wandb.Api`.
 
-    Raises InputError where the server gives none.
+    Raises InputError where there are none.
     """
     import wandb
 
@@ -24,16 +24,16 @@ def find_runs(path: str) -> list[Any]:
         raise InputError(f"wandb:{path} names no project: it must be {expected}")
     try:
         api = wandb.Api(timeout=_TIMEOUT)
-        found = list(api.runs(f"{entity}/{project}", filters={"group": group} if group else {}, lazy=False))
-    except Exception as error:  # whatever the server's answers lead the client to
+        runs = list(api.runs(f"{entity}/{project}", filters={"group": group} if group else {}, lazy=False))
+    except Exception as error:  # the server's answers can raise any exception in the client
         raise InputError(f"can't read wandb:{path}: {one_line(error)}") from error
-    if not found:
+    if not runs:
         raise InputError(f"no run in wandb:{path}")
-    return found
+    return runs
 
 
 def read_rows(run: Any, count: int) -> list[dict[str, Any]]:
-    """At most so many rows of a run's history, evenly spaced."""
+    """Read at most `count` rows of a run's history, evenly spaced."""
     try:
         return run.history(samples=count, pandas=False)
     except Exception as error:
@@ -41,7 +41,7 @@ def read_rows(run: Any, count: int) -> list[dict[str, Any]]:
 
 
 def read_file(run: Any, name: str) -> bytes:
-    """A file of a run."""
+    """Read a file of a run."""
     try:
         with tempfile.TemporaryDirectory() as folder, run.file(name).download(root=folder, replace=True) as file:
             return Path(file.name).read_bytes()
@@ -50,7 +50,7 @@ def read_file(run: Any, name: str) -> bytes:
 
 
 def download_weights(name: str, folder: Path) -> Path:
-    """The weights in a model's artifact, `entity/project/artifact:alias`; only this one file of it is written."""
+    """Download only the file of weights of a model's artifact, `entity/project/artifact:alias`."""
     import wandb
 
     if not re.fullmatch(r"[^/:]+/[^/:]+/[^/:]+:[^/:]+", name):

@@ -466,7 +466,7 @@ def test_a_run_that_is_forgotten_is_finished(server: WandbServer, tmp_path: Path
     run = Run("joint", RunConfig(dir=tmp_path / "run"))
     run.log({"train/loss": 0.5}, 1, 0.1)
     for _ in range(100):  # what is sent in the background holds it
-        if not any(thread.is_alive() for thread in run._tracker._threads):  # type: ignore[union-attr]
+        if not any(thread.is_alive() for thread in run._tracker._background.threads):  # type: ignore[union-attr]
             break
         time.sleep(0.05)
     del run
