@@ -1,4 +1,4 @@
-"""Options of W&B and its environment variables: refused by W&B's rule before anything is written."""
+"""Options, environment variables and settings files that W&B refuses raise InputError before any file is written."""
 
 import os
 from pathlib import Path
@@ -34,19 +34,19 @@ from ae.tracking.options import check_environment, check_settings
         ("tags", ("a", "b", "a")),
     ],
 )
-def test_options_that_wandb_refuses_are_refused_by_name(option: str, text: Any) -> None:
-    with pytest.raises(InputError, match=rf"^RunConfig\.{option} must .*, got ") as refused:
+def test_check_options_rejects_invalid_option_by_name(option: str, text: Any) -> None:
+    with pytest.raises(InputError, match=rf"^RunConfig\.{option} must .*, got ") as raised:
         RunConfig(**{option: text})
-    assert len(str(refused.value).splitlines()) == 1
-    assert len(str(refused.value)) < 200
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 200
 
 
-def test_options_that_wandb_takes_are_taken() -> None:
+def test_check_options_accepts_valid_options() -> None:
     longest = "x" * 128
     options: dict[str, str] = dict.fromkeys(("project", "entity", "group", "job_type", "name"), longest)
-    where = RunConfig(**options, tags=("é" * 64, "b c"), notes="two\nlines" * 100)  # type: ignore[arg-type]
-    assert where.name == longest
-    wandb.Settings(project=where.project, run_tags=where.tags)
+    run_config = RunConfig(**options, tags=("é" * 64, "b c"), notes="two\nlines" * 100)  # type: ignore[arg-type]
+    assert run_config.name == longest
+    wandb.Settings(project=run_config.project, run_tags=run_config.tags)
 
 
 @pytest.mark.parametrize(
@@ -75,18 +75,18 @@ def test_options_that_wandb_takes_are_taken() -> None:
         ("WANDB_HTTP_PROXY", "nonsense"),
     ],
 )
-def test_variables_that_wandb_refuses_are_refused_by_name(
+def test_check_environment_rejects_invalid_variable_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, text: str
 ) -> None:
     monkeypatch.setenv(variable, text)
-    with pytest.raises(InputError, match=rf"^{variable}\b.* (must|is refused by W&B: )") as refused:
+    with pytest.raises(InputError, match=rf"^{variable}\b.* (must|is refused by W&B: )") as raised:
         Run("joint", RunConfig(dir=tmp_path / "run"))
-    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(raised.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/below", "/proc/nothing"])
-def test_a_folder_that_cannot_be_written_is_refused(
+def test_check_environment_rejects_unwritable_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "a file").touch()
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_empty_variables_count_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_environment_deletes_empty_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "MODE PROJECT ENTITY RUN_GROUP JOB_TYPE NAME NOTES TAGS RUN_ID DIR RESUME SILENT CACHE_DIR SERVICE BASE_URL"
     for name in names.split():
         monkeypatch.setenv(f"WANDB_{name}", " " if name == "NAME" else "")
@@ -105,7 +105,7 @@ def test_empty_variables_count_as_not_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert not [name for name in names.split() if f"WANDB_{name}" in os.environ]
 
 
-def test_empty_tags_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_environment_drops_empty_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_TAGS", "a,, b,")
     check_environment()
     assert os.environ["WANDB_TAGS"] == "a,b"
@@ -114,14 +114,16 @@ def test_empty_tags_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "WANDB_TAGS" not in os.environ
 
 
-def test_variables_are_not_looked_at_where_wandb_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_check_environment_is_skipped_where_tracking_is_disabled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "foo")
     with Run("joint", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
         run.log({"train/loss": 0.5}, 1, 0.1)
     assert len(run.history()) == 1
 
 
-def test_the_former_switch_turns_tracking_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_effective_is_disabled_by_wandb_disabled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_DISABLED", "true")
     with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
         run.log({"train/loss": 0.5}, 1, 0.1)
@@ -130,10 +132,10 @@ def test_the_former_switch_turns_tracking_off(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.parametrize("content", [b"[default]\nmode = foo\n", b"[default]\nunknown = 1\n", b"\xff\0", b"junk\n"])
 @pytest.mark.parametrize("place", [".config/wandb/settings", "wandb/settings"])
-def test_settings_files_that_wandb_would_ignore_are_refused(tmp_path: Path, place: str, content: bytes) -> None:
+def test_check_settings_rejects_invalid_settings_file(tmp_path: Path, place: str, content: bytes) -> None:
     (tmp_path / place).parent.mkdir(parents=True)
     (tmp_path / place).write_bytes(content)
-    with pytest.raises(InputError, match="wandb/settings") as refused:
+    with pytest.raises(InputError, match="wandb/settings") as raised:
         Run("joint", RunConfig(dir=tmp_path / "run"))
-    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(raised.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
