@@ -1,4 +1,4 @@
-"""A prepared W&B workspace for a project: curves, trade-offs, weights of the objective, what differs, pictures.
+"""A W&B workspace for a project: curves, trade-offs, weights of the objective, differences of runs, pictures.
 
 python -m experiments.dashboard --entity ME --project ae
 """
@@ -35,16 +35,16 @@ PICTURES = ["reconstructions", "test/reconstructions", "test/code"]
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Which project, and what the workspace is called. Needs the extra `dashboard`."""
+    """The project, and the workspace's name. Needs the extra `dashboard`."""
 
-    entity: str | None = None  # user or team that the project belongs to (default: who is logged in)
+    entity: str | None = None  # user or team of the project (default: the user who is logged in)
     project: str = "ae"  # project in W&B
     name: str = "ae"  # of the workspace
     json: Path | None = None  # write the workspace's specification to this file, and don't save it in W&B
 
 
 def build(entity: str, project: str, name: str) -> "Workspace":
-    """The workspace, not saved."""
+    """Build the workspace, and do not save it."""
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
@@ -85,7 +85,7 @@ def build(entity: str, project: str, name: str) -> "Workspace":
 
 
 def specification(workspace: "Workspace") -> dict[str, Any]:
-    """What W&B is sent of it."""
+    """The workspace as W&B's server receives it."""
     return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
     try:
         workspace = build(config.entity or wandb.Api().default_entity or "", config.project, config.name)
         workspace.save()
-    except Exception as error:  # whatever the server's answers lead the library to
+    except Exception as error:  # the server's answers can raise any exception in the library
         raise InputError(f"can't save the workspace: {' '.join(str(error).split())}") from error
     print(f"look {workspace.url}")
 

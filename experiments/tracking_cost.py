@@ -1,8 +1,8 @@
-"""What tracking costs the main job's training, offline and online.   python -m experiments.tracking_cost
+"""Cost of tracking in the main job's training, offline and online.   python -m experiments.tracking_cost
 
-On a noisy machine whole trainings differ by more than tracking costs. So one training alternates: a row is tracked,
-two are not, one is, and the times from a row to the next are compared, pair by pair. What W&B's own process does later
-is not in that; its processor time is shown beside it, from its start to its end.
+On a noisy machine whole trainings differ by more than the cost of tracking. Therefore one training alternates between
+tracked and untracked rows (one tracked, two not, one tracked), and the times between rows are compared in pairs. They
+exclude later work of W&B's process; the processor time of W&B's process from start to end is shown beside them.
 """
 
 import resource
@@ -28,7 +28,7 @@ from experiments import joint
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """How long to measure. Online needs a server that W&B is logged in to."""
+    """Length of the measurement. `online` needs a W&B server and a login."""
 
     steps: Positive[int] = 6000  # of a training in each mode
     log_every: Positive[int] = 50  # steps between rows
@@ -41,10 +41,10 @@ class Config(Settings):
 
 
 class Cost(NamedTuple):
-    """Of one training; times in seconds."""
+    """Cost in one training; times in seconds."""
 
-    ratios: list[float]  # of each pair of neighbours: from a tracked row to the next, over from an untracked one
-    waiting: float  # in Run.log, a step, beyond what an untracked row takes there
+    ratios: list[float]  # of neighbours: time from a tracked row to the next row, over time from an untracked row
+    waiting: float  # in Run.log, a step: a tracked row's excess over an untracked row
     service: float  # processor time of W&B's process, a step
     step: float
     begin: float
@@ -52,24 +52,24 @@ class Cost(NamedTuple):
 
 
 class Alternating(Run):
-    """A run that tracks two rows of every four: the first and the last, to come first in half of the pairs."""
+    """Track the first and the last of every four rows, so that the tracked row is first in half of the pairs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.times: list[tuple[float, float]] = []  # when a row was begun and done
+        self.times: list[tuple[float, float]] = []  # start and end of each `log`
 
     def log(self, row: Mapping[str, float | int], *args: Any, **kwargs: Any) -> None:
         """Log a row, tracked or not."""
-        tracker, began = self._tracker, time.perf_counter()
+        tracker, start = self._tracker, time.perf_counter()
         if len(self.times) % 4 in (1, 2):
             self._tracker = None
         super().log(row, *args, **kwargs)
         self._tracker = tracker
-        self.times.append((began, time.perf_counter()))
+        self.times.append((start, time.perf_counter()))
 
 
 def main(config: Config) -> None:
-    """Measure, and print a row for each mode."""
+    """Measure the cost, and print a line for each mode."""
     print(f"{config.steps} steps, a row every {config.log_every}, {torch.get_num_threads()} threads")
     for mode in config.modes:
         cost = measure(mode, config.steps, config.log_every)
@@ -83,7 +83,7 @@ def main(config: Config) -> None:
 
 
 def measure(mode: Mode, steps: int, log_every: int) -> Cost:
-    """One training of the main job's model."""
+    """Measure the cost in one training of the main job's model."""
     job = joint.Config()
     data = Data("mnist", limit=450 * 128, validation=0, augment=job.data.augment).load()  # epochs end on a row
     recipe = replace(job.recipe, steps=steps, log_every=log_every, evaluate_every=steps)
@@ -91,29 +91,29 @@ def measure(mode: Mode, steps: int, log_every: int) -> Cost:
     model = joint.build(job.model, data)
     service_before = _service_seconds()
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        start = time.perf_counter()
         run = Alternating("cost", RunConfig(dir=Path(folder, "run"), wandb=mode), job)
-        begin = time.perf_counter() - began
+        begin = time.perf_counter() - start
         results = fit(model, job.objective, data, recipe, run)
-        ended = time.perf_counter()
+        training_end = time.perf_counter()
         run.finish()
-        end = time.perf_counter() - ended
-        wandb.teardown()  # its process ends, and is waited for
+        end = time.perf_counter() - training_end
+        wandb.teardown()  # waits for the end of W&B's process
     service = (_service_seconds() - service_before) / steps
     step = recipe.batch_size / results["images_per_second"]
     return Cost(*_compare(run.times, log_every), service, step, begin, end)
 
 
 def _compare(times: list[tuple[float, float]], log_every: int) -> tuple[list[float], float]:
-    """Each pair's ratio, from the beginning of a row to that of the next; and what a tracked row takes longer, a step.
+    """Return each pair's ratio of times between starts of rows, and a tracked row's excess in `log`, in seconds a step.
 
     The first four rows are left out.
     """
-    lasted = [after[0] - before[0] for before, after in pairwise(times)]
+    durations = [after[0] - before[0] for before, after in pairwise(times)]
     ratios = []
-    for i in range(4, len(lasted) - 3, 4):
-        ratios += [lasted[i] / lasted[i + 1], lasted[i + 3] / lasted[i + 2]]
-    logging = [done - began for began, done in times]
+    for i in range(4, len(durations) - 3, 4):
+        ratios += [durations[i] / durations[i + 1], durations[i + 3] / durations[i + 2]]
+    logging = [end - start for start, end in times]
     tracked = median(logging[4::4] + logging[7::4])
     return ratios, (tracked - median(logging[5::4] + logging[6::4])) / log_every
 

@@ -1,6 +1,6 @@
-"""A W&B server on the loopback, for tests: enough of the protocol for real runs of the real client."""
+"""A W&B server on the loopback for tests; its part of the protocol suffices for runs of the real client."""
 
+from tests.helpers.wandb_server.records import Artifact, Run
 from tests.helpers.wandb_server.server import Fault, WandbServer
-from tests.helpers.wandb_server.store import Artifact, Run
 
 __all__ = ["Artifact", "Fault", "Run", "WandbServer"]

@@ -1,4 +1,4 @@
-"""Serves until it is interrupted; prints what a client needs, for `export`.   python -m tests.helpers.wandb_server"""
+"""Serve until an interrupt; print the client's environment for `export`.   python -m tests.helpers.wandb_server"""
 
 import threading
 

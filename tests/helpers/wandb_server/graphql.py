@@ -1,4 +1,4 @@
-"""As much of GraphQL as it takes to answer a query with exactly what it asks for, and to notice what is not known."""
+"""Parse GraphQL queries, and select exactly the fields of a query; an unknown field is an error."""
 
 import re
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\.\.\.|[\w$-]+(?:\.\d+)?|[{}()\[\]:@!=]')
 
 Selection = dict[str, tuple[str, "Selection"]]
-"""What is asked of an object: {name in the answer: (field, what is asked of its value)}."""
+"""The fields that a query selects: {name in the answer: (field, selection of the field's value)}."""
 
 
 class UnknownFieldError(Exception):
-    """A field that was asked for and is not known."""
+    """A query selects a field that the server does not know."""
 
 
 def parse(query: str) -> tuple[str, Selection]:
-    """The name of the query's one operation, and what it selects, with its fragments filled in."""
+    """Return the name of the query's operation, and its selection with expanded fragments."""
     parser = _Parser(_TOKEN.findall(re.sub(r"#.*", "", query)))
     operation: tuple[str, list[Any]] | None = None
     fragments: dict[str, list[Any]] = {}
@@ -28,11 +28,11 @@ def parse(query: str) -> tuple[str, Selection]:
                 parser.skip_arguments()
                 operation = name, parser.selection()
     assert operation is not None
-    return operation[0], _fill_in(operation[1], fragments)
+    return operation[0], _expand(operation[1], fragments)
 
 
 class _Parser:
-    """Reads selections as lists of (alias, field, selection), ("...", fragment, []) and ("...", "", selection)."""
+    """Read selections as lists of (alias, field, selection), ("...", fragment, []) and ("...", "", selection)."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens[::-1]
@@ -46,7 +46,7 @@ class _Parser:
         return bool(self.tokens) and self.tokens[-1] == token
 
     def skip_arguments(self) -> None:
-        """Past (...), whatever it holds: the operation's variables say it all."""
+        """Skip (...): the operation's variables hold all arguments."""
         if self.next_is("("):
             depth = 0
             while True:
@@ -61,7 +61,7 @@ class _Parser:
             self.skip_arguments()
 
     def selection(self) -> list[Any]:
-        found: list[Any] = []
+        fields: list[Any] = []
         self.take("{")
         while not self.next_is("}"):
             name = self.take()
@@ -71,7 +71,7 @@ class _Parser:
                     self.take("on")
                     self.take()
                 self.skip_directives()
-                found.append(("...", fragment, [] if fragment else self.selection()))
+                fields.append(("...", fragment, [] if fragment else self.selection()))
                 continue
             field = name
             if self.next_is(":"):
@@ -79,25 +79,25 @@ class _Parser:
                 field = self.take()
             self.skip_arguments()
             self.skip_directives()
-            found.append((name, field, self.selection() if self.next_is("{") else []))
+            fields.append((name, field, self.selection() if self.next_is("{") else []))
         self.take("}")
-        return found
+        return fields
 
 
-def _fill_in(selected: list[Any], fragments: dict[str, list[Any]]) -> Selection:
-    filled: Selection = {}
+def _expand(selected: list[Any], fragments: dict[str, list[Any]]) -> Selection:
+    expanded: Selection = {}
     for name, field, inner in selected:
         if name == "...":
-            part = _fill_in(fragments[field] if field else inner, fragments)
+            selection = _expand(fragments[field] if field else inner, fragments)
         else:
-            part = {name: (field, _fill_in(inner, fragments))}
-        for alias, (known_field, known) in part.items():
-            filled[alias] = (known_field, {**filled.get(alias, ("", {}))[1], **known})
-    return filled
+            selection = {name: (field, _expand(inner, fragments))}
+        for alias, (real_field, fields) in selection.items():
+            expanded[alias] = (real_field, {**expanded.get(alias, ("", {}))[1], **fields})
+    return expanded
 
 
 def select(value: Any, selection: Selection) -> Any:
-    """The part of `value` that is asked for; raises UnknownFieldError where it has not got that."""
+    """Select fields of `value`; raises UnknownFieldError where `value` lacks a field."""
     if not selection or value is None:
         return value
     if isinstance(value, list):

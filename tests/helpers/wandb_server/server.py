@@ -1,4 +1,4 @@
-"""The server itself: HTTP on the loopback, and faults on demand."""
+"""The HTTP server on the loopback, with faults on demand."""
 
 import base64
 import gzip
@@ -12,28 +12,29 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.helpers.wandb_server.graphql import parse, select
-from tests.helpers.wandb_server.store import ENTITY, Run, Store
+from tests.helpers.wandb_server.records import ENTITY, Run
+from tests.helpers.wandb_server.store import Store
 
 KEY = "k" * 40
 
 
 @dataclass
 class Fault:
-    """Requests whose path matches are answered with `status`, or, where that is None, only after the fault's end."""
+    """Answer requests whose path matches with `status`; with status None, delay the answer until the fault's end."""
 
     match: str = "."
     status: int | None = 500
     seconds: float = 3600.0
-    count: int = 10**9  # so many requests at most
-    began: float = 0.0
+    count: int = 10**9  # affected requests at most
+    start: float = 0.0
 
     def ends_in(self) -> float:
-        """Seconds that are left."""
-        return self.began + self.seconds - time.monotonic()
+        """Seconds until the fault's end."""
+        return self.start + self.seconds - time.monotonic()
 
 
 class WandbServer:
-    """A server to log runs to, as a context manager. What a client asked for and it does not know is in `unknown`."""
+    """A W&B server as a context manager; `unknown` lists the requests that it does not know."""
 
     def __init__(self, keys: tuple[str, ...] = (KEY,)) -> None:
         self.store = Store()
@@ -44,7 +45,7 @@ class WandbServer:
         self._port = 0
 
     def start(self) -> "WandbServer":
-        """Listen; again on the same port after a `stop`."""
+        """Listen, after a `stop` on the same port as before."""
         owner = self
 
         class Handler(_Handler):
@@ -57,7 +58,7 @@ class WandbServer:
         return self
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Refuse connections."""
         self._http.shutdown()
         self._http.server_close()
 
@@ -69,21 +70,21 @@ class WandbServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"http://127.0.0.1:{self._port}"
 
     def environment(self) -> dict[str, str]:
-        """What a client needs to log in here."""
+        """Environment variables with which a client logs in."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_ENTITY": ENTITY, "NO_PROXY": "127.0.0.1"}
 
     def break_down(self, fault: Fault) -> None:
-        """Begin a fault."""
-        fault.began = time.monotonic()
+        """Start a fault."""
+        fault.start = time.monotonic()
         self.faults.append(fault)
 
     @property
     def run(self) -> Run:
-        """The one run that it knows."""
+        """The only run of the server."""
         (run,) = self.store.runs.values()
         return run
 
@@ -116,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with server.lock:
                 content = self._answer(server.store, path, body)
-        except Exception as error:  # what the client asked for is not known, or the server is wrong: the test must fail
+        except Exception as error:  # an unknown request, or a bug of this server: the test must fail
             server.unknown.append(f"{path} {body[:80]!r}: {type(error).__name__} {error}")
             return self._reply({"errors": [{"message": str(error)}]}, 400)
         self._reply(content)
@@ -127,9 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
         _, kind, *rest = path.split("/")
         match kind, self.command, rest:
             case "graphql", "POST", []:
-                question = json.loads(body)
-                name, selection = parse(question["query"])
-                return {"data": select(getattr(store, name)(**question.get("variables") or {}), selection)}
+                request = json.loads(body)
+                name, selection = parse(request["query"])
+                return {"data": select(getattr(store, name)(**request.get("variables") or {}), selection)}
             case "files", "POST", [_, project, run, "file_stream"]:
                 store.run(project, run).stream(json.loads(body))
                 return {}
