@@ -132,22 +132,22 @@ class Connection:
                     is_logged_in = wandb.login(prompt=False, verify=False)
             if is_logged_in:
                 return wandb.init(mode="online", **options)  # not muted: W&B keeps what stderr shows
-            trouble = "not logged in: run `wandb login`" if mode == "online" else None
+            reason = "not logged in: run `wandb login`" if mode == "online" else None
         except wandb.errors.UsageError as error:
             if not has_active_runs:
                 abandon_service()  # it still holds the run's id
             raise InputError(f"W&B refuses the run: {one_line(error)}") from error
         except (wandb.errors.Error, ValueError, OSError) as error:
-            trouble = one_line(error)
-        if trouble:
+            reason = one_line(error)
+        if reason:
             if not has_active_runs:
                 abandon_service()
             for folder in set(run_folders(options["id"], parent)) - earlier_folders:
                 shutil.rmtree(folder, ignore_errors=True)
         if not may_fall_back:
-            raise InputError(f"W&B's server can't be reached: {trouble or 'not logged in'}")
-        if trouble:
-            say(f"W&B  this run is offline: {trouble}", error=True)
+            raise InputError(f"W&B's server can't be reached: {reason or 'not logged in'}")
+        if reason:
+            say(f"W&B  this run is offline: {reason}", error=True)
         return wandb.init(mode="offline", **options)
 
     def _settings(self) -> "wandb.Settings":

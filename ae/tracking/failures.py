@@ -17,7 +17,7 @@ class Failures:
 
     @contextmanager
     def tolerated(self, part: str) -> Iterator[None]:
-        """Record an exception instead of raising it: the run goes on without this part."""
+        """Record an exception instead of raising it: the run continues without this part."""
         try:
             yield
         except Exception as error:
@@ -26,7 +26,7 @@ class Failures:
     def record(self, part: str, error: Exception) -> None:
         """Record that W&B lacks a part; print a warning the first time."""
         if part not in self.reasons:
-            say(f"W&B  in trouble, the run goes on without {part}: {one_line(error)}", error=True)
+            say(f"W&B  failed, the run continues without {part}: {one_line(error)}", error=True)
         self.reasons[part] = one_line(error)
 
     def __bool__(self) -> bool:

@@ -138,7 +138,7 @@ class Tracker:
             return f"W&B  {failures or 'this run is not tracked'}: {upload}"
         run, wandb_folder = self._run, Path(self._run.dir).parent
         is_online = not run.offline
-        look = f"look with `wandb leet {shlex.quote(str(wandb_folder))}`"
+        view = f"view with `wandb leet {shlex.quote(str(wandb_folder))}`"
         if not self._is_ours:
             return f"W&B  {wandb_folder} (left open)" + (f", {failures}: {upload}" if failures else "")
         url = run.url if is_online else None
@@ -149,14 +149,14 @@ class Tracker:
             failures.reasons["end"] = one_line(error)
         self._connection.close(run)
         if not is_online and not failures and not self._was_online:
-            return f"W&B  offline: {look}, upload with `wandb sync {shlex.quote(str(wandb_folder))}`"
+            return f"W&B  offline: {view}, upload with `wandb sync {shlex.quote(str(wandb_folder))}`"
         if not is_online:
-            return f"W&B  offline{f', {failures}' if failures else ''}: {look}, {upload}"
+            return f"W&B  offline{f', {failures}' if failures else ''}: {view}, {upload}"
         if "answers" not in failures.reasons:
             with failures.tolerated("answers"):
                 check_upload(run, self._rows, self._run_folders(), failures)
         if failures:
-            return f"W&B  not all has reached the server, {failures}: {look}, {upload}"
+            return f"W&B  incomplete on the server, {failures}: {view}, {upload}"
         return f"W&B  {url}"
 
     @property
@@ -227,7 +227,7 @@ class Tracker:
         except Exception as reopening_error:
             self._failures.record("rows", reopening_error)
         else:
-            say(f"W&B  opened the run again after: {one_line(error)}", error=True)
+            say(f"W&B  reopened the run after: {one_line(error)}", error=True)
 
     def _run_folders(self) -> list[Path]:
         """W&B's folders of this run: beside its present folder, in the run's folder, and in that of its sweep."""

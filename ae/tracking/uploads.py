@@ -23,14 +23,14 @@ def check_upload(run: "wandb.Run", rows: RowLog, folders: list[Path], failures: 
     if rows.has_our_steps and server_run.lastHistoryStep < rows.last_step:
         failures.reasons["rows"] = f"after step {server_run.lastHistoryStep}"
     if server_run.state == "running":
-        failures.reasons["end"] = "the server takes the run for running"
+        failures.reasons["end"] = "the server shows the run as running"
     uploaded = {file.name for file in server_run.files()}
     has_pictures = all(
         any(name.startswith(prefix) and name.endswith(suffix) for name in uploaded)
         for prefix, suffix in rows.picture_files
     )
     if not has_pictures or missing_media(uploaded, folders):
-        failures.reasons["pictures"] = "the server has not all"
+        failures.reasons["pictures"] = "the server lacks some"
 
 
 def upload_missing_files(run: "wandb.Run", rows: RowLog, folders: list[Path], run_folder: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import wandb
@@ -168,7 +169,8 @@ def test_tracker_works_in_sweep_agent(server: WandbServer, tmp_path: Path) -> No
             run.log({"train/loss": wandb.config["width"] / 8}, 1, 0.1)
             run.summarise({"test/mse": 0.5})
 
-    wandb.agent("a-sweep", train, project="swept", count=1)
+    with patch.dict(os.environ):  # the agent leaves variables, WANDB_DIR among them
+        wandb.agent("a-sweep", train, project="swept", count=1)
     server_run = server.run
     assert (server_run.project, server_run.name, server_run.state) == ("swept", "swept0", "finished")
     assert {name: server_run.config[name]["value"] for name in ("width", "depth")} == {"width": 4, "depth": 2}

@@ -36,7 +36,7 @@ def test_upload_completes_rows_after_403_on_file_stream(
 ) -> None:
     log_rows(tmp_path / "run", before=lambda: server.break_down(Fault("file_stream", 403, count=1)))
     line = last_line(capsys)
-    assert "not all has reached the server" in line
+    assert "incomplete on the server" in line
     assert len(server.run.rows) < 20
     assert_upload_completes(server, tmp_path / "run", line)
 
@@ -45,9 +45,7 @@ def test_finish_names_rows_refused_by_server(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_rows(tmp_path / "run", before=lambda: server.break_down(Fault("file_stream", 413, count=1)))
-    assert re.match(
-        "W&B  not all has reached the server, missing: .*rows.*: look with .*upload with ", last_line(capsys)
-    )
+    assert re.match("W&B  incomplete on the server, missing: .*rows.*: view with .*upload with ", last_line(capsys))
 
 
 def kill_service() -> None:
@@ -73,7 +71,7 @@ def test_tracker_reopens_run_after_service_is_killed(
         kill_service()
         run.summarise({"test/mse": 0.5})
     shown = capsys.readouterr()
-    assert shown.err.count("W&B  opened the run again after: ") == 2
+    assert shown.err.count("W&B  reopened the run after: ") == 2
     assert shown.out.strip() == f"W&B  {server.url}/tester/ae/runs/{run.id}"
     assert numbers(server.run.rows) == history(tmp_path / "run")
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [0, 1, 2]
@@ -121,7 +119,7 @@ def test_upload_sends_pictures_of_run_folder_after_media_are_deleted(
     for media in folder.glob("wandb/run-*/files/media"):
         shutil.rmtree(media)
     line = last_line(capsys)
-    assert "not all has reached the server, missing: pictures" in line
+    assert "incomplete on the server, missing: pictures" in line
     server.faults.clear()
     run_command(line)
     sent = {row["step"]: server.run.files[row["reconstructions"]["path"]] for row in server.run.rows}
@@ -137,7 +135,7 @@ def test_tracker_logs_numbers_where_pictures_fail(
     log_pictures(tmp_path / "run", lambda: monkeypatch.setattr(shutil, "copy", fail))  # W&B copies media with it
     monkeypatch.undo()
     shown = capsys.readouterr()
-    assert shown.err.count("W&B  in trouble, the run goes on without pictures: ") == 1
+    assert shown.err.count("W&B  failed, the run continues without pictures: ") == 1
     assert "missing: pictures" in shown.out
     assert numbers(server.run.rows) == history(tmp_path / "run")
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [1]
@@ -151,7 +149,7 @@ def test_upload_sends_pictures_refused_by_server(
     server.break_down(Fault("storage/", 403))
     job(digits, RunConfig(dir=tmp_path / "run", patience=3.0))
     line = last_line(capsys)
-    assert "not all has reached the server" in line
+    assert "incomplete on the server" in line
     assert not any("media" in name for name in server.run.files)
     server.faults.clear()
     run_command(line)
@@ -178,7 +176,7 @@ def test_upload_completes_run_after_failure_at_end(
     log_rows(tmp_path / "run", patience=1.5, after=faults[fault])
     assert time.monotonic() - start < 25
     line = last_line(capsys)
-    assert "not all has reached the server" in line
+    assert "incomplete on the server" in line
     if fault == "dead":
         server.start()
     assert_upload_completes(server, tmp_path / "run", line)
@@ -218,6 +216,6 @@ def test_tracker_tolerates_failing_log(
         run.log({"train/loss": 0.4}, 2, 0.2)
         monkeypatch.undo()
     shown = capsys.readouterr()
-    assert shown.err.count("W&B  in trouble, the run goes on without rows: the service is gone") == 1
+    assert shown.err.count("W&B  failed, the run continues without rows: the service is gone") == 1
     assert f"python -m ae.upload --run {tmp_path / 'run'}" in shown.out
     assert [row["step"] for row in run.history()] == [1, 2]
