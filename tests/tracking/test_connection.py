@@ -193,7 +193,7 @@ def test_connection_is_disabled_by_environment_variable(tmp_path: Path, monkeypa
     assert not (tmp_path / "run/wandb").exists()
 
 
-def test_connection_refused_leaves_no_folder(
+def test_connection_leaves_no_folder_after_refusal(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_RESUME", "must")

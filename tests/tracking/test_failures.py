@@ -41,7 +41,7 @@ def test_upload_completes_rows_after_403_on_file_stream(
     assert_upload_completes(server, tmp_path / "run", line)
 
 
-def test_finish_names_rows_refused_by_server(
+def test_tracker_finish_names_rows_refused_by_server(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_rows(tmp_path / "run", before=lambda: server.break_down(Fault("file_stream", 413, count=1)))
@@ -70,9 +70,9 @@ def test_tracker_reopens_run_after_service_is_killed(
             run.log({"train/loss": 0.5}, step, step / 10)
         kill_service()
         run.summarise({"test/mse": 0.5})
-    shown = capsys.readouterr()
-    assert shown.err.count("W&B  reopened the run after: ") == 2
-    assert shown.out.strip() == f"W&B  {server.url}/tester/ae/runs/{run.id}"
+    output = capsys.readouterr()
+    assert output.err.count("W&B  reopened the run after: ") == 2
+    assert output.out.strip() == f"W&B  {server.url}/tester/ae/runs/{run.id}"
     assert numbers(server.run.rows) == history(tmp_path / "run")
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [0, 1, 2]
     assert (server.run.summary["test/mse"], server.run.state) == (0.5, "finished")
@@ -100,9 +100,9 @@ def test_tracker_works_without_writable_home(
     for name in ("CACHE", "DATA"):  # so that monkeypatch restores them
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
     log_pictures(tmp_path / "run", lambda: None)
-    shown = capsys.readouterr()
-    assert shown.out.strip() == f"W&B  {server.url}/tester/ae/runs/{server.run.name}"
-    assert shown.err == ""
+    output = capsys.readouterr()
+    assert output.out.strip() == f"W&B  {server.url}/tester/ae/runs/{server.run.name}"
+    assert output.err == ""
     assert numbers(server.run.rows) == history(tmp_path / "run")
     assert server.store.artifact("ae", "source-ae", "latest") is not None
     assert "test/code" in server.run.rows[-1]
@@ -134,9 +134,9 @@ def test_tracker_logs_numbers_where_pictures_fail(
 
     log_pictures(tmp_path / "run", lambda: monkeypatch.setattr(shutil, "copy", fail))  # W&B copies media with it
     monkeypatch.undo()
-    shown = capsys.readouterr()
-    assert shown.err.count("W&B  failed, the run continues without pictures: ") == 1
-    assert "missing: pictures" in shown.out
+    output = capsys.readouterr()
+    assert output.err.count("W&B  failed, the run continues without pictures: ") == 1
+    assert "missing: pictures" in output.out
     assert numbers(server.run.rows) == history(tmp_path / "run")
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [1]
     assert server.run.summary["test/mse"] == 0.5
@@ -183,7 +183,7 @@ def test_upload_completes_run_after_failure_at_end(
 
 
 @pytest.mark.slow
-def test_finish_waits_for_transient_500s(
+def test_tracker_finish_waits_for_transient_500s(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_rows(tmp_path / "run", patience=15.0, before=lambda: server.break_down(Fault(status=500, seconds=2)))
@@ -215,7 +215,7 @@ def test_tracker_tolerates_failing_log(
         run.log({"train/loss": 0.5}, 1, 0.1)
         run.log({"train/loss": 0.4}, 2, 0.2)
         monkeypatch.undo()
-    shown = capsys.readouterr()
-    assert shown.err.count("W&B  failed, the run continues without rows: the service is gone") == 1
-    assert f"python -m ae.upload --run {tmp_path / 'run'}" in shown.out
+    output = capsys.readouterr()
+    assert output.err.count("W&B  failed, the run continues without rows: the service is gone") == 1
+    assert f"python -m ae.upload --run {tmp_path / 'run'}" in output.out
     assert [row["step"] for row in run.history()] == [1, 2]
