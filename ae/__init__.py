@@ -3,7 +3,7 @@
 from ae.utils import signals as signals  # isort: skip  # first: Ctrl-C while the others are imported ends in one line
 
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
-from ae.evaluation.metrics import evaluate
+from ae.evaluation.evaluate import evaluate
 from ae.models.autoencoder import Autoencoder, Output
 from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantizer
 from ae.models.decoders import DeconvDecoder, DenseDecoder

@@ -20,7 +20,8 @@ from ae import Data, Joint, Recipe, Run, RunConfig, fit, report
 from ae.cli import cli
 from ae.data import ImageSet
 from ae.data.corruptions import GaussianNoise, SaltAndPepper
-from ae.evaluation.metrics import mean_image, restoration, with_prefix
+from ae.evaluation.evaluate import mean_image, restoration
+from ae.evaluation.metrics import with_prefix
 from ae.evaluation.plots import drawn, reconstruction_picture
 from ae.utils.validation import Settings
 from experiments.reconstruct import Model, build

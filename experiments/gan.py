@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ae import Classifier, ConvEncoder, Data, DeconvDecoder, Loop, Recipe, Run, RunConfig, Splits, report
 from ae.cli import cli
 from ae.evaluation.frechet import sample_quality
-from ae.evaluation.metrics import evaluating
+from ae.evaluation.inference import evaluating
 from ae.evaluation.plots import drawn, grid_picture
 from ae.functional import adversarial, gradient_penalty
 from ae.models.ema import average_

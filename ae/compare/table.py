@@ -9,6 +9,7 @@ from typing import Any
 
 from ae.compare.comparison import Comparison, Group
 from ae.compare.records import Record, is_number, shown
+from ae.evaluation.metrics import is_percentage
 from ae.utils.errors import printable
 from ae.utils.files import write_whole
 
@@ -50,7 +51,7 @@ def number(group: Group, metric: str) -> str:
     some = f" ({count} of {len(group.runs)})" if count < len(group.runs) else ""
     if std is None or (std == 0 and "/" not in metric):  # a size that is the same in all
         return form(metric, mean) + some
-    if _is_share(metric):
+    if is_percentage(metric):
         return f"{mean:.2%} ± {std:.2%}{some}"
     digits = 4 if std == 0 or mean == 0 else math.floor(math.log10(abs(mean))) - math.floor(math.log10(std)) + 2
     shown = form(metric, mean) if digits <= 4 else f"{mean:.{min(digits, 12)}g}"  # as far as the deviation reaches
@@ -61,15 +62,11 @@ def form(metric: str, value: int | float) -> str:
     """A metric's value as a person reads it."""
     if not is_number(value):
         return f"{value:g}" if isinstance(value, float) else "–"  # noqa: RUF001
-    if _is_share(metric):
+    if is_percentage(metric):
         return f"{value:.2%}" if abs(value) < 1e6 else f"{value:.4g}"
     if value == round(value) and abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:.4g}"
-
-
-def _is_share(metric: str) -> bool:
-    return "accuracy" in metric.split("/")
 
 
 def _cell(text: str) -> str:

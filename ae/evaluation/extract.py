@@ -1,26 +1,26 @@
-"""What a model makes of every image of a data set, written to files while it goes."""
+"""Codes, logits and reconstructions of a whole data set, written to files batch by batch."""
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ae.data import Batch, ImageSet
-from ae.evaluation.metrics import evaluating
+from ae.evaluation.inference import encode_batches
 from ae.models.autoencoder import Autoencoder
+from ae.models.bottlenecks import Code
 from ae.utils.errors import InputError
-from ae.utils.validation import Positive, checked_arguments, unchecked_range
+from ae.utils.validation import Positive, checked_arguments
 
 Part = Literal["codes", "logits", "labels", "reconstructions"]
 Format = Literal["npy", "safetensors"]
-_KINDS = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # as safetensors names them
+_DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # names in safetensors
 
 
 @checked_arguments
@@ -39,8 +39,8 @@ def encode(
     labels           [n] -1 = unlabelled
     reconstructions  [n c h w] in [0, 1]
 
-    Only a batch at a time is in memory. A file has its name when it is whole. Raises InputError for reconstructions of
-    a model without a decoder.
+    Memory holds one batch at a time. Complete files are renamed into place. Raises InputError for reconstructions of a
+    model without a decoder.
     """
     if "reconstructions" in parts and model.decoder is None:
         raise InputError("no reconstructions: the model has no decoder; leave them out of the parts")
@@ -48,7 +48,8 @@ def encode(
     arrays: dict[str, np.ndarray] = {}
     files: list[Path] = []
     done = 0
-    for values in tqdm(_batches(model, images, parts, batch_size), total=-(-len(images) // batch_size), unit="batch"):
+    batches = encode_batches(model, images, partial(_read, model, parts), batch_size)
+    for values in tqdm(batches, total=-(-len(images) // batch_size), unit="batch"):
         if not arrays:
             shapes = {name: (len(images), *value.shape[1:]) for name, value in values.items()}
             arrays, files = _allocate(folder, shapes, {name: value.dtype for name, value in values.items()}, format)
@@ -60,18 +61,8 @@ def encode(
     return [path.rename(path.with_name(path.name.removeprefix("."))) for path in files]
 
 
-def _batches(
-    model: Autoencoder, images: ImageSet, parts: Sequence[Part], batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    device = next(model.parameters()).device
-    with evaluating(model), unchecked_range():
-        for batch in images.to(device).in_order(batch_size):
-            yield {name: value.contiguous().cpu().numpy() for name, value in _values(model, batch, parts).items()}
-
-
-@torch.no_grad()
-def _values(model: Autoencoder, batch: Batch, parts: Sequence[Part]) -> dict[str, Tensor]:
-    code = model.encode(batch.images)
+def _read(model: Autoencoder, parts: Sequence[Part], batch: Batch, code: Code) -> dict[str, np.ndarray]:
+    """Compute the parts of one batch, on the CPU."""
     values = {}
     if "codes" in parts:
         values["codes"] = code.mean
@@ -81,13 +72,13 @@ def _values(model: Autoencoder, batch: Batch, parts: Sequence[Part]) -> dict[str
         values["labels"] = batch.labels
     if "reconstructions" in parts:
         values["reconstructions"] = model.decode(code.z, batch.images.shape[-2:])
-    return values
+    return {name: value.contiguous().cpu().numpy() for name, value in values.items()}
 
 
 def _allocate(
     folder: Path, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, np.dtype], format: Format
 ) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """Arrays on disk, to be filled, and the files that they are in, whose names begin with a dot."""
+    """Allocate memory-mapped arrays; returns them and their files, whose temporary names begin with a dot."""
     if format == "npy":
         paths = {name: folder / f".{name}.npy" for name in shapes}
         arrays = {
@@ -97,17 +88,17 @@ def _allocate(
         return dict(arrays), list(paths.values())
     header: dict[str, dict[str, Any]] = {}
     end = 0
-    for name, shape in sorted(shapes.items(), key=lambda item: (-dtypes[item[0]].itemsize, item[0])):  # as aligned
+    for name, shape in sorted(shapes.items(), key=lambda item: (-dtypes[item[0]].itemsize, item[0])):  # aligned
         begin, end = end, end + prod(shape) * dtypes[name].itemsize
-        header[name] = {"dtype": _KINDS[dtypes[name]], "shape": shape, "data_offsets": (begin, end)}
+        header[name] = {"dtype": _DTYPES[dtypes[name]], "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path = folder / ".encoded.safetensors"
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
-    filled: dict[str, np.ndarray] = {
-        name: np.memmap(path, dtypes[name], "r+", 8 + len(text) + said["data_offsets"][0], said["shape"])
-        for name, said in header.items()
+    mapped: dict[str, np.ndarray] = {
+        name: np.memmap(path, dtypes[name], "r+", 8 + len(text) + entry["data_offsets"][0], entry["shape"])
+        for name, entry in header.items()
     }
-    return filled, [path]
+    return mapped, [path]

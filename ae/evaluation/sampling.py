@@ -1,4 +1,4 @@
-"""What a model with a distribution of codes can make and tell: samples, interpolations, traversals, log-likelihoods."""
+"""Samples, interpolations, traversals and log-likelihoods of a model with a distribution of codes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,19 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ae.data import ImageSet
-from ae.evaluation.metrics import evaluating
+from ae.evaluation.inference import encode_batches, evaluating
 from ae.models.autoencoder import Autoencoder
 from ae.objectives import log_weights
 from ae.utils.errors import InputError
 from ae.utils.seeding import derive, reseed
-from ae.utils.validation import AtLeast2, Positive, checked_arguments, unchecked_range
+from ae.utils.validation import AtLeast2, Positive, checked_arguments
 
 Draw = Callable[[int], Tensor]
-"""How many -> so many codes [n ...]: a prior, or what stands for one."""
+"""Number of codes -> codes [n ...], drawn from a prior or a mixture."""
 
 
 @checked_arguments
-@torch.no_grad()
 def samples(
     model: Autoencoder,
     count: Positive[int],
@@ -30,9 +29,9 @@ def samples(
     draw: Draw | None = None,
     batch_size: Positive[int] = 500,
 ) -> Float[Tensor, "n c h w"]:
-    """`count` images from codes that `draw` gives, or the bottleneck's prior; raises InputError where it has none.
+    """Decode `count` codes drawn by `draw`, by default from the bottleneck's prior.
 
-    Codes that the bottleneck can't give are projected to the nearest one that it can.
+    Codes are projected to the nearest codes that the bottleneck can give. Raises InputError if there is no prior.
     """
     draw = draw or getattr(model.bottleneck, "sample", None)
     if draw is None:
@@ -45,9 +44,9 @@ def samples(
 
 
 def standard_normal(model: Autoencoder) -> Draw:
-    """Codes from N(0, I), or from the prior of a bottleneck that has one of its own, as of a `Sphere`.
+    """Return a sampler of the bottleneck's prior, by default N(0, I); objectives match codes to this prior.
 
-    It is what an objective makes codes alike to. Raises InputError where the model's code is no vector of known size.
+    Raises InputError unless the bottleneck has a prior, as `Sphere` has, or a latent vector of known size.
     """
     sample = getattr(model.bottleneck, "sample", None)
     if sample is not None:
@@ -58,12 +57,11 @@ def standard_normal(model: Autoencoder) -> Draw:
     return lambda count: torch.randn(count, latent)
 
 
-def draws_of(model: Autoencoder, images: ImageSet, prior: Draw | None = None, components: int = 10) -> dict[str, Draw]:
-    """How to draw codes for samples: `prior`, by default the bottleneck's, and a `mixture` fitted to the images' codes.
+def samplers(model: Autoencoder, images: ImageSet, prior: Draw | None = None, components: int = 10) -> dict[str, Draw]:
+    """Return samplers of codes: `prior`, by default the bottleneck's, and a `mixture` fitted to the images' codes.
 
-    What the mixture gives is projected to codes that the bottleneck can give.
-
-    Without scikit-learn (extra `eval`), or for no `components`, the prior alone.
+    Samples of the mixture are projected to codes that the bottleneck can give. Without scikit-learn (extra `eval`), or
+    with 0 components, there is no mixture.
     """
     prior = prior or getattr(model.bottleneck, "sample", None)
     draws = {"prior": prior} if prior else {}
@@ -74,36 +72,36 @@ def draws_of(model: Autoencoder, images: ImageSet, prior: Draw | None = None, co
 
 
 def project(bottleneck: nn.Module, z: Float[Tensor, "b *code"]) -> Float[Tensor, "b *code"]:
-    """The codes that the bottleneck can give which are nearest to z: on a sphere, with few numbers, quantised."""
-    own = getattr(bottleneck, "project", None)
-    return z if own is None else own(z.to(_device(bottleneck, z)))
+    """Project z to the nearest codes that the bottleneck can give: on a sphere, sparse or quantised."""
+    bottleneck_project = getattr(bottleneck, "project", None)
+    return z if bottleneck_project is None else bottleneck_project(z.to(_device(bottleneck, z)))
 
 
 def mix(
-    bottleneck: nn.Module, one: Float[Tensor, "b *code"], other: Float[Tensor, "b *code"], fraction: float
+    bottleneck: nn.Module, first: Float[Tensor, "b *code"], second: Float[Tensor, "b *code"], fraction: float
 ) -> Float[Tensor, "b *code"]:
-    """The codes at `fraction` of the way from one to the other: by the bottleneck, or linearly and then projected."""
-    own = getattr(bottleneck, "mix", None)
-    return project(bottleneck, torch.lerp(one, other, fraction)) if own is None else own(one, other, fraction)
+    """Interpolate codes by the bottleneck's `mix`, by default linearly with a projection; `fraction` 0 is the first."""
+    bottleneck_mix = getattr(bottleneck, "mix", None)
+    if bottleneck_mix is None:
+        return project(bottleneck, torch.lerp(first, second, fraction))
+    return bottleneck_mix(first, second, fraction)
 
 
 def _device(bottleneck: nn.Module, z: Tensor) -> torch.device:
     return next((tensor.device for tensor in bottleneck.state_dict().values()), z.device)
 
 
-@torch.no_grad()
 def codes(model: Autoencoder, images: ImageSet, batch_size: int = 500) -> Float[Tensor, "n *code"]:
-    """The images' codes as the decoder reads them (`z`), on the CPU; noise in them is the same at every call."""
-    device = next(model.parameters()).device
-    with evaluating(model), unchecked_range(), torch.random.fork_rng():
-        reseed(device, "codes")
-        return torch.cat([model.encode(batch.images).z.cpu() for batch in images.to(device).in_order(batch_size)])
+    """Return the decoder's input `z` for each image, on the CPU; noise is the same at every call."""
+    with torch.random.fork_rng():
+        reseed(next(model.parameters()).device, "codes")
+        return torch.cat(list(encode_batches(model, images, lambda _, code: code.z.cpu(), batch_size)))
 
 
 class Mixture:
-    """A mixture of Gaussians with full covariances, fitted to codes [n d]: a prior for models without a good one.
+    """A Gaussian mixture with full covariances, fitted to codes [n d] as an ex-post prior (extra `eval`).
 
-    Ghosh et al. 2020 (regularised autoencoders), section 4. By scikit-learn (extra `eval`).
+    Ghosh et al. 2020 (regularised autoencoders), section 4.
     """
 
     @checked_arguments
@@ -118,58 +116,54 @@ class Mixture:
         self._fitted: Any = GaussianMixture(components, random_state=random_state).fit(codes.double().cpu().numpy())
 
     def sample(self, count: int) -> Float[Tensor, "count d"]:
-        """`count` codes, each from a component drawn by its weight; by PyTorch's generator."""
-        weights, means, factors = (
+        """Draw `count` codes by PyTorch's global generator."""
+        weights, means, covariances = (
             torch.from_numpy(array) for array in (self._fitted.weights_, self._fitted.means_, self._fitted.covariances_)
         )
-        chosen = torch.multinomial(weights, count, replacement=True)
+        component = torch.multinomial(weights, count, replacement=True)
         noise = torch.randn(count, means.shape[1], 1, dtype=means.dtype)
-        return (means[chosen] + (torch.linalg.cholesky(factors)[chosen] @ noise).squeeze(2)).float()
+        return (means[component] + (torch.linalg.cholesky(covariances)[component] @ noise).squeeze(2)).float()
 
 
 @checked_arguments
-@torch.no_grad()
 def interpolations(
     model: Autoencoder, first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], steps: AtLeast2[int] = 9
 ) -> Float[Tensor, "b steps c h w"]:
-    """Images between each pair, their codes' means mixed evenly; the first and the last are the reconstructions.
+    """Decode evenly spaced interpolations of the codes' means of each pair, from `first` to `second`.
 
-    Codes are mixed as `mix` says: on a sphere along great circles, of a quantiser linearly and then quantised.
+    Codes are interpolated by `mix`: along great circles on a sphere; linearly, then quantised, by a quantizer.
     """
     if first.shape != second.shape:
         raise InputError(
             f"interpolations need as many images of each, got {list(first.shape)} and {list(second.shape)}"
         )
-    with evaluating(model), unchecked_range():
-        one, other = model.encode(first).mean, model.encode(second).mean
-        mixed = [mix(model.bottleneck, one, other, i / (steps - 1)) for i in range(steps)]
-        return torch.stack([model.decode(z, first.shape[-2:]) for z in mixed], dim=1)
+    with evaluating(model):
+        start, end = model.encode(first).mean, model.encode(second).mean
+        path = [mix(model.bottleneck, start, end, i / (steps - 1)) for i in range(steps)]
+        return torch.stack([model.decode(z, first.shape[-2:]) for z in path], dim=1)
 
 
-@torch.no_grad()
 def traversals(
     model: Autoencoder, image: Float[Tensor, "c h w"], latents: Sequence[int], values: Sequence[float]
 ) -> Float[Tensor, "latents values c h w"]:
-    """An image's code with one latent set to each of `values`, for each of `latents`: what that latent says.
+    """Decode an image's code with one latent set to each of `values`, for each of `latents`.
 
-    The changed codes are projected to those that the bottleneck can give: of a `Sphere` to length 1, of `TopK` to `k`
-    numbers.
+    The codes are projected to codes that the bottleneck can give: of a `Sphere` to norm 1, of `TopK` to `k` non-zeros.
     """
-    with evaluating(model), unchecked_range():
+    with evaluating(model):
         z = model.encode(image[None]).mean
         if z.ndim != 2 or not all(0 <= latent < z.shape[1] for latent in latents):
             raise InputError(
                 f"a traversal needs latents of a vector, got {list(latents)} of a code {list(z.shape[1:])}"
             )
-        changed = z.repeat(len(latents) * len(values), 1).unflatten(0, (len(latents), len(values)))
+        grid = z.repeat(len(latents) * len(values), 1).unflatten(0, (len(latents), len(values)))
         for row, latent in enumerate(latents):
-            changed[row, :, latent] = torch.tensor(values, dtype=z.dtype, device=z.device)
-        z = project(model.bottleneck, changed.flatten(0, 1))
+            grid[row, :, latent] = torch.tensor(values, dtype=z.dtype, device=z.device)
+        z = project(model.bottleneck, grid.flatten(0, 1))
         return model.decode(z, image.shape[-2:]).unflatten(0, (len(latents), len(values)))
 
 
 @checked_arguments
-@torch.no_grad()
 def log_likelihoods(
     model: Autoencoder,
     images: ImageSet,
@@ -177,18 +171,18 @@ def log_likelihoods(
     batch_size: Positive[int] = 64,
     at_once: Positive[int] = 20,
 ) -> Float[Tensor, " n"]:
-    """log p(x) of each image in nats, by importance sampling with so many codes from its posterior; Bernoulli pixels.
+    """Estimate log p(x) of each image in nats, by importance sampling from its posterior; the pixels are Bernoulli.
 
-    Burda et al. 2016, equation 8: a lower bound in expectation, which tightens with the number of samples. Of images
-    that are not black and white it is that of their pixels taken as probabilities. The noise is the same at every call.
+    Burda et al. 2016, equation 8: in expectation a lower bound, which tightens with the number of samples. Grey pixels
+    count as probabilities. Noise is the same at every call.
     """
     device = next(model.parameters()).device
-    found = []
-    with evaluating(model), unchecked_range(), torch.random.fork_rng():
+    parts = []
+    with evaluating(model, fork_rng=True):
         for i, batch in enumerate(images.to(device).in_order(batch_size)):
             reseed(device, "log-likelihood", i)
             code = model.encode(batch.images)
             counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
             weights = torch.cat([log_weights(model, batch.images, code, count) for count in counts])
-            found.append((weights.double().logsumexp(0) - math.log(samples)).cpu())
-    return torch.cat(found)
+            parts.append((weights.double().logsumexp(0) - math.log(samples)).cpu())
+    return torch.cat(parts)

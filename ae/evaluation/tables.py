@@ -1,4 +1,4 @@
-"""Pictures and tables of test images: reconstructions, the code, the images that a model fails on, confusions."""
+"""Pictures and tables of test images: reconstructions, codes, worst examples and the confusion matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,31 +8,31 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ae.data import ImageSet
-from ae.evaluation.metrics import Examined
+from ae.evaluation.evaluate import Examined
 from ae.evaluation.plots import class_name, code_picture, drawn, metric_line, pair_pictures, reconstruction_picture
 from ae.models.autoencoder import Autoencoder
 from ae.tracking.media import Media, Table
 from ae.utils.console import say
 
-_ROWS = 32  # of each table
-_CELLS = 10_000  # of the confusion table: 100 classes
+_ROWS = 32  # of a table of examples
+_CELLS = 10_000  # of the confusion matrix: 100 classes
 
 
 def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Media:
-    """The media on `images`, of which `examined` holds the metrics of each.
+    """Draw the pictures and make the tables of `images`; `examined` holds the metrics of each image.
 
     pictures  `reconstructions`, some of each class; `code`, its two principal components
-    tables    `worst_reconstructed`, by squared error; `misclassified`, by cross-entropy; `confusion`, counted
+    tables    `worst_reconstructed`, by squared error; `misclassified`, by cross-entropy; `confusion`, counts
     """
-    makes = {"code": lambda: code_picture(model, images)}
+    plots = {"code": lambda: code_picture(model, images)}
     tables = {}
     if model.decoder is not None:
         title = f"test images: {metric_line(examined.means())}"
         some = images.select(_of_each_class(images))
-        makes["reconstructions"] = lambda: reconstruction_picture(model, some, title=title)
+        plots["reconstructions"] = lambda: reconstruction_picture(model, some, title=title)
         worst = examined.values["mse"].argsort(descending=True)
         tables["worst_reconstructed"] = _table(model, images, examined, worst[:_ROWS])
-    pictures = drawn(makes)
+    pictures = drawn(plots)
     if examined.predictions is None:
         return Media(pictures, tables)
     worst = examined.values["cross_entropy"].argsort(descending=True)
@@ -43,11 +43,11 @@ def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Media:
 
 
 def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int64[Tensor, " m"]) -> Table:
-    """A row for each of these images: picture, label, prediction and errors, as far as they apply."""
+    """Make a row for each image in `index`: picture, label, prediction and errors, as far as they apply."""
     metrics = [name for name in ("mse", "cross_entropy") if name in examined.values]
     classifies = examined.predictions is not None
-    found = drawn({"pairs": lambda: pair_pictures(model, images.select(index))}) if len(index) else {}
-    pictures: Sequence[Any] = found.get("pairs", [""] * len(index))
+    pairs = drawn({"pairs": lambda: pair_pictures(model, images.select(index))}) if len(index) else {}
+    pictures: Sequence[Any] = pairs.get("pairs", [""] * len(index))
     rows = []
     for i, picture in zip(index.tolist(), pictures, strict=True):
         label = images.classes[examined.labels[i]] if examined.labels[i] >= 0 else ""
@@ -58,10 +58,10 @@ def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int6
 
 
 def _confusion(labels: Int64[Tensor, " n"], predictions: Int64[Tensor, " n"], classes: tuple[str, ...]) -> Table:
-    """How often each class was taken for each; its columns are named as W&B's chart expects them.
+    """Count each pair of actual and predicted class, in the columns of W&B's confusion matrix.
 
-    Of more than 10,000 cells: those that are not 0, the largest first and mistakes before what is right, at most as
-    many; a line on stderr says so.
+    A matrix of more than 10,000 cells is cut to 10,000 non-zero cells, mistakes first and the largest first; a line on
+    stderr says so.
     """
     labelled = labels >= 0
     actual, predicted = labels[labelled], predictions[labelled]
@@ -73,17 +73,17 @@ def _confusion(labels: Int64[Tensor, " n"], predictions: Int64[Tensor, " n"], cl
     else:
         is_mistake = cells // count != cells % count
         order = (is_mistake * (len(actual) + 1) + numbers).argsort(descending=True, stable=True)
-        shown = min(len(order), _CELLS)
-        cells, numbers = cells[order[:shown]], numbers[order[:shown]]
-        said = f"{shown:,} of {len(order):,} cells that are not 0, mistakes first, of {count:,} x {count:,}"
-        say(f"table confusion: {said}", error=True)
+        kept = min(len(order), _CELLS)
+        cells, numbers = cells[order[:kept]], numbers[order[:kept]]
+        summary = f"{kept:,} of {len(order):,} cells that are not 0, mistakes first, of {count:,} x {count:,}"
+        say(f"table confusion: {summary}", error=True)
     names = [class_name(classes, i) for i in range(count)]
     rows = [(names[i // count], names[i % count], n) for i, n in zip(cells.tolist(), numbers.tolist(), strict=True)]
     return Table(("Actual", "Predicted", "nPredictions"), rows)
 
 
 def _of_each_class(images: ImageSet) -> Int64[Tensor, " n"]:
-    """An order of the images: the first of each class, then the second of each, and so on."""
+    """Return an order of the images: the first of each class, then the second of each class, and so on."""
     labels = images.labels.cpu()
     by_label = labels.argsort(stable=True)
     first = torch.searchsorted(labels[by_label], labels[by_label])

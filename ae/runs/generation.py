@@ -1,4 +1,4 @@
-"""The end of a run of a model that can be sampled: pictures of what it makes, and how good that is."""
+"""The report of a generative model: samples, interpolations, traversals, and their measurements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import torch
 
 from ae.data import ImageSet, Splits
 from ae.evaluation.frechet import sample_quality
-from ae.evaluation.metrics import evaluating
+from ae.evaluation.inference import evaluating
 from ae.evaluation.plots import drawn, grid_picture
-from ae.evaluation.sampling import Draw, draws_of, interpolations, log_likelihoods, samples, traversals
+from ae.evaluation.sampling import Draw, interpolations, log_likelihoods, samplers, samples, traversals
 from ae.models.autoencoder import Autoencoder
 from ae.runs.report import report
 from ae.runs.run import Run
@@ -30,71 +30,71 @@ _VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 class Generation(Settings):
     """Samples and their measurements for a trained model with a latent vector."""
 
-    components: AtLeast0[int] = 10  # of the Gaussian mixture that is fitted to codes, to sample from too; 0: none
-    likelihood_samples: AtLeast0[int] = 100  # codes an image for log-likelihoods, if there is a posterior; 0: none
+    components: AtLeast0[int] = 10  # of a Gaussian mixture fitted to codes, as a second prior to sample from; 0: none
+    likelihood_samples: AtLeast0[int] = 100  # codes an image for log-likelihoods; needs a posterior; 0: none
     likelihood_images: AtLeast0[int] = 1000  # of the test images, evenly spaced, for log-likelihoods
 
     def check_no_likelihood(self, why: str) -> None:
-        """Raise InputError where log-likelihoods are asked for that nothing measures; `why` says why not."""
+        """Raise InputError if log-likelihoods are configured for a model that has none, for the reason `why`."""
         check_unread(self, ["likelihood_samples", "likelihood_images"], f"{why}: leave it out")
 
     def report(
         self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run, prior: Draw | None = None
     ) -> None:
-        """`ae.report` with the pictures of `gallery`, and in the summary what was measured of samples.
+        """Run `ae.report` with the pictures of `gallery` and the metrics of samples.
 
-        Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. `test/frechet/...` as
-        `sample_quality` has them; `test/log_likelihood` in nats an image, of black and white pixels, for a model with a
-        Gaussian posterior; `test/log_likelihood_error` is its standard error over the images.
+        Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. The summary has
+        `test/frechet/...` of `sample_quality`. For a model with a Gaussian posterior it has `test/log_likelihood` in
+        nats an image, of Bernoulli pixels, and `test/log_likelihood_error`, its standard error over the images.
         """
         if not is_main():
             report(model, data, results, run)
             return
-        draws = draws_of(model, data.train, prior, self.components)
+        draws = samplers(model, data.train, prior, self.components)
 
         def measure(test: ImageSet) -> dict[str, Any]:
             torch.manual_seed(derive("samples"))
-            makes = {name: partial(samples, model, size=data.shape[1:], draw=draw) for name, draw in draws.items()}
-            found: dict[str, Any] = dict(sample_quality(makes, data, test))
+            generators = {name: partial(samples, model, size=data.shape[1:], draw=draw) for name, draw in draws.items()}
+            metrics: dict[str, Any] = dict(sample_quality(generators, data, test))
             if self.likelihood_samples and self.likelihood_images and hasattr(model.bottleneck, "prior"):
                 count = min(self.likelihood_images, len(test))
                 some = test.select(torch.arange(count) * len(test) // count)
                 values = log_likelihoods(model, some, self.likelihood_samples)
-                found["log_likelihood"] = values.mean().item()
-                found["log_likelihood_error"] = (values.std(correction=0) / count**0.5).item()
-            return found
+                metrics["log_likelihood"] = values.mean().item()
+                metrics["log_likelihood_error"] = (values.std(correction=0) / count**0.5).item()
+            return metrics
 
-        seen = data.train if data.validation is None else data.validation
-        report(model, data, results, run, gallery(model, seen, draws), measure)
+        images = data.train if data.validation is None else data.validation
+        report(model, data, results, run, gallery(model, images, draws), measure)
 
 
 def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> "dict[str, Image]":
-    """A grid of samples for each way of drawing codes, what lies between two images, and what each latent says.
+    """Draw a grid of samples for each of `draws`, interpolations and latent traversals.
 
-    The first 16 of `images` are the pairs; the first 8 latents of the first image are changed, one a row, to values
-    from -3 to 3. The codes are the same at every call.
+    Interpolations are between pairs of the first 16 of `images`. Traversals set each of the first 8 latents of the
+    first image to values from -3 to 3. The codes are the same at every call.
     """
     size, device = images.shape[1:], next(model.parameters()).device
     shown = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
     pairs = len(shown) // 2
 
-    def of_samples(name: str, draw: Draw) -> "Image":
+    def sample_grid(name: str, draw: Draw) -> "Image":
         torch.manual_seed(derive("gallery", name))
-        made = samples(model, _ROWS * _COLUMNS, size, draw)
-        return grid_picture(made.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
+        images = samples(model, _ROWS * _COLUMNS, size, draw)
+        return grid_picture(images.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
 
-    def of_interpolations() -> "Image":
+    def interpolation_grid() -> "Image":
         return grid_picture(interpolations(model, shown[:pairs], shown[pairs : 2 * pairs]), "between two images")
 
-    def of_traversals() -> "Image":
-        with torch.no_grad(), evaluating(model):
+    def traversal_grid() -> "Image":
+        with evaluating(model):
             latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
         rows = traversals(model, shown[0], latents, _VALUES)
-        then = ", then projected to a code" if hasattr(model.bottleneck, "project") else ""
-        title = f"one image, a latent a row set to the value above{then}"
+        note = ", then projected to a code" if hasattr(model.bottleneck, "project") else ""
+        title = f"one image, a latent a row set to the value above{note}"
         return grid_picture(rows, title, [f"latent {i}" for i in latents], [f"{value:g}" for value in _VALUES])
 
-    makes = {f"samples-{name}": partial(of_samples, name, draw) for name, draw in draws.items()}
+    plots = {f"samples-{name}": partial(sample_grid, name, draw) for name, draw in draws.items()}
     if pairs:
-        makes["interpolations"] = of_interpolations  # type: ignore[assignment]
-    return drawn({**makes, "traversals": of_traversals})
+        plots["interpolations"] = interpolation_grid  # type: ignore[assignment]
+    return drawn({**plots, "traversals": traversal_grid})

@@ -1,4 +1,4 @@
-"""The end of a run: the test set, read once, and what a person sees."""
+"""The report of a run: test metrics, summary, pictures and tables."""
 
 import platform
 import subprocess
@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from ae.data import ImageSet, Splits
-from ae.evaluation.metrics import evaluating, examine, with_prefix
+from ae.evaluation.evaluate import examine
+from ae.evaluation.inference import evaluating
+from ae.evaluation.metrics import METRICS, REPORT, with_prefix
 from ae.evaluation.tables import gather
 from ae.models.autoencoder import Autoencoder
 from ae.models.wrappers import unwrapped
@@ -34,10 +36,10 @@ def report(
     pictures: "Mapping[str, Image] | None" = None,
     measure: Callable[[ImageSet], Mapping[str, Any]] | None = None,
 ) -> None:
-    """Test the model; write the summary, with `results` of `fit`, and what the tests show; print a short table.
+    """Test the model, write the summary with `results` of `fit`, pictures and tables, and print a short table.
 
-    `pictures` are those of the experiment's own, by name, beside the ones of every test; `measure` gives values of its
-    own of the test images, which are read here once. A model that is no `Autoencoder` has these values alone.
+    `pictures` of the experiment, by name, are saved beside those of every test. `measure(test images)` returns metrics
+    of the experiment; these are the only test metrics of a model that is no `Autoencoder`. The test set is read once.
     """
     model = unwrapped(model)
     summary: dict[str, Any] = {
@@ -71,46 +73,24 @@ def report(
             say(f"look {run.folder / name}.png")
 
 
-@torch.no_grad()
 def code_size(model: Autoencoder, images: ImageSet) -> int:
-    """How many numbers the code of one image has: what a reconstruction error must be read with."""
+    """Count the numbers in the code of one image."""
     device = next(model.parameters()).device
     with evaluating(model):
         return model.encode(images.select(slice(1)).to(device).batch(slice(None)).images).mean[0].numel()
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The numbers that a person asks for first, a line each."""
-    shown = {
-        "test/accuracy": "{:.2%}",
-        "test/cross_entropy": "{:.4f} nats",
-        "test/mse": "{:.5f} per pixel",
-        "test/restored/mse": "{:.5f} per pixel, of corrupted images",
-        "test/corrupted/mse": "{:.5f}, of what the model was given",
-        "test/mean_image/mse": "{:.5f}, of the mean image",
-        "test/psnr": "{:.2f} dB",
-        "test/ssim": "{:.4f}",
-        "test/log_likelihood": "{:.2f} nats",
-        "test/log_likelihood_error": "{:.2f} nats, a standard error over images",
-        "test/frechet/prior": "{:.2f} (Fréchet classifier distance of samples)",
-        "test/frechet/mixture": "{:.2f}",
-        "test/frechet/samples": "{:.2f}",
-        "test/frechet/test_digits": "{:.2f}",
-        "test/prior/nats": "{:.2f} an image, of the prior over codes",
-        "code_size": "{:,} numbers",
-        "parameters": "{:,}",
-        "seconds": "{:.1f}",
-        "images_per_second": "{:,.0f}",
-    }
-    rows = [(name, form.format(summary[name])) for name, form in shown.items() if name in summary]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    """Format the main numbers of a summary, a line each, as the registry of metrics says."""
+    rows = [(key, METRICS[key.removeprefix("test/")].text(summary[key])) for key in REPORT if key in summary]
+    width = max(len(key) for key, _ in rows)
+    return "\n".join(f"{key:{width}}  {text}" for key, text in rows)
 
 
 def _commit() -> str | None:
-    """The commit of the working directory's repository, marked where files differ from it."""
+    """Return the commit of the working directory's repository, marked as dirty if files differ; None without git."""
     try:
-        found = subprocess.run(
+        description = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,
@@ -119,4 +99,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return description.stdout.strip()

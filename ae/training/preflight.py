@@ -1,15 +1,14 @@
-"""What is looked at before training begins, so that what can't be trained is refused in one line."""
+"""Checks before the first step of training, which raise InputError with a message of one line."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ae.data import ImageSet, Splits
-from ae.evaluation.metrics import evaluating
+from ae.evaluation.inference import evaluating
 from ae.models.autoencoder import Autoencoder, Output
 from ae.models.freezing import TrainingMode
 from ae.models.lazy import is_uninitialized
@@ -17,51 +16,50 @@ from ae.models.wrappers import unwrapped
 from ae.objectives import only_head
 from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
-from ae.utils.validation import unchecked_range
 
 
 def checked_model(model: Any) -> Autoencoder:
-    """The model inside its wrappers; raises InputError unless it is an Autoencoder."""
+    """Return the model inside its wrappers; raises InputError unless it is an Autoencoder."""
     model = unwrapped(model)
     if not isinstance(model, Autoencoder):
-        what = "the class" if isinstance(model, type) else "a"
-        name = model.__name__ if isinstance(model, type) else type(model).__name__
-        raise InputError(f"fit trains an Autoencoder(encoder, decoder, ...), got {what} {name}")
+        described = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(f"fit trains an Autoencoder(encoder, decoder, ...), got {described}")
     return model
 
 
-def look_first(
-    model: Autoencoder, shown: Autoencoder, mode: TrainingMode, data: Splits, smallest_batch: int, seed: int
+def dry_run(
+    model: Autoencoder, evaluated: Autoencoder, mode: TrainingMode, data: Splits, smallest_batch: int, seed: int
 ) -> None:
-    """Run the model once, on one image, which gives lazy modules their weights; raise InputError where
+    """Run the model on one image, which initialises lazy modules, and check its outputs.
 
-    outputs have not the shapes that they must have, there are labels that its one head has no logit for, or batch norm
-    would be given one number of each channel in the smallest batch.
+    `evaluated` is the model to validate: the model itself or an average of its weights. Raises InputError for outputs
+    of a wrong shape, labels without a logit of the one head, and a smallest batch that has one value per channel for
+    batch norm.
     """
-    alone: list[str] = []
+    affected: list[str] = []
     batch = data.train.batch(slice(0, 1))
     device = batch.images.device
-    with torch.no_grad(), unchecked_range(), torch.random.fork_rng(), evaluating(model), ExitStack() as hooks:
+    with evaluating(model, fork_rng=True), ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and not mode.holds(module):
-                hooks.enter_context(_noting_single_values(name, module, alone))
+                hooks.enter_context(_note_single_values(name, module, affected))
         reseed(device, "first look", seed)
         output = model(batch.images)
-        if shown is not model and any(map(is_uninitialized, shown.parameters())):
-            shown(batch.images)
+        if evaluated is not model and any(map(is_uninitialized, evaluated.parameters())):
+            evaluated(batch.images)
     if len(output.logits) == 1:
         for images in (data.train, data.validation):
             _check_labels(output, images)
-    if smallest_batch == 1 and alone:
+    if smallest_batch == 1 and affected:
         raise InputError(
-            f"a batch of one image gives batch norm in {alone[0]} one number of each channel, which has no variance: "
+            f"a batch of one image gives batch norm in {affected[0]} one number of each channel, which has no variance: "
             f"choose a Recipe.batch_size that does not leave one of the {len(data.train)} training images over"
         )
 
 
 @contextmanager
-def explained(is_compiled: bool) -> Iterator[None]:
-    """Inside, an error of the compiler is one line."""
+def compiler_errors(is_compiled: bool) -> Iterator[None]:
+    """Raise errors of the compiler as InputError, in one line with a remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -71,19 +69,21 @@ def explained(is_compiled: bool) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        cure = "install a C++ compiler, or train without Recipe.compile" if "ompiler" in reason else ""
-        raise InputError(f"Recipe.compile failed: {reason}: {cure or 'train without it'}") from error
+        remedy = (
+            "install a C++ compiler, or train without Recipe.compile" if "ompiler" in reason else "train without it"
+        )
+        raise InputError(f"Recipe.compile failed: {reason}: {remedy}") from error
 
 
 @contextmanager
-def _noting_single_values(name: str, module: nn.Module, found: list[str]) -> Iterator[None]:
-    """Inside, note the name of a module when it is given one number of each channel."""
+def _note_single_values(name: str, module: nn.Module, names: list[str]) -> Iterator[None]:
+    """Append the name of a module to `names` when its input has one value per channel."""
 
-    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def check(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].numel() == inputs[0].shape[1]:
-            found.append(name)
+            names.append(name)
 
-    hook = module.register_forward_pre_hook(look)
+    hook = module.register_forward_pre_hook(check)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Training of a prior over discrete codes, its likelihood, and its file."""
+"""Training of a prior over discrete codes, its negative log-likelihood, and its file."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ae.data import ImageSet, Splits
-from ae.evaluation.metrics import evaluating
+from ae.evaluation.inference import evaluating
 from ae.functional import masked_mean
 from ae.models.priors import PixelCNN
 from ae.objectives import Loss
@@ -22,23 +22,23 @@ from ae.utils.validation import Positive, checked_arguments, unchecked_range
 from ae.weights import load_weights, read_metadata
 
 Indices = Callable[[Float[Tensor, "b c h w"]], Int64[Tensor, "b h w"]]
-"""Images -> the indices of their codes."""
+"""Images -> indices of their codes."""
 
 
 @checked_arguments
 def fit_prior(
     prior: PixelCNN, indices: Indices, data: Splits, recipe: Recipe, steps: Positive[int] | None = None
 ) -> None:
-    """Train the prior in place on the codes of the training images; `steps` go before the recipe's own length.
+    """Train the prior in place on the codes of the training images; `steps` overrides the recipe's length.
 
-    In several processes each takes its part of every batch, as in `fit`. Order, noise and rates are functions of seed
-    and step: the same seed and images give the same prior. Raises DivergedError where the loss becomes NaN or infinite.
+    Several processes share every batch, as in `fit`. Order, noise and learning rates are functions of seed and step, so
+    that the same seed and images give the same prior. Raises DivergedError when the loss becomes NaN or infinite.
     """
     device = next(prior.parameters()).device
     batches = data.to(device).batches(recipe.batch_size, recipe.seed)
     total_steps = steps or recipe.steps or recipe.epochs * len(batches)
     optimizer = recipe.make_optimizer(list(prior.parameters()))
-    forward, meter = distributed.wrapped(_Likelihood(prior)), Meter()
+    forward, meter = distributed.wrapped(_PriorLoss(prior)), Meter()
     prior.train()
     with Progress(total_steps) as progress, unchecked_range():
         for step, batch in enumerate(islice(batches.starting_at(0), total_steps)):
@@ -60,17 +60,17 @@ def fit_prior(
             if (step + 1) % recipe.log_every == 0 or step + 1 == total_steps:
                 measured = meter.read()
                 if meter.first_bad is not None:
-                    bad = meter.first_bad[0]
-                    lr = recipe.learning_rate(bad, total_steps)
+                    bad_step = meter.first_bad[0]
+                    lr = recipe.learning_rate(bad_step, total_steps)
                     raise DivergedError(
-                        f"the prior's loss became NaN or infinite at step {bad}, learning rate {lr:.3g}"
+                        f"the prior's loss became NaN or infinite at step {bad_step}, learning rate {lr:.3g}"
                     )
                 progress.show("prior", measured, (step + 1) / len(batches))
                 meter.restart()
 
 
-class _Likelihood(nn.Module):
-    """The mean of -log p(index) over the batch of all processes: what is wrapped for them."""
+class _PriorLoss(nn.Module):
+    """The mean of -log p(index) over the batch of all processes."""
 
     def __init__(self, prior: PixelCNN) -> None:
         super().__init__()
@@ -80,26 +80,25 @@ class _Likelihood(nn.Module):
         return masked_mean(self.prior.negative_log_likelihood(index))
 
 
-@torch.no_grad()
 def nats(prior: PixelCNN, indices: Indices, images: ImageSet, batch_size: int = 256) -> float:
-    """-log p of the images' codes in nats an image, the mean over a whole data set."""
+    """Return -log p of the codes in nats an image, the mean over a data set."""
     device = next(prior.parameters()).device
-    with evaluating(prior), unchecked_range():
-        found = [
+    with evaluating(prior):
+        values = [
             prior.negative_log_likelihood(indices(batch.images)) for batch in images.to(device).in_order(batch_size)
         ]
-    return torch.cat(found).double().mean().item()
+    return torch.cat(values).double().mean().item()
 
 
 @checked_arguments
 def load_prior(path: Path) -> PixelCNN:
-    """The prior in a file of weights, in evaluation mode; raises InputError where it holds none."""
-    said = read_metadata(path).model
-    if said.get("class") != "PixelCNN":
-        raise InputError(f"{path} holds no PixelCNN but {said.get('class')}")
-    arguments = {name: value for name, value in said.items() if name != "class"}
+    """Load a prior from a file of weights, in evaluation mode; raises InputError for a file of another module."""
+    description = read_metadata(path).model
+    if description.get("class") != "PixelCNN":
+        raise InputError(f"{path} holds no PixelCNN but {description.get('class')}")
+    arguments = {name: value for name, value in description.items() if name != "class"}
     try:
-        with torch.device("meta"):  # it takes no memory, whatever its sizes are said to be
+        with torch.device("meta"):  # takes no memory, whatever the sizes in the file
             prior = PixelCNN(**arguments)
     except (InputError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the prior in {path} can't be built: {one_line(error)}") from error

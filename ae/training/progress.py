@@ -1,18 +1,17 @@
-"""What a person sees while a model trains: a bar in a terminal, plain lines elsewhere; both on stderr."""
+"""Progress of training on stderr: a bar in a terminal, plain lines elsewhere."""
 
 import sys
 from types import TracebackType
 
 from tqdm import tqdm
 
+from ae.evaluation.metrics import METRICS
 from ae.utils.console import is_terminal, say
 from ae.utils.distributed import is_main
 
-_SHOWN = ("loss", "mse", "bernoulli", "gaussian", "accuracy", "images_per_second")
-
 
 class Progress:
-    """A progress bar over `total` steps, begun at `initial`; a line for each `show` where there is no terminal."""
+    """A progress bar from step `initial` to `total`; without a terminal, a line for each `show`."""
 
     def __init__(self, total: int, initial: int = 0) -> None:
         hidden = not (is_terminal(sys.stderr) and is_main())
@@ -28,15 +27,16 @@ class Progress:
         self._bar.close()
 
     def step(self) -> None:
-        """One step more is done."""
+        """Advance by one step."""
         self._step += 1
         self._bar.update()
 
     def show(self, split: str, metrics: dict[str, float], epoch: float) -> None:
-        """Show the metrics that a person follows."""
+        """Show the metrics that the registry has a progress format for."""
         if not is_main():
             return
-        text = "  ".join(_format(name, metrics[name]) for name in _SHOWN if name in metrics)
+        shown = {name: metric.progress for name, metric in METRICS.items() if metric.progress and name in metrics}
+        text = "  ".join(form.format(metrics[name]) for name, form in shown.items())
         if self._bar.disable:
             line = f"step {self._step}/{self._total}  epoch {epoch:.2f}  {split:5}  {text}"
             say(line, error=True)
@@ -44,12 +44,3 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
         else:
             self._bar.write(f"epoch {epoch:.2f}  {split}  {text}", file=sys.stderr)
-
-
-def _format(name: str, value: float) -> str:
-    match name:
-        case "accuracy":
-            return f"accuracy {value:.2%}"
-        case "images_per_second":
-            return f"{value:,.0f} images/s"
-    return f"{name} {value:.4g}"

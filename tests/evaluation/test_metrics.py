@@ -6,7 +6,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Images, Joint, Loss, evaluate
-from ae.evaluation.metrics import evaluating, psnr, ssim
+from ae.evaluation.inference import evaluating
+from ae.evaluation.metrics import psnr, ssim
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from ae.evaluation.plots import grid_picture
 from ae.evaluation.sampling import (
     Mixture,
     codes,
-    draws_of,
     interpolations,
     log_likelihoods,
+    samplers,
     samples,
     standard_normal,
     traversals,
@@ -147,12 +147,12 @@ def test_ways_to_draw_codes(model: Autoencoder) -> None:
     latent = 5
     found = codes(model, noise)
     assert found.shape == (len(noise), latent)
-    draws = draws_of(model, noise, components=2)
+    draws = samplers(model, noise, components=2)
     assert list(draws) == ["prior", "mixture"]
     assert all(draw(7).shape == (7, latent) for draw in draws.values())
-    assert list(draws_of(model, noise, components=0)) == ["prior"]
+    assert list(samplers(model, noise, components=0)) == ["prior"]
     dense = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
-    assert list(draws_of(dense, noise, components=0)) == []
+    assert list(samplers(dense, noise, components=0)) == []
     images = samples(dense, 5, (10, 12), standard_normal(dense), batch_size=2)
     assert images.shape == (5, 1, 10, 12)
     with pytest.raises(InputError, match="a prior needs a latent vector, as of Dense: Identity has none"):
@@ -191,7 +191,7 @@ def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
     interpolations(model, torch.rand(3, 1, 10, 12), torch.rand(3, 1, 10, 12), 5)
     if latents is not None:
         noise = Images(torch.randint(256, (40, 1, 10, 12), dtype=torch.uint8), torch.zeros(40).long(), ("a",))
-        for name, draw in draws_of(model, noise, standard_normal(model), components=2).items():
+        for name, draw in samplers(model, noise, standard_normal(model), components=2).items():
             assert name == "prior" or is_code is None or is_code(draw(50))
         traversals(model, torch.rand(1, 10, 12), latents, [-3.0, 0.0, 0.5, 3.0])
     if isinstance(bottleneck, VectorQuantizer):
@@ -205,7 +205,7 @@ def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
 def test_the_prior_of_a_sphere_is_its_own() -> None:
     model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Sphere((6, 3, 3), 5))
     torch.testing.assert_close(standard_normal(model)(50).norm(dim=1), torch.ones(50))
-    assert list(draws_of(model, Images(torch.zeros(2, 1, 10, 12).byte(), torch.zeros(2).long(), ("a",)))) == ["prior"]
+    assert list(samplers(model, Images(torch.zeros(2, 1, 10, 12).byte(), torch.zeros(2).long(), ("a",)))) == ["prior"]
 
 
 def test_mmd_of_a_sphere_is_to_its_own_prior() -> None:

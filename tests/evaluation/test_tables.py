@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
-from ae.evaluation.metrics import examine
+from ae.evaluation.evaluate import examine
 from ae.evaluation.tables import _confusion, _of_each_class, gather
 from ae.tracking.media import Media, Table
 from ae.utils.seeding import generator

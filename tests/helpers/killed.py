@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from ae.cli import cli
-from ae.evaluation import metrics
+from ae.evaluation import evaluate
 from experiments import joint
 
 MOMENTS: dict[str, tuple[Any, str]] = {
     "a step": (torch.optim.SGD, "step"),
     "a gradient": (torch.Tensor, "backward"),
-    "an evaluation": (metrics, "_per_example"),
+    "an evaluation": (evaluate, "per_example"),
     "a write": (os, "fsync"),
     "a rename": (Path, "replace"),
 }

@@ -1,0 +1,215 @@
+"""Evaluation: metrics of a model on a whole data set, computed the same way in every experiment."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+
+from ae.data import Batch, ImageSet
+from ae.data.convert import as_images
+from ae.evaluation.inference import evaluating
+from ae.evaluation.metrics import SSIM_WINDOW, psnr, ssim
+from ae.functional import cross_entropy, squared_error
+from ae.models.autoencoder import Autoencoder, Output
+from ae.models.wrappers import unwrapped
+from ae.objectives import Corruption, Loss, check_objective, checked_loss, only_head
+from ae.utils import distributed
+from ae.utils.console import say
+from ae.utils.errors import InputError
+from ae.utils.seeding import reseed
+from ae.utils.validation import AtLeast0, Positive, checked_arguments
+
+_LOSS = "loss/"  # prefix of the parts of the objective's total, until they are added
+_warned: WeakSet[nn.Module] = WeakSet()  # models with several heads for which the warning was printed
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Results of a model for each image of a data set, in its order, on the CPU.
+
+    values       {metric: [n]}
+    predictions  [n] the most likely class; None unless the model has exactly one head
+    """
+
+    values: dict[str, Float64[Tensor, " n"]]
+    predictions: Int64[Tensor, " n"] | None
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+
+    def means(self) -> dict[str, float]:
+        """Average over images; `cross_entropy`, `accuracy` and `accuracy/CLASS` over labelled images."""
+        labelled = self.labels >= 0
+        metrics = {}
+        for name, value in self.values.items():
+            counted = value[labelled] if name in ("cross_entropy", "accuracy") else value
+            if len(counted):
+                metrics[name] = counted.mean().item()
+        if "accuracy" in metrics:
+            for c, name in enumerate(self.classes):
+                if (self.labels == c).any():
+                    metrics[f"accuracy/{name}"] = self.values["accuracy"][self.labels == c].mean().item()
+        return metrics
+
+
+@checked_arguments
+def evaluate(
+    model: nn.Module,
+    images: ImageSet | Any,
+    objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
+    step: AtLeast0[int] = 0,
+    batch_size: Positive[int] = 256,
+) -> dict[str, float]:
+    """Measure a model on a whole data set, in evaluation mode; returns means over images.
+
+    With a decoder: `mse` per pixel, `psnr` in dB, and `ssim` of images from 11x11 pixels, all of clean images.
+    With one head: `cross_entropy` in nats, `accuracy` and `accuracy/CLASS`, over labelled images.
+    With an objective: `loss`, its total at `step`. The mean of each term is over its own examples (`Loss.counts`),
+    whatever the batches. Noise is the same at every call.
+
+    Images of another kind are converted where the conversion is unambiguous (`ae.data.convert.as_images`).
+    """
+    return examine(model, as_images(images), objective, step, batch_size).means()
+
+
+@checked_arguments
+def examine(
+    model: nn.Module,
+    images: ImageSet,
+    objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
+    step: AtLeast0[int] = 0,
+    batch_size: Positive[int] = 256,
+) -> Examined:
+    """Compute the metrics of `evaluate` for each image, and the predicted classes."""
+    autoencoder = unwrapped(model)
+    if not isinstance(autoencoder, Autoencoder):
+        raise InputError(
+            f"an evaluation takes an Autoencoder(encoder, decoder, ...), got a {type(autoencoder).__name__}"
+        )
+    if objective is not None:
+        check_objective(objective)
+    device = next(autoencoder.parameters()).device
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    predictions = []
+    modules = [autoencoder, objective] if isinstance(objective, nn.Module) else [autoencoder]
+    batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[
+        distributed.rank() :: distributed.world_size()
+    ]
+    with evaluating(*modules, fork_rng=True):
+        for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
+            reseed(device, "evaluate", i)
+            output = autoencoder(batch.images)
+            for name, value in per_example(output, batch).items():
+                parts[name].append(value)
+            if len(output.logits) == 1:
+                predictions.append(only_head(output.logits).argmax(1))
+            elif output.logits:
+                _warn_of_several_heads(autoencoder, list(output.logits))
+            if objective is not None:
+                for name, value in _loss_parts(checked_loss(objective(autoencoder, batch, step)), len(batch)).items():
+                    parts[name].append(value)
+    values = {name: torch.cat(tensors).cpu().double() for name, tensors in parts.items()}
+    if predictions:
+        values["predictions"] = torch.cat(predictions).cpu()
+    values = _gathered(values, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
+    if objective is not None:
+        values = _with_loss(values)
+    return Examined(
+        predictions=values.pop("predictions", None),
+        values=values,
+        labels=images.labels.cpu(),
+        classes=images.classes,
+    )
+
+
+@checked_arguments
+def restoration(
+    model: Autoencoder,
+    images: ImageSet,
+    corruption: Corruption,
+    mean: Float[Tensor, "c h w"],
+    batch_size: Positive[int] = 256,
+) -> dict[str, float]:
+    """Measure how well a model restores corrupted images; returns mean squared errors per pixel in the mask.
+
+    `restored/mse` is of the model's output. Baselines: `corrupted/mse` of its input, `mean_image/mse` of `mean`. The
+    corruption is the same at every call.
+    """
+    device = next(model.parameters()).device
+    errors: dict[str, list[Tensor]] = defaultdict(list)
+    with evaluating(model, fork_rng=True):
+        for i, batch in enumerate(images.to(device).in_order(batch_size)):
+            reseed(device, "restoration", i)
+            corrupted, mask = corruption(batch.images)
+            restored = model(corrupted).reconstruction
+            for name, image in {"restored": restored, "corrupted": corrupted, "mean_image": mean.to(device)}.items():
+                errors[f"{name}/mse"].append(squared_error(image.expand_as(batch.images), batch.images, mask))
+    return {name: torch.cat(tensors).double().mean().item() for name, tensors in errors.items()}
+
+
+def mean_image(images: ImageSet, batch_size: int = 256) -> Float[Tensor, "c h w"]:
+    """Average all images of a data set."""
+    total = sum(batch.images.double().sum(0).cpu() for batch in images.in_order(batch_size))
+    return (torch.as_tensor(total) / len(images)).float()
+
+
+def per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
+    """Compute every metric of the model's output that does not depend on the objective, for each image."""
+    values = {}
+    if output.params is not None:
+        values["mse"] = squared_error(output.reconstruction, batch.images)
+        values["psnr"] = psnr(values["mse"])
+        if min(batch.images.shape[-2:]) >= SSIM_WINDOW:
+            values["ssim"] = ssim(output.reconstruction, batch.images)
+    if len(output.logits) == 1:
+        logits = only_head(output.logits)
+        values["cross_entropy"] = cross_entropy(logits, batch.labels)
+        values["accuracy"] = (logits.argmax(1) == batch.labels).float()
+    return values
+
+
+def _gathered(values: dict[str, Tensor], index: Int64[Tensor, " m"]) -> dict[str, Tensor]:
+    """Gather the results of all processes, in the order of the images; `index` are the images of this process."""
+    if distributed.world_size() == 1:
+        return values
+    parts = [part for part in distributed.gathered((index, values)) if len(part[0])]
+    order = torch.cat([index for index, _ in parts]).argsort()
+    return {name: torch.cat([values[name] for _, values in parts])[order] for name in parts[0][1]}
+
+
+def _loss_parts(loss: Loss, images: int) -> dict[str, Float[Tensor, " b"]]:
+    """Split a batch's total into the terms that have counts and the rest, each repeated for every image.
+
+    `value/TERM` is the term's part of the total, `share/TERM` the number of its examples over the number of images.
+    """
+    parts, rest = {}, loss.total
+    for name, weight in loss.weights.items():
+        value = weight * loss.terms[name]
+        parts[f"{_LOSS}value/{name}"] = value
+        parts[f"{_LOSS}share/{name}"] = torch.as_tensor(loss.counts[name], device=value.device) / images
+        rest = rest - value
+    return {name: value.expand(images) for name, value in {f"{_LOSS}rest": rest, **parts}.items()}
+
+
+def _with_loss(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace the parts of the loss by `loss` [n], whose mean is the total over the whole set."""
+    metrics = {name: value for name, value in values.items() if not name.startswith(_LOSS)}
+    loss = values[f"{_LOSS}rest"]
+    for name in [name.removeprefix(f"{_LOSS}value/") for name in values if name.startswith(f"{_LOSS}value/")]:
+        value, share = values[f"{_LOSS}value/{name}"], values[f"{_LOSS}share/{name}"]
+        if share.sum() > 0:
+            loss = loss + value * share / share.mean()
+    return {**metrics, "loss": loss}
+
+
+def _warn_of_several_heads(model: nn.Module, heads: list[str]) -> None:
+    """Print once for each model that several heads are not measured."""
+    if model in _warned or not distributed.is_main():
+        return
+    _warned.add(model)
+    missing = "no cross_entropy, accuracy, per-class metrics or predictions are measured"
+    say(f"the model has {len(heads)} heads ({', '.join(heads)}): {missing}", error=True)

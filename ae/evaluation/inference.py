@@ -1,0 +1,46 @@
+"""Inference: the context that every evaluation runs in, and the codes of a whole data set."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ae.data import Batch, ImageSet
+from ae.models.autoencoder import Autoencoder
+from ae.models.bottlenecks import Code
+from ae.utils.validation import unchecked_range
+
+Value = TypeVar("Value")
+
+
+@contextmanager
+def evaluating(*models: nn.Module, fork_rng: bool = False) -> Iterator[None]:
+    """Put models in evaluation mode, without gradients and without checks of the range of images and labels.
+
+    On exit every submodule has its mode back, and with `fork_rng` every random generator its state.
+    """
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    with torch.no_grad(), unchecked_range(), torch.random.fork_rng() if fork_rng else nullcontext():
+        for model in models:
+            model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def encode_batches(
+    model: Autoencoder, images: ImageSet, read: Callable[[Batch, Code], Value], batch_size: int = 256
+) -> Iterator[Value]:
+    """Encode a data set in order and yield `read(batch, code)` of each batch, on the model's device.
+
+    Both the encoder and `read` run in the context of `evaluating`.
+    """
+    device = next(model.parameters()).device
+    for batch in images.to(device).in_order(batch_size):
+        with evaluating(model):  # not across a yield: a caller that stops early must not stay in it
+            value = read(batch, model.encode(batch.images))
+        yield value
