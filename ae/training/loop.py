@@ -1,4 +1,4 @@
-"""The frame of a training loop that is not `fit`'s: for several losses, minimised in turn."""
+"""Training loops with several losses, minimised in turn, such as a GAN's."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,11 +28,11 @@ from ae.utils.seeding import reseed
 from ae.utils.validation import checked_arguments, unchecked_range
 
 Evaluation = tuple[dict[str, float], dict[str, Any]]
-"""Metrics, and pictures (Pillow's), by name."""
+"""Metrics by name, and pictures (Pillow's) by name."""
 
 
 class Loop:
-    """Batches to train on, and all that is the same in any loop: noise, learning rates, logging, saving, resuming.
+    """Iterate over training batches, with the noise, learning rates, logging, saving and resuming of `fit`.
 
         with Run("gan", config.run, config) as run, Loop(model, others, learners, data, recipe, run) as loop:
             for batch in loop:
@@ -40,10 +40,13 @@ class Loop:
                 loop.minimise("generator", ...)
             results = loop.results()
 
-    `model` is what is saved as the run's weights, `others` what is trained beside it; `learners` says which parameters
-    each loss trains: one may be in several. What was frozen stays frozen, as in `fit`. With `evaluate`, what it
-    measures is logged as `val/...` at each evaluation, and its pictures are kept. `train/loss` is the sum of all
-    losses. Raises InputError in several processes, and DivergedError as `fit` does.
+    model     is saved as the run's weights
+    others    modules trained beside it, by name
+    learners  the parameters that each loss trains, by name of the loss; a parameter may have several losses
+    evaluate  returns metrics, logged as `val/...` at each evaluation, and pictures
+
+    `train/loss` is the sum of all losses. Frozen parts stay frozen, as in `fit`. Raises InputError in several
+    processes, and DivergedError as `fit` does.
     """
 
     @checked_arguments
@@ -74,15 +77,15 @@ class Loop:
         self._data = data
         self._batches = data.to(self.device).batches(recipe.batch_size, recipe.seed)
         self._total_steps = recipe.steps or recipe.epochs * len(self._batches)
-        self._meter, self._loss = Meter(), _nothing(self.device)
+        self._meter, self._loss = Meter(), _zero_loss(self.device)
         self._contexts = ExitStack()
 
     def __enter__(self) -> "Loop":
         self._run.begin_training(self._data)
-        self._at = restore(self._run, self._trained, self._optimizers, self._meter, self._total_steps)
+        self._state = restore(self._run, self._trained, self._optimizers, self._meter, self._total_steps)
         self._run.watch(self._model)
-        self._started = time.perf_counter() - self._at.seconds
-        self._progress = self._contexts.enter_context(Progress(self._total_steps, self._at.step))
+        self._started = time.perf_counter() - self._state.seconds
+        self._progress = self._contexts.enter_context(Progress(self._total_steps, self._state.step))
         self._contexts.enter_context(unchecked_range())
         self._contexts.enter_context(safely(self._run, self._recipe.deterministic))
         return self
@@ -93,58 +96,58 @@ class Loop:
         self._contexts.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        """The training batches that are left; between two of them all that is due is done."""
-        at, recipe = self._at, self._recipe
-        for batch in islice(self._batches.starting_at(at.step), self._total_steps - at.step):
+        """Yield the remaining training batches; between two batches, log and save what is due."""
+        state, recipe = self._state, self._recipe
+        for batch in islice(self._batches.starting_at(state.step), self._total_steps - state.step):
             self._mode.apply()
-            reseed(self.device, "noise", recipe.seed, at.step)
-            self._lr = recipe.learning_rate(at.step, self._total_steps)
-            self._loss = _nothing(self.device)
+            reseed(self.device, "noise", recipe.seed, state.step)
+            self._lr = recipe.learning_rate(state.step, self._total_steps)
+            self._loss = _zero_loss(self.device)
             yield batch
-            self._meter.add(at.step, self._loss, len(batch))
-            at.step += 1
-            at.images += len(batch)
+            self._meter.add(state.step, self._loss, len(batch))
+            state.step += 1
+            state.images += len(batch)
             self._progress.step()
-            self._keep()
+            self._log_and_save()
 
     @property
     def step(self) -> int:
-        """The number of the batch, counted from 0."""
-        return self._at.step
+        """Return the number of the step, counted from 0."""
+        return self._state.step
 
     def minimise(self, name: str, loss: Tensor | Loss) -> None:
-        """One step of the optimiser of this name, on a scalar, logged as `train/NAME`; of a Loss, with its terms."""
-        told = checked_loss(Loss(loss, {}) if isinstance(loss, Tensor) else loss, trains=True)
+        """Take one step of the optimiser `name` on a scalar or a Loss; logs it as `train/NAME`, and a Loss's terms."""
+        loss = checked_loss(Loss(loss, {}) if isinstance(loss, Tensor) else loss, trains=True)
         optimizer = self._optimizers[name]
         set_learning_rate(optimizer, self._lr, self._ratios[name])
         optimizer.zero_grad()
-        told.total.backward()
+        loss.total.backward()
         if self._recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self._parameters[name], self._recipe.grad_clip)
         optimizer.step()
-        value, before = told.total.detach(), self._loss
+        value, previous = loss.total.detach(), self._loss
         self._loss = Loss(
-            before.total + value, {**before.terms, **told.terms, name: value}, {**before.counts, **told.counts}
+            previous.total + value, {**previous.terms, **loss.terms, name: value}, {**previous.counts, **loss.counts}
         )
 
     def results(self) -> dict[str, float]:
-        """Save the model's weights; what `fit` returns."""
-        at = self._at
+        """Save the model's weights and return the results, as `fit` does."""
+        state = self._state
         self._run.save_weights("model", self._model, self._data.shape, self._data.classes)
-        at.seconds = time.perf_counter() - self._started
+        state.seconds = time.perf_counter() - self._started
         return {
-            **with_prefix("val", at.validation),
-            "seconds": at.seconds,
-            "images_per_second": at.images / (at.seconds - at.validation_seconds),
+            **with_prefix("val", state.validation),
+            "seconds": state.seconds,
+            "images_per_second": state.images / (state.seconds - state.validation_seconds),
         }
 
-    def _keep(self) -> None:
-        """Log and save, where that is due."""
-        at, recipe, run = self._at, self._recipe, self._run
-        epoch = at.step / len(self._batches)
-        evaluates = at.step % (recipe.evaluate_every or len(self._batches)) == 0 or at.step == self._total_steps
-        logs = evaluates or epoch.is_integer() or at.step % recipe.log_every == 0
-        saves = evaluates or run.saves_after(at.step) or run.wants_state()
+    def _log_and_save(self) -> None:
+        """Log and save at the steps at which either is due."""
+        state, recipe, run = self._state, self._recipe, self._run
+        epoch = state.step / len(self._batches)
+        evaluates = state.step % (recipe.evaluate_every or len(self._batches)) == 0 or state.step == self._total_steps
+        logs = evaluates or epoch.is_integer() or state.step % recipe.log_every == 0
+        saves = evaluates or run.saves_after(state.step) or run.wants_state()
         if not (logs or saves):
             return
         measured = self._meter.read()
@@ -152,7 +155,7 @@ class Loop:
             step, name = self._meter.first_bad
             raise diverged(name, step, recipe.learning_rate(step, self._total_steps), run)
         if saves and not is_finite(self._trained):
-            raise diverged("a weight", at.step - 1, self._lr, run)
+            raise diverged("a weight", state.step - 1, self._lr, run)
         if logs:
             norm = nn.utils.get_total_norm(list(self._trained.parameters())).item()
             measured |= {"learning_rate": self._lr, "weight_norm": norm}
@@ -161,17 +164,17 @@ class Loop:
             pictures: dict[str, Any] = {}
             if evaluates and self._evaluate is not None:
                 before = time.perf_counter()
-                at.validation, pictures = self._evaluate()
-                at.validation_seconds += time.perf_counter() - before
-                self._progress.show("val", at.validation, epoch)
-                row |= with_prefix("val", at.validation)
-            run.log(row, at.step, epoch, pictures)
+                state.validation, pictures = self._evaluate()
+                state.validation_seconds += time.perf_counter() - before
+                self._progress.show("val", state.validation, epoch)
+                row |= with_prefix("val", state.validation)
+            run.log(row, state.step, epoch, pictures)
             self._meter.restart()
         if saves:
-            at.seconds = time.perf_counter() - self._started
-            run.save_state(state_of(at, self._trained, self._optimizers, self._meter))
+            state.seconds = time.perf_counter() - self._started
+            run.save_state(state_of(state, self._trained, self._optimizers, self._meter))
 
 
-def _nothing(device: torch.device) -> Loss:
-    """The loss of a step in which nothing was minimised yet."""
+def _zero_loss(device: torch.device) -> Loss:
+    """Return the loss of a step before anything is minimised."""
     return Loss(torch.zeros((), device=device), {})

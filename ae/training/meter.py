@@ -1,4 +1,4 @@
-"""What a training loop measures at every step, kept on the device until it is read."""
+"""Running means of losses in training, kept on the device until they are read."""
 
 import math
 import time
@@ -11,22 +11,22 @@ from torch import Tensor
 from ae.objectives import Loss
 from ae.utils import distributed
 
-_PENDING = 1000  # steps, at most, whose values wait on the device
+_MAX_PENDING = 1000  # steps whose values wait on the device
 
 
 class Meter:
-    """Means of losses and gradient norm since the last restart, images/s, and the first step that was not finite.
+    """Means of losses and gradient norm since the last restart, images/s, and the first non-finite value.
 
-    `add` computes nothing and never makes the device wait; `read` does both.
+    `add` does not synchronise with the device; `read` does.
     """
 
     def __init__(self) -> None:
-        self.first_bad: tuple[int, str] | None = None  # (step, name), as of the last read
+        self.first_bad: tuple[int, str] | None = None  # (step, name), up to the last read
         self.restart()
 
     def restart(self) -> None:
-        """Begin new means, and a new clock."""
-        self._pending: list[tuple[int, str, Tensor, Tensor | float]] = []  # step, name, a mean, over how many images
+        """Reset the means and the clock."""
+        self._pending: list[tuple[int, str, Tensor, Tensor | float]] = []  # step, name, mean, count
         self._steps = 0
         self._totals: dict[str, float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)
@@ -34,7 +34,7 @@ class Meter:
         self._since = time.perf_counter()
 
     def add(self, step: int, loss: Loss, images: int, gradient_norm: Tensor | None = None) -> None:
-        """Take in one step's values on so many images, of all processes; the gradient's norm where it was measured."""
+        """Add the losses of a step; `images` is the size of the batch of all processes."""
         share = images / distributed.world_size()
         values = {name: value.detach() for name, value in {**loss.terms, "loss": loss.total}.items()}
         if gradient_norm is not None:
@@ -42,26 +42,26 @@ class Meter:
         self._pending += [(step, name, value, loss.counts.get(name, share)) for name, value in values.items()]
         self._images += images
         self._steps += 1
-        if self._steps % _PENDING == 0:
+        if self._steps % _MAX_PENDING == 0:
             self._fold()
 
     def read(self) -> dict[str, float]:
-        """The means, those of terms that no example had left out, and `images_per_second`."""
+        """Return the means of all terms that had an example, and `images_per_second`."""
         state = self.state()
         means = {name: state["totals"][name] / count for name, count in state["counts"].items() if count}
         return means | {"images_per_second": state["images"] / state["seconds"]}
 
     def state(self) -> dict[str, Any]:
-        """State for `restore`, gathered over all processes."""
+        """Return the state for `restore`, gathered over all processes."""
         seconds = time.perf_counter() - self._since
         self._fold()
-        totals, counts = (_added(distributed.gathered(own)) for own in (self._totals, self._counts))
-        bad = [step_and_name for step_and_name in distributed.gathered(self.first_bad) if step_and_name is not None]
-        self.first_bad = min(bad, default=None)
+        totals, counts = (_summed(distributed.gathered(values)) for values in (self._totals, self._counts))
+        first_bad = [step_and_name for step_and_name in distributed.gathered(self.first_bad) if step_and_name]
+        self.first_bad = min(first_bad, default=None)
         return {"totals": totals, "counts": counts, "images": self._images, "seconds": seconds}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.restart()
         if distributed.is_main():
             self._totals.update(state["totals"])
@@ -70,7 +70,7 @@ class Meter:
         self._since -= state["seconds"]
 
     def _fold(self) -> None:
-        """Add what is pending to the totals."""
+        """Add the pending values to the totals."""
         values = _read([value for _, _, value, _ in self._pending])
         counts = iter(_read([count for *_, count in self._pending if isinstance(count, Tensor)]))
         for (step, name, _, count), value in zip(self._pending, values, strict=True):
@@ -83,9 +83,9 @@ class Meter:
 
 
 def _read(scalars: list[Tensor]) -> list[float]:
-    """Scalars as numbers, in one transfer."""
+    """Read scalars from the device in one transfer."""
     return torch.stack([scalar.float() for scalar in scalars]).tolist() if scalars else []
 
 
-def _added(parts: list[dict[str, float]]) -> dict[str, float]:
+def _summed(parts: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""The recipe: how long, with which optimiser, schedule and precision to train."""
+"""The recipe of a training: length, batch size, optimiser, schedule and precision."""
 
 import inspect
 import math
@@ -13,33 +13,33 @@ from ae.utils.errors import InputError, one_line
 from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings, check_unread, checked
 
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-"""Parameters -> their optimiser, as `torch.optim.RMSprop` is one."""
+"""Parameters -> optimiser, such as the class `torch.optim.RMSprop`."""
 Schedule = Callable[[int, int], float]
 """(step counted from 0, number of steps) -> factor of the learning rate."""
 
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """How to train: length, batch, optimiser, schedule, precision."""
+    """Length, batch size, optimiser, schedule and precision of a training."""
 
     epochs: Positive[int] = 4  # passes over the training images
-    steps: Positive[int] | None = None  # train for so many steps instead
+    steps: Positive[int] | None = None  # number of steps; overrides epochs
     batch_size: Positive[int] = 128  # images a step
     optimizer: Literal["sgd", "adam", "adamw"] | Factory = "sgd"  # sgd: with momentum; adamw: Adam, decoupled decay
-    lr: Positive[float] = 0.1  # learning rate; the highest of a schedule
+    lr: Positive[float] = 0.1  # learning rate; the maximum of a schedule
     momentum: BelowOne = 0.9  # of sgd
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # of adam and adamw
     nesterov: bool = False  # Nesterov's momentum, of sgd
     weight_decay: AtLeast0[float] = 0.0  # L2 for sgd and adam, decoupled for adamw
     schedule: Literal["constant", "one-cycle", "cosine"] | Schedule = "one-cycle"  # one-cycle: up in 30 % of the steps
-    grad_clip: Positive[float] | None = None  # largest norm of the gradient
+    grad_clip: Positive[float] | None = None  # maximum norm of the gradient
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise
     evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
     log_every: Positive[int] = 50  # steps between logged values
-    device: str = "auto"  # auto: cuda, mps or cpu, the first there is
-    deterministic: bool = False  # only algorithms that give the same bits each time; on a CPU all do
+    device: str = "auto"  # auto: the first available of cuda, mps and cpu
+    deterministic: bool = False  # deterministic algorithms only; those of a CPU always are
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", _device_name(self.device))
@@ -52,17 +52,18 @@ class Recipe(Settings):
             raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
 
     def may_change(self, name: str) -> bool:
-        """Whether a run may be continued with another value: what decides where it leads may not."""
+        """Whether a resumed run may have another value of a field: only if it does not affect the result."""
         if name in ("epochs", "steps"):
             return self.schedule == "constant"
         return name in ("evaluate_every", "log_every", "device", "compile", "deterministic")
 
     def learning_rate(self, step: int, total_steps: int) -> float:
-        """The learning rate of a step counted from 0; a function of position, so that resuming needs no state.
+        """Return the learning rate of a step, counted from 0; a pure function, so that resuming needs no state.
 
-        one-cycle: Smith & Topin 2018, in PyTorch's form: cosine from lr/25 up to lr over the first 30 % of the steps,
-        then cosine down to lr/250,000. Momentum stays constant. cosine: from lr down to 0 (Loshchilov & Hutter 2017,
-        equation 5, without restarts). A function gives a factor of lr. Raises InputError where that is no number.
+        one-cycle  cosine from lr/25 to lr over the first 30 % of the steps, then cosine to lr/250,000; constant
+                   momentum (Smith & Topin 2018, in PyTorch's form)
+        cosine     from lr to 0 (Loshchilov & Hutter 2017, equation 5, without restarts)
+        function   returns a factor of lr; raises InputError for a factor that is no number of 0 or more
         """
         if callable(self.schedule):
             name = f"the factor that Recipe.schedule gives at step {step} of {total_steps}"
@@ -78,10 +79,10 @@ class Recipe(Settings):
         return _cosine(high, last, (step - peak) / (total_steps - 1 - peak))
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser; its learning rate is set at each step.
+        """Make the optimiser; the loop sets its learning rate at each step.
 
-        Raises InputError where a factory gives no optimiser, or one that this loop can't use: one that needs a closure,
-        leaves parameters out, or has a learning rate that is not the recipe's.
+        Raises InputError for a factory that does not return an optimiser, and for an optimiser that needs a closure,
+        leaves parameters out, or has a learning rate other than the recipe's.
         """
         if callable(self.optimizer):
             return self._from_factory(self.optimizer, parameters)
@@ -103,19 +104,19 @@ class Recipe(Settings):
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is closure.empty:
             raise InputError(f"Recipe.optimizer gave {name}, which needs a closure: choose one that takes single steps")
-        taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        left_out = sum(id(parameter) not in taken for parameter in parameters)
+        optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        left_out = sum(id(parameter) not in optimized for parameter in parameters)
         if left_out:
-            cure = "freeze those with requires_grad_(False)"
-            raise InputError(f"Recipe.optimizer leaves out {left_out} of {len(parameters)} parameters: {cure}")
-        usual = inspect.signature(type(optimizer)).parameters.get("lr")
-        own = optimizer.defaults.get("lr")
-        if usual is not None and own is not None and float(own) != self.lr and own != usual.default:
-            raise InputError(f"Recipe.optimizer sets a learning rate of {float(own):g}: give it as Recipe.lr")
+            remedy = "freeze those with requires_grad_(False)"
+            raise InputError(f"Recipe.optimizer leaves out {left_out} of {len(parameters)} parameters: {remedy}")
+        parameter = inspect.signature(type(optimizer)).parameters.get("lr")
+        lr = optimizer.defaults.get("lr")
+        if parameter is not None and lr is not None and float(lr) != self.lr and lr != parameter.default:
+            raise InputError(f"Recipe.optimizer sets a learning rate of {float(lr):g}: give it as Recipe.lr")
         return optimizer
 
     def find_device(self) -> torch.device:
-        """The device to train on."""
+        """Return the device to train on; raises InputError for a device that is not available."""
         if self.device != "auto":
             try:
                 device = torch.zeros(1, device=self.device).device
@@ -131,7 +132,7 @@ class Recipe(Settings):
 
 
 def _device_name(device: Any) -> Any:
-    """A `torch.device` as text; anything else as it is."""
+    """Convert a `torch.device` to text; return anything else unchanged."""
     return str(device) if isinstance(device, torch.device) else device
 
 
