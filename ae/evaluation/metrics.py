@@ -27,7 +27,7 @@ class Metric:
     higher_is_better: bool = False
     progress: str = ""
 
-    def text(self, value: float) -> str:
+    def text(self, value: int | float) -> str:
         """Format a value with its unit and its note."""
         return " ".join(filter(None, (f"{value:{self.format}}", self.unit))) + self.note
 

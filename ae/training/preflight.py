@@ -52,7 +52,7 @@ def dry_run(
             _check_labels(output, images)
     if smallest_batch == 1 and affected:
         raise InputError(
-            f"a batch of one image gives batch norm in {affected[0]} one number of each channel, which has no variance: "
+            f"a batch of one image gives batch norm in {affected[0]} one value per channel, which has no variance: "
             f"choose a Recipe.batch_size that does not leave one of the {len(data.train)} training images over"
         )
 

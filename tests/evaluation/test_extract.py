@@ -1,4 +1,4 @@
-"""Encoded data sets in files."""
+"""Files of codes, logits, labels and reconstructions."""
 
 import json
 from dataclasses import replace
@@ -32,21 +32,23 @@ def read(folder: Path, format: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("format", ["npy", "safetensors"])
 @pytest.mark.parametrize("batch_size", [50, 1000])
-def test_files_hold_what_the_model_gives_in_order(digits: Splits, tmp_path: Path, format: Any, batch_size: int) -> None:
+def test_encode_writes_the_models_outputs_in_order(
+    digits: Splits, tmp_path: Path, format: Any, batch_size: int
+) -> None:
     assert digits.validation is not None
     files = encode(model(), digits.validation, tmp_path, format=format, batch_size=batch_size)
-    found = read(tmp_path, format)
+    tensors = read(tmp_path, format)
     assert sorted(files) == sorted(tmp_path.iterdir())
     batch = digits.validation.batch(slice(None))
     out = model()(batch.images)
-    assert found.keys() == {"codes", "logits.digit", "labels", "reconstructions"}
-    torch.testing.assert_close(found["codes"], out.code.mean)
-    torch.testing.assert_close(found["logits.digit"], out.logits["digit"])
-    torch.testing.assert_close(found["reconstructions"], out.reconstruction)
-    assert torch.equal(found["labels"], batch.labels)
+    assert tensors.keys() == {"codes", "logits.digit", "labels", "reconstructions"}
+    torch.testing.assert_close(tensors["codes"], out.code.mean)
+    torch.testing.assert_close(tensors["logits.digit"], out.logits["digit"])
+    torch.testing.assert_close(tensors["reconstructions"], out.reconstruction)
+    assert torch.equal(tensors["labels"], batch.labels)
 
 
-def test_only_what_is_asked_for_is_written(digits: Splits, tmp_path: Path) -> None:
+def test_encode_writes_only_the_parts_asked_for(digits: Splits, tmp_path: Path) -> None:
     assert digits.validation is not None
     encode(model(), digits.validation, tmp_path, parts=("labels",))
     assert read(tmp_path, "safetensors").keys() == {"labels"}
@@ -55,7 +57,7 @@ def test_only_what_is_asked_for_is_written(digits: Splits, tmp_path: Path) -> No
         encode(cnn, digits.validation, tmp_path)
 
 
-def test_a_run_is_encoded_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode_experiment_takes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     joint.main(short(joint.Config(), tmp_path / "run"))
     experiment.main(experiment.Config(str(tmp_path / "run"), tmp_path / "out", split="validation", parts=("codes",)))
     assert "64 images in" in capsys.readouterr().out
@@ -65,7 +67,7 @@ def test_a_run_is_encoded_from_the_command_line(tmp_path: Path, capsys: pytest.C
     torch.testing.assert_close(read(tmp_path / "out", "safetensors")["codes"], expected)
 
 
-def test_a_folder_of_images_is_encoded_with_its_names(
+def test_encode_experiment_takes_a_folder_of_images(
     digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
@@ -74,11 +76,11 @@ def test_a_folder_of_images_is_encoded_with_its_names(
         Image.new("RGB", size, (200, 200, 200)).save(tmp_path / "pictures" / name)
     config = experiment.Config(str(tmp_path / "run"), tmp_path / "out", images=tmp_path / "pictures", format="npy")
     experiment.main(config)
-    found = read(tmp_path / "out", "npy")
+    tensors = read(tmp_path / "out", "npy")
     assert json.loads((tmp_path / "out/names.json").read_text()) == ["a/c.png", "a/d.jpg", "b.png"]
-    assert found["labels"].tolist() == [-1, -1, -1]
+    assert tensors["labels"].tolist() == [-1, -1, -1]
     expected = load(tmp_path / "run").encode(torch.full((1, 1, 28, 28), 200 / 255)).mean
-    torch.testing.assert_close(found["codes"][[0, 2]], expected.expand(2, -1, -1, -1))
+    torch.testing.assert_close(tensors["codes"][[0, 2]], expected.expand(2, -1, -1, -1))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no images in .*empty"):
         experiment.main(replace(config, images=tmp_path / "empty"))
@@ -86,21 +88,21 @@ def test_a_folder_of_images_is_encoded_with_its_names(
         experiment.main(replace(config, parts=()))
 
 
-def test_runs_are_probed_from_the_command_line(
+def test_probe_experiment_takes_several_runs(
     digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (0, 1):
         main_job(digits, tmp_path / f"run{seed}", joint.Model((4, 8), latent=8), seed)
     runs = (tmp_path / "run0", tmp_path / "run1")
-    where = RunConfig(dir=tmp_path / "probed", wandb="disabled")
+    run_config = RunConfig(dir=tmp_path / "probed", wandb="disabled")
     few = Data("mnist", limit=256, validation=64)
-    probe.main(probe.Config(runs, few, labels=(20,), repeats=2, map=50, run=where))
+    probe.main(probe.Config(runs, few, labels=(20,), repeats=2, map=50, run=run_config))
     summary = json.loads((tmp_path / "probed/summary.json").read_text())
     assert {"probe/linear/accuracy", "probe/linear/accuracy/std", "probe/linear/accuracy/20", "probe/kmeans/nmi"} <= (
         summary.keys()
     )
-    shown = capsys.readouterr().out
-    assert "linear/accuracy/20" in shown
+    output = capsys.readouterr().out
+    assert "linear/accuracy/20" in output
     assert (tmp_path / "probed/code.png").exists()
     with pytest.raises(InputError, match="no run to probe"):
         probe.main(probe.Config((), run=RunConfig(wandb="disabled")))

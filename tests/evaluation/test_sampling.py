@@ -1,4 +1,4 @@
-"""Samples, interpolations, traversals and log-likelihoods, against models of which the answer is known."""
+"""Samples, interpolations, traversals and log-likelihoods, on models with known answers."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def model() -> Autoencoder:
     return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5))
 
 
-def test_samples_are_images_of_the_prior(model: Autoencoder) -> None:
+def test_samples_decodes_codes_of_the_prior(model: Autoencoder) -> None:
     torch.manual_seed(3)
     found = samples(model, 7, (10, 12))
     torch.manual_seed(3)
@@ -54,17 +54,17 @@ def test_samples_are_images_of_the_prior(model: Autoencoder) -> None:
         samples(plain, 7)
 
 
-def test_interpolations_go_from_one_to_the_other(model: Autoencoder) -> None:
+def test_interpolations_go_from_first_to_second(model: Autoencoder) -> None:
     first, second = torch.rand(2, 3, 1, 10, 12)
     found = interpolations(model, first, second, 5)
     assert found.shape == (3, 5, 1, 10, 12)
-    one, other = model.encode(first).mean, model.encode(second).mean
-    torch.testing.assert_close(found[:, 0], model.decode(one, (10, 12)))
-    torch.testing.assert_close(found[:, 2], model.decode((one + other) / 2, (10, 12)))
-    torch.testing.assert_close(found[:, 4], model.decode(other, (10, 12)))
+    start, end = model.encode(first).mean, model.encode(second).mean
+    torch.testing.assert_close(found[:, 0], model.decode(start, (10, 12)))
+    torch.testing.assert_close(found[:, 2], model.decode((start + end) / 2, (10, 12)))
+    torch.testing.assert_close(found[:, 4], model.decode(end, (10, 12)))
 
 
-def test_a_traversal_changes_one_latent(model: Autoencoder) -> None:
+def test_traversals_change_one_latent(model: Autoencoder) -> None:
     image = torch.rand(1, 10, 12)
     found = traversals(model, image, [1, 4], [-2.0, 0.0, 2.0])
     assert found.shape == (2, 3, 1, 10, 12)
@@ -75,15 +75,15 @@ def test_a_traversal_changes_one_latent(model: Autoencoder) -> None:
         traversals(model, image, [5], [0.0])
 
 
-class Linear(nn.Module):
-    """An encoder with the exact posterior of a model with one latent, and its decoder: p(x = 1 | z) is one of two."""
+class Constant(nn.Module):
+    """An encoder whose features are 0 for every image."""
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)
 
 
 class Prior(Gaussian):
-    """A posterior that is the prior, whatever the image."""
+    """A bottleneck whose posterior is the prior for every image."""
 
     def forward(self, features: Tensor) -> Code:
         code = super().forward(features)
@@ -99,15 +99,15 @@ class Prior(Gaussian):
 
 
 class Sign(nn.Module):
-    """One pixel, white with probability 0.9 where z > 0, else 0.2."""
+    """A decoder of one pixel: white with probability 0.9 for z > 0, else 0.2."""
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.where(z > 0, torch.tensor(0.9).logit(), torch.tensor(0.2).logit())
 
 
-def test_log_likelihoods_are_those_of_a_model_that_can_be_integrated() -> None:
-    """p(white) = (0.9 + 0.2) / 2, by z ~ N(0, 1)."""
-    model = Autoencoder(Linear(), Sign(), Prior((1, 1, 1), 1))
+def test_log_likelihoods_equal_those_of_an_integrable_model() -> None:
+    """p(white) = (0.9 + 0.2) / 2 for z ~ N(0, 1)."""
+    model = Autoencoder(Constant(), Sign(), Prior((1, 1, 1), 1))
     pixels = torch.tensor([255, 0], dtype=torch.uint8).reshape(2, 1, 1, 1)
     images = Images(pixels, torch.zeros(2, dtype=torch.int64), ("a",))
     found = log_likelihoods(model, images, samples=20_000, at_once=3000)
@@ -115,7 +115,7 @@ def test_log_likelihoods_are_those_of_a_model_that_can_be_integrated() -> None:
     assert torch.equal(found, log_likelihoods(model, images, samples=20_000, at_once=3000))
 
 
-def test_the_log_likelihood_is_above_the_bounds(model: Autoencoder, noise: Images) -> None:
+def test_log_likelihoods_are_above_the_iwae_bound(model: Autoencoder, noise: Images) -> None:
     grey = Images(noise.pixels[:, :1], noise.labels, noise.classes)
     wide = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 4), 5))
     batch = grey.batch(slice(None))
@@ -124,7 +124,7 @@ def test_the_log_likelihood_is_above_the_bounds(model: Autoencoder, noise: Image
     assert log_likelihoods(wide, grey, 500).mean().item() > bound
 
 
-def test_a_mixture_draws_what_it_was_fitted_to() -> None:
+def test_mixture_samples_match_the_fitted_codes() -> None:
     torch.manual_seed(0)
     corners = torch.tensor([[5.0, 0.0, 0.0], [-5.0, 2.0, 0.0]])
     codes = corners[torch.arange(400) % 2] + torch.randn(400, 3) * torch.tensor([0.1, 1.0, 2.0])
@@ -136,13 +136,13 @@ def test_a_mixture_draws_what_it_was_fitted_to() -> None:
         Mixture(codes[:3], 5)
 
 
-def test_a_grid_shows_every_image() -> None:
+def test_grid_picture_shows_every_image() -> None:
     picture = grid_picture(torch.rand(2, 3, 1, 28, 28), "title")
     assert picture.width > 3 * 64
     assert picture.height > 2 * 64
 
 
-def test_ways_to_draw_codes(model: Autoencoder) -> None:
+def test_samplers_are_prior_and_mixture(model: Autoencoder) -> None:
     noise = Images(torch.randint(256, (20, 1, 10, 12), dtype=torch.uint8), torch.zeros(20).long(), ("a",))
     latent = 5
     found = codes(model, noise)
@@ -159,17 +159,17 @@ def test_ways_to_draw_codes(model: Autoencoder) -> None:
         standard_normal(Autoencoder(ConvEncoder(1, (4, 6))))
 
 
-def seen(bottleneck: nn.Module) -> tuple[Autoencoder, list[Tensor]]:
-    """A model on images of 10x12, and every code that its decoder is given."""
-    given: list[Tensor] = []
+def recording_model(bottleneck: nn.Module) -> tuple[Autoencoder, list[Tensor]]:
+    """Return a model of images 10x12, and a list of every code that it decodes."""
+    decoded: list[Tensor] = []
     expand = bottleneck.expand
 
     def record(z: Tensor) -> Tensor:
-        given.append(z)
+        decoded.append(z)
         return expand(z)  # type: ignore[operator]
 
     bottleneck.expand = record  # type: ignore[assignment]
-    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck), given
+    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck), decoded
 
 
 @pytest.mark.parametrize(
@@ -181,11 +181,11 @@ def seen(bottleneck: nn.Module) -> tuple[Autoencoder, list[Tensor]]:
         (FSQ(6, (3, 4)), None, lambda z: ((2 * z).round() == 2 * z).all() and z.abs().max() <= 1),
     ],
 )
-def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
+def test_decoded_codes_are_codes_that_the_bottleneck_can_give(
     bottleneck: nn.Module, latents: list[int] | None, is_code: Callable[[Tensor], bool] | None
 ) -> None:
     torch.manual_seed(0)
-    model, given = seen(bottleneck)
+    model, decoded = recording_model(bottleneck)
     shape = model.encode(torch.rand(7, 1, 10, 12)).mean.shape[1:]
     samples(model, 7, (10, 12), lambda count: 2 * torch.randn(count, *shape))
     interpolations(model, torch.rand(3, 1, 10, 12), torch.rand(3, 1, 10, 12), 5)
@@ -195,21 +195,21 @@ def test_every_decoded_code_is_one_that_the_bottleneck_can_give(
             assert name == "prior" or is_code is None or is_code(draw(50))
         traversals(model, torch.rand(1, 10, 12), latents, [-3.0, 0.0, 0.5, 3.0])
     if isinstance(bottleneck, VectorQuantizer):
-        vectors = torch.cat([z.movedim(1, -1).reshape(-1, 6) for z in given])
+        vectors = torch.cat([z.movedim(1, -1).reshape(-1, 6) for z in decoded])
         assert (vectors[:, None] == bottleneck.codebook).all(2).any(1).all()
     else:
         assert is_code is not None
-        assert all(is_code(z) for z in given)
+        assert all(is_code(z) for z in decoded)
 
 
-def test_the_prior_of_a_sphere_is_its_own() -> None:
+def test_standard_normal_of_a_sphere_is_its_prior() -> None:
     model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Sphere((6, 3, 3), 5))
     torch.testing.assert_close(standard_normal(model)(50).norm(dim=1), torch.ones(50))
     assert list(samplers(model, Images(torch.zeros(2, 1, 10, 12).byte(), torch.zeros(2).long(), ("a",)))) == ["prior"]
 
 
-def test_mmd_of_a_sphere_is_to_its_own_prior() -> None:
-    """Codes that are uniform on the sphere are at no distance from it, and far from N(0, I)."""
+def test_mmd_of_a_sphere_is_to_its_prior() -> None:
+    """Codes that are uniform on the sphere have no distance to its prior, and a large distance to N(0, I)."""
 
     class Uniform(Sphere):
         def forward(self, features: Tensor) -> Code:
@@ -224,6 +224,6 @@ def test_mmd_of_a_sphere_is_to_its_own_prior() -> None:
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_a_mixture_takes_vectors_alone() -> None:
+def test_mixture_refuses_codes_that_are_no_vectors() -> None:
     with pytest.raises(InputError, match=r"a mixture is fitted to codes \[n d\] that are vectors, got \[20, 6, 3, 3\]"):
         Mixture(torch.rand(20, 6, 3, 3))

@@ -1,3 +1,5 @@
+"""Pictures and tables of test images."""
+
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ def model() -> Autoencoder:
     return Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), heads={"digit": Classifier((6, 3, 4), 3)})
 
 
-def test_shows_the_worst_first(model: Autoencoder, noise: Images) -> None:
+def test_gather_lists_the_worst_images_first(model: Autoencoder, noise: Images) -> None:
     labels = noise.labels.clone()
     labels[:4] = -1
     images = Images(noise.pixels, labels, CLASSES)
@@ -50,7 +52,7 @@ def test_shows_the_worst_first(model: Autoencoder, noise: Images) -> None:
             assert counts[actual, predicted] == both.sum()
 
 
-def test_shows_what_applies(noise: Images) -> None:
+def test_gather_omits_media_that_do_not_apply(noise: Images) -> None:
     classifier = Autoencoder(ConvEncoder(3, (4,)), heads={"digit": Classifier((4, 5, 7), 3)})
     media = gather(classifier, noise, examine(classifier, noise))
     assert set(media.pictures) == {"code"}
@@ -62,7 +64,7 @@ def test_shows_what_applies(noise: Images) -> None:
     assert "prediction" not in media.tables["worst_reconstructed"].columns
 
 
-def test_a_model_that_is_always_right_has_an_empty_table(noise: Images) -> None:
+def test_gather_of_a_perfect_classifier_has_an_empty_table(noise: Images) -> None:
     head = Classifier((6, 3, 4), 3)
     torch.nn.init.zeros_(head.fc2.weight)
     model = Autoencoder(ConvEncoder(3, (4, 6)), heads={"digit": head})
@@ -72,22 +74,22 @@ def test_a_model_that_is_always_right_has_an_empty_table(noise: Images) -> None:
     assert gather(model, images, examine(model, images)).tables["misclassified"].rows == []
 
 
-def test_comes_back_from_its_folder(tmp_path: Path) -> None:
+def test_media_load_reads_what_save_wrote(tmp_path: Path) -> None:
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     tables = {"worst": Table(("i", "p", "x"), [(1, picture, 0.1), (2, picture, 0.2)]), "empty": Table(("i",), [])}
     Media({"code": picture}, tables).save(tmp_path)
-    found = Media.load(tmp_path)
-    assert list(found.pictures) == ["code"]
-    assert found.pictures["code"].tobytes() == picture.tobytes()
-    assert found.tables["empty"] == tables["empty"]
-    assert found.tables["worst"].columns == ("i", "p", "x")
-    for row, expected in zip(found.tables["worst"].rows, tables["worst"].rows, strict=True):
+    loaded = Media.load(tmp_path)
+    assert list(loaded.pictures) == ["code"]
+    assert loaded.pictures["code"].tobytes() == picture.tobytes()
+    assert loaded.tables["empty"] == tables["empty"]
+    assert loaded.tables["worst"].columns == ("i", "p", "x")
+    for row, expected in zip(loaded.tables["worst"].rows, tables["worst"].rows, strict=True):
         assert (row[0], row[2]) == (expected[0], expected[2])
         assert row[1].tobytes() == picture.tobytes()
     assert Media.load(tmp_path / "nowhere") == Media()
 
 
-def test_a_confusion_of_thousands_of_classes_has_its_largest_cells(capsys: pytest.CaptureFixture[str]) -> None:
+def test_confusion_of_thousands_of_classes_keeps_the_largest_cells(capsys: pytest.CaptureFixture[str]) -> None:
     classes = tuple(f"c{i}" for i in range(5000))
     labels = torch.cat([torch.arange(5000), torch.tensor([7, 7, 7, 8]), torch.tensor([-1])])
     predictions = torch.cat([torch.arange(5000), torch.tensor([9, 9, 4999, 8]), torch.tensor([3])])
@@ -100,18 +102,18 @@ def test_a_confusion_of_thousands_of_classes_has_its_largest_cells(capsys: pytes
     assert len(_confusion(many, many.flip(0), classes).rows) == 10_000
 
 
-def test_a_confusion_with_more_predictions_than_classes() -> None:
+def test_confusion_names_predictions_beyond_the_classes() -> None:
     table = _confusion(torch.tensor([0, 1]), torch.tensor([2, 1]), ("a", "b"))
     assert [row for row in table.rows if row[2]] == [("a", "#2", 1), ("b", "b", 1)]
 
 
-def test_images_of_each_class_come_in_turn() -> None:
+def test_of_each_class_alternates_classes() -> None:
     labels = torch.tensor([2, 2, 0, -1, 0, 1, 2, -1])
     images = Images(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), labels, CLASSES)
     assert _of_each_class(images).tolist() == [3, 2, 5, 0, 7, 4, 1, 6]
 
 
-def test_gather_goes_on_without_a_picture(
+def test_gather_continues_without_a_picture(
     model: Autoencoder, noise: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examined = examine(model, noise)

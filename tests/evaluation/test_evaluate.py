@@ -1,0 +1,76 @@
+"""Metrics of a model on a whole data set, against the definitions."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Images, Joint, Loss, evaluate
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    return Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), heads={"digit": Classifier((6, 3, 4), 3)})
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 20, 256])
+def test_evaluate_averages_over_images_for_any_batch_size(model: Autoencoder, noise: Images, batch_size: int) -> None:
+    labels = noise.labels.clone()
+    labels[:3] = -1
+    images = Images(noise.pixels, labels, noise.classes)
+    metrics = evaluate(model, images, Joint(), batch_size=batch_size)
+    batch = images.batch(slice(None))
+    output = model(batch.images)
+    mse = (output.reconstruction - batch.images).square().mean((1, 2, 3))
+    logits, labelled = output.logits["digit"], labels >= 0
+    is_correct = (logits.argmax(1) == labels)[labelled].float()
+    expected = {
+        "mse": mse.mean(),
+        "psnr": (-10 * mse.log10()).mean(),
+        "cross_entropy": nn.functional.cross_entropy(logits[labelled], labels[labelled]),
+        "accuracy": is_correct.mean(),
+        **{f"accuracy/{name}": is_correct[labels[labelled] == c].mean() for c, name in enumerate("abc")},
+    }
+    assert "ssim" not in metrics  # 9 rows are less than the window
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_evaluate_loss_equals_the_objective_on_the_whole_set(model: Autoencoder, noise: Images) -> None:
+    objective = Joint()
+    whole = objective(model, noise.batch(slice(None)), 0).total.item()
+    assert evaluate(model, noise, objective, batch_size=10)["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_evaluate_draws_the_same_noise_and_restores_the_generator(model: Autoencoder, noise: Images) -> None:
+    def noisy(model: Autoencoder, batch: Batch, step: int) -> Loss:
+        return Loss(torch.rand(()), {})
+
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = evaluate(model, noise, noisy)["loss"]
+    assert torch.equal(torch.rand(3), expected)
+    assert evaluate(model, noise, noisy)["loss"] == first
+
+
+def test_evaluate_omits_metrics_that_do_not_apply(noise: Images) -> None:
+    classifier = Autoencoder(ConvEncoder(3, (4,)), heads={"digit": Classifier((4, 5, 7), 3)})
+    assert {"mse", "psnr"}.isdisjoint(evaluate(classifier, noise))
+    autoencoder = Autoencoder(ConvEncoder(3, (4,)), DeconvDecoder(3, (4,)))
+    assert set(evaluate(autoencoder, noise)) == {"mse", "psnr"}
+    unlabelled = Images(noise.pixels, torch.full((20,), -1), noise.classes)
+    assert evaluate(classifier, unlabelled) == {}
+
+
+def test_evaluate_perfect_reconstruction_has_finite_psnr(noise: Images) -> None:
+    class Logit(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.logit()
+
+    model = Autoencoder(nn.Sequential(nn.Identity()), Logit())
+    model.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    metrics = evaluate(model, noise)
+    assert metrics["mse"] < 1e-12
+    assert math.isfinite(metrics["psnr"])
