@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Images, Joint, Loss, evaluate
+from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Images, Joint, Loss, Splits, evaluate
+from tests.helpers.small import autoencoder
 
 
 @pytest.fixture
@@ -74,3 +75,25 @@ def test_evaluate_perfect_reconstruction_has_finite_psnr(noise: Images) -> None:
     metrics = evaluate(model, noise)
     assert metrics["mse"] < 1e-12
     assert math.isfinite(metrics["psnr"])
+
+
+def test_evaluate_warns_once_of_several_heads(digits: Splits, capsys: pytest.CaptureFixture[str]) -> None:
+    model, few = autoencoder(), digits.train.select(slice(32))
+    model.heads["other"] = Classifier((6, 7, 7), 3)
+    for _ in range(2):
+        assert "accuracy" not in evaluate(model, few)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "2 heads (digit, other)" in lines[0]
+
+
+def test_evaluate_loss_equals_the_total_of_the_whole_set(digits: Splits) -> None:
+    few = digits.train.select(slice(32))
+    labels = few.labels.clone()
+    labels[3:16], labels[20:] = -1, -1
+    images, model = few.relabelled(labels), autoencoder().eval()
+    whole = Joint()(model, images.batch(slice(None)), 0).total.item()
+    for batch_size in (1, 5, 16, 32):
+        assert evaluate(model, images, Joint(), batch_size=batch_size)["loss"] == pytest.approx(whole, rel=1e-5)
+    unlabelled = images.relabelled(torch.full_like(labels, -1))
+    assert math.isfinite(evaluate(model, unlabelled, Joint(), batch_size=5)["loss"])

@@ -1,0 +1,124 @@
+"""Schedules, optimisers and devices of a recipe."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ae import (
+    InputError,
+    Joint,
+    Recipe,
+    Splits,
+    fit,
+)
+from ae.training.fit import rate_ratios, set_learning_rate
+from tests.helpers.small import SHORT, autoencoder, changed_tensors, copied_state
+
+
+def parameters() -> list[nn.Parameter]:
+    return [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 430, 1000])
+def test_one_cycle_equals_pytorch(total: int) -> None:
+    recipe = Recipe(schedule="one-cycle", lr=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total, cycle_momentum=False)
+    for step in range(total):
+        assert recipe.learning_rate(step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step + 1 < total:
+            schedule.step()
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 100])
+def test_cosine_equals_pytorch(total: int) -> None:
+    optimizer = torch.optim.SGD(parameters(), lr=0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    for step in range(total):
+        rate = Recipe(lr=0.3, schedule="cosine").learning_rate(step, total)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+def test_adam_equals_pytorch(few: Splits) -> None:
+    one, other = autoencoder(), autoencoder()
+    fit(one, Joint(), few, replace(SHORT, optimizer="adam", weight_decay=0.1, betas=(0.5, 0.9)))
+    adam = partial(torch.optim.Adam, weight_decay=0.1, betas=(0.5, 0.9), fused=True)
+    fit(other, Joint(), few, replace(SHORT, optimizer=adam))
+    assert changed_tensors(copied_state(one), other) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"steps": 0}, "steps must be positive, got 0"),
+        ({"batch_size": -1}, "batch_size must be positive, got -1"),
+        ({"lr": 0.0}, "lr must be positive, got 0"),
+        ({"lr": math.nan}, "Recipe.lr must be finite, got nan"),
+        ({"log_every": 0}, "log_every must be positive"),
+        ({"grad_clip": 0.0}, "grad_clip must be positive"),
+        ({"evaluate_every": 0}, "evaluate_every must be positive"),
+        ({"momentum": 1.0}, "momentum must be from 0 to less than 1"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a Recipe.momentum"),
+    ],
+)
+def test_recipe_refuses_values_out_of_range(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Recipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("factory", "complaint"),
+    [
+        (torch.optim.LBFGS, "gave LBFGS, which needs a closure"),
+        (lambda p: torch.optim.SGD(p[:1], lr=0.1), "leaves out 1 of 2 parameters: freeze those"),
+        (lambda p: torch.optim.SGD(p, lr=0.3), "sets a learning rate of 0.3: give it as Recipe.lr"),
+        (lambda p: None, "must give a torch.optim.Optimizer, gave NoneType"),
+        (lambda: None, "can't make an optimiser of parameters: .*takes 0 positional arguments"),
+        (partial(torch.optim.Adam, betas=(2.0, 0.9)), "can't make an optimiser of parameters: Invalid beta"),
+    ],
+)
+def test_recipe_refuses_unusable_optimizers(factory: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Recipe(optimizer=factory, lr=0.1).make_optimizer(parameters())
+
+
+def test_set_learning_rate_keeps_the_ratios_of_groups() -> None:
+    first, second = parameters()
+    groups: list[dict[str, Any]] = [{"params": [first], "lr": 0.01}, {"params": [second]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    set_learning_rate(optimizer, 0.5, rate_ratios(optimizer))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("factor", "complaint"),
+    [(math.nan, "finite, got nan"), (-1.0, "0 or more, got -1.0"), ("a", "a number 0 or more, got .a.")],
+)
+@pytest.mark.usefixtures("unhooked")
+def test_recipe_refuses_invalid_factors_of_a_schedule(factor: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=rf"Recipe\.schedule gives at step 3 of 9 must be {complaint}"):
+        Recipe(schedule=lambda step, steps: factor).learning_rate(3, 9)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "", "cpu:x", "xpu", "hpu", "mtia", "fpga", "privateuseone"])
+def test_recipe_refuses_a_device_in_one_line(device: str) -> None:
+    with pytest.raises(InputError, match=r"Recipe\.device: no device") as error:
+        Recipe(device=device).find_device()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("unhooked")
+def test_recipe_refuses_meta_and_takes_a_torch_device() -> None:
+    with pytest.raises(InputError, match="meta has no values"):
+        Recipe(device="meta").find_device()
+    assert Recipe(device=torch.device("cpu")).find_device() == torch.device("cpu")  # type: ignore[arg-type]
