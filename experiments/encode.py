@@ -1,7 +1,7 @@
 """Codes, logits, labels and reconstructions of any images.   python -m experiments.encode RUN --to FOLDER
 
-Of the data set that the run was trained on, of another one (--data.name ...), or of all images in a folder and below
-it (--images FOLDER), which are resized and cropped to what the model was trained on.
+The images are those of the run's data set, of another data set (--data.name ...), or of a folder and its subfolders
+(--images FOLDER), resized and cropped to the model's size.
 """
 
 import json
@@ -27,32 +27,32 @@ from ae.utils.validation import AtLeast0, Positive, Settings
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Which model, which images, and what is written where."""
+    """Model, images and output of an encoding."""
 
     run: Positional[str]  # a run's folder, a file of weights, or wandb:entity/project/artifact:alias
     to: Path  # folder to write to
     data: Data = Data()  # the data set (default: the run's own)
-    split: Literal["train", "validation", "test"] = "test"  # which of its images
-    images: Path | None = None  # encode all images in this folder and below it, instead of a data set
-    workers: AtLeast0[int] = 2  # processes that decode these
-    skip_broken: bool = False  # leave out those that can't be read, and say which
-    parts: tuple[Part, ...] = ("codes", "logits", "labels", "reconstructions")  # what is written
-    format: Format = "safetensors"  # safetensors: one file; npy: one for each part
+    split: Literal["train", "validation", "test"] = "test"  # split of the data set
+    images: Path | None = None  # folder of images, with its subfolders, instead of a data set
+    workers: AtLeast0[int] = 2  # processes that decode these images
+    skip_broken: bool = False  # skip and name images that can't be read
+    parts: tuple[Part, ...] = ("codes", "logits", "labels", "reconstructions")  # parts to write
+    format: Format = "safetensors"  # safetensors: one file; npy: a file for each part
     batch_size: Positive[int] = 256  # images at a time
-    device: str = "auto"  # auto: cuda, mps or cpu, the first there is
+    device: str = "auto"  # auto: the first available of cuda, mps and cpu
 
 
 @on_main
 def main(config: Config) -> None:
-    """Load, encode, and say how fast that was."""
+    """Load the model, encode the images, and print the throughput."""
     model = load(config.run).to(Recipe(device=config.device).find_device())
     images, names = _images(config, model)
     if not config.parts:
         raise InputError("nothing to write: parts is empty")
     parts = tuple(part for part in config.parts if part != "reconstructions" or model.decoder is not None)
-    began = time.perf_counter()
+    started = time.perf_counter()
     files = encode(model, images, config.to, parts, config.format, config.batch_size)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     if names:
         write_whole(config.to / "names.json", json.dumps(names).encode())
         files.append(config.to / "names.json")
@@ -62,11 +62,11 @@ def main(config: Config) -> None:
 
 
 def _images(config: Config, model: Autoencoder) -> tuple[ImageSet, list[str]]:
-    """The images, and the names of their files where they have some."""
+    """Return the images, and the names of their files if they are in a folder."""
     if config.images is not None:
         if config.data != Data() or config.split != Config.split:
             raise InputError("Config.images takes the place of Config.data and Config.split: leave these out")
-        return _below(config.images, model, config.workers, config.skip_broken)
+        return _images_in(config.images, model, config.workers, config.skip_broken)
     if config.workers != Config.workers or config.skip_broken:
         raise InputError("Config.workers and Config.skip_broken are read with Config.images only: leave them out")
     data = config.data
@@ -84,7 +84,8 @@ def _images(config: Config, model: Autoencoder) -> tuple[ImageSet, list[str]]:
     raise InputError(f"the data set has no {config.split} images")
 
 
-def _below(folder: Path, model: Autoencoder, workers: int, skip_broken: bool) -> tuple[ImageSet, list[str]]:
+def _images_in(folder: Path, model: Autoencoder, workers: int, skip_broken: bool) -> tuple[ImageSet, list[str]]:
+    """Return the images in a folder and its subfolders, and the names of their files."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: Config.images takes a folder of images")
     paths = images_below(folder)

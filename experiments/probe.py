@@ -1,9 +1,8 @@
-"""Is the representation any good? Simple learners on frozen codes.   python -m experiments.probe RUN...
+"""Linear probe, nearest neighbours and k-means on frozen codes.   python -m experiments.probe RUN...
 
-A linear probe, nearest neighbours and k-means read the codes of each run, with all labels and with few of them; the
-encoders stay as they are. Several runs, of one configuration with other seeds, are taken together: mean ± deviation.
-The data are what the first run was trained on, or others: --data.name fashion-mnist. The result is a run of its own
-that stands beside the first in W&B: in its project and group, unless others are given.
+The linear probe uses all labels, and few labels. Runs of one configuration with several seeds give mean ± standard
+deviation. The data set is that of the first run, or another: --data.name fashion-mnist. The result is a run of its own,
+by default in the W&B project and group of the first run.
 """
 
 from dataclasses import dataclass, replace
@@ -22,18 +21,18 @@ from ae.utils.validation import Positive, Settings
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Which runs, on which data, and where the result is kept. Needs the extra `eval`."""
+    """Runs, data set and result of a probe. Needs the extra `eval`."""
 
     runs: Positional[tuple[Path, ...]]  # folders of runs
     data: Data = Data()  # the data set (default: the first run's)
-    labels: tuple[int, ...] = (100, 1000)  # so many labels to learn from, beside all of them
-    repeats: Positive[int] = 3  # choices of these labels, and starts of k-means
+    labels: tuple[int, ...] = (100, 1000)  # numbers of labels of the linear probe, beside all
+    repeats: Positive[int] = 3  # choices of these labels, and initialisations of k-means
     map: Positive[int] = 1000  # test images in the picture, by t-SNE
     run: RunConfig = RunConfig()
 
 
 def main(config: Config) -> None:
-    """Probe every run, keep the result as a run of its own, and print it."""
+    """Probe every run, save the result as a run of its own, and print it."""
     if not config.runs:
         raise InputError("no run to probe: give the folders of some")
     models = [load(folder) for folder in config.runs]
@@ -45,28 +44,30 @@ def main(config: Config) -> None:
         raise InputError("a probe needs validation and test images: --data.validation 5000")
     test = splits.test()
     with Run("probe", beside(config.run, config.runs[0]), config) as run:
-        found: dict[str, list[float]] = {}
+        metrics: dict[str, list[float]] = {}
         for model in models:
-            measured = probe(model, splits.train, splits.validation, test, config.labels, config.repeats)
-            for name, values in measured.items():
-                found.setdefault(f"probe/{name}", []).extend(values)
-        summary = {name: fmean(values) for name, values in found.items()}
-        spread = {f"{name}/std": stdev(values) for name, values in found.items() if len(values) > 1}
-        some = test.select(slice(config.map))
-        title = f"codes of {len(some):,} test images by t-SNE"
-        picture = scatter_picture(neighbour_map(codes_of(models[0], some)), some.labels.cpu(), some.classes, title)
+            probed = probe(model, splits.train, splits.validation, test, config.labels, config.repeats)
+            for name, values in probed.items():
+                metrics.setdefault(f"probe/{name}", []).extend(values)
+        summary = {name: fmean(values) for name, values in metrics.items()}
+        spread = {f"{name}/std": stdev(values) for name, values in metrics.items() if len(values) > 1}
+        images = test.select(slice(config.map))
+        title = f"codes of {len(images):,} test images by t-SNE"
+        picture = scatter_picture(
+            neighbour_map(codes_of(models[0], images)), images.labels.cpu(), images.classes, title
+        )
         run.summarise(summary | spread, Media({"code": picture}))
-    for name, values in found.items():
+    for name, values in metrics.items():
         deviation = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
         print(f"{name.removeprefix('probe/'):22} {fmean(values):.4f}{deviation}  ({len(values)})")
     print(f"run  {run.folder}")
     print(f"look {run.folder / 'code.png'}")
 
 
-def beside(where: RunConfig, folder: Path) -> RunConfig:
-    """`where`, with project, entity and group of the run in `folder` in the place of those not given."""
-    theirs = read_config(folder)["config"].get("run", {})
-    return replace(where, **{key: getattr(where, key) or theirs.get(key) for key in ("project", "entity", "group")})
+def beside(config: RunConfig, folder: Path) -> RunConfig:
+    """Fill in project, entity and group from the run in `folder` where `config` has none."""
+    probed = read_config(folder)["config"].get("run", {})
+    return replace(config, **{key: getattr(config, key) or probed.get(key) for key in ("project", "entity", "group")})
 
 
 if __name__ == "__main__":

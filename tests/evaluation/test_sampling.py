@@ -46,9 +46,9 @@ def model() -> Autoencoder:
 
 def test_samples_decodes_codes_of_the_prior(model: Autoencoder) -> None:
     torch.manual_seed(3)
-    found = samples(model, 7, (10, 12))
+    images = samples(model, 7, (10, 12))
     torch.manual_seed(3)
-    assert torch.equal(found, model.decode(torch.randn(7, 5), (10, 12)))
+    assert torch.equal(images, model.decode(torch.randn(7, 5), (10, 12)))
     plain = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
     with pytest.raises(InputError, match="Dense has no prior to sample from: fit a mixture"):
         samples(plain, 7)
@@ -56,21 +56,21 @@ def test_samples_decodes_codes_of_the_prior(model: Autoencoder) -> None:
 
 def test_interpolations_go_from_first_to_second(model: Autoencoder) -> None:
     first, second = torch.rand(2, 3, 1, 10, 12)
-    found = interpolations(model, first, second, 5)
-    assert found.shape == (3, 5, 1, 10, 12)
+    steps = interpolations(model, first, second, 5)
+    assert steps.shape == (3, 5, 1, 10, 12)
     start, end = model.encode(first).mean, model.encode(second).mean
-    torch.testing.assert_close(found[:, 0], model.decode(start, (10, 12)))
-    torch.testing.assert_close(found[:, 2], model.decode((start + end) / 2, (10, 12)))
-    torch.testing.assert_close(found[:, 4], model.decode(end, (10, 12)))
+    torch.testing.assert_close(steps[:, 0], model.decode(start, (10, 12)))
+    torch.testing.assert_close(steps[:, 2], model.decode((start + end) / 2, (10, 12)))
+    torch.testing.assert_close(steps[:, 4], model.decode(end, (10, 12)))
 
 
 def test_traversals_change_one_latent(model: Autoencoder) -> None:
     image = torch.rand(1, 10, 12)
-    found = traversals(model, image, [1, 4], [-2.0, 0.0, 2.0])
-    assert found.shape == (2, 3, 1, 10, 12)
+    grid = traversals(model, image, [1, 4], [-2.0, 0.0, 2.0])
+    assert grid.shape == (2, 3, 1, 10, 12)
     z = model.encode(image[None]).mean.detach().clone()
     z[0, 4] = 2.0
-    torch.testing.assert_close(found[1, 2], model.decode(z, (10, 12))[0])
+    torch.testing.assert_close(grid[1, 2], model.decode(z, (10, 12))[0])
     with pytest.raises(InputError, match="needs latents of a vector"):
         traversals(model, image, [5], [0.0])
 
@@ -110,9 +110,9 @@ def test_log_likelihoods_equal_those_of_an_integrable_model() -> None:
     model = Autoencoder(Constant(), Sign(), Prior((1, 1, 1), 1))
     pixels = torch.tensor([255, 0], dtype=torch.uint8).reshape(2, 1, 1, 1)
     images = Images(pixels, torch.zeros(2, dtype=torch.int64), ("a",))
-    found = log_likelihoods(model, images, samples=20_000, at_once=3000)
-    assert found.tolist() == pytest.approx([math.log(0.55), math.log(0.45)], abs=0.02)
-    assert torch.equal(found, log_likelihoods(model, images, samples=20_000, at_once=3000))
+    values = log_likelihoods(model, images, samples=20_000, at_once=3000)
+    assert values.tolist() == pytest.approx([math.log(0.55), math.log(0.45)], abs=0.02)
+    assert torch.equal(values, log_likelihoods(model, images, samples=20_000, at_once=3000))
 
 
 def test_log_likelihoods_are_above_the_iwae_bound(model: Autoencoder, noise: Images) -> None:
@@ -145,8 +145,8 @@ def test_grid_picture_shows_every_image() -> None:
 def test_samplers_are_prior_and_mixture(model: Autoencoder) -> None:
     noise = Images(torch.randint(256, (20, 1, 10, 12), dtype=torch.uint8), torch.zeros(20).long(), ("a",))
     latent = 5
-    found = codes(model, noise)
-    assert found.shape == (len(noise), latent)
+    latents = codes(model, noise)
+    assert latents.shape == (len(noise), latent)
     draws = samplers(model, noise, components=2)
     assert list(draws) == ["prior", "mixture"]
     assert all(draw(7).shape == (7, latent) for draw in draws.values())

@@ -47,8 +47,8 @@ def history(folder: Path, without: tuple[str, ...] = ("train/images_per_second",
     return [{key: value for key, value in row.items() if key not in without} for row in rows]
 
 
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -62,20 +62,20 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 def test_fit_equals_a_loop_written_out(digits: Splits, recipe: Recipe, optimizer: Any) -> None:
     steps = 7
     recipe = Recipe(**{**vars(recipe), "steps": steps, "batch_size": 60, "schedule": "constant"})
-    ours, plain = joint(), joint()
-    fit(ours, Joint(), digits, recipe)
-    step_by_hand = optimizer(list(plain.parameters()))
+    model, reference = joint(), joint()
+    fit(model, Joint(), digits, recipe)
+    reference_optimizer = optimizer(list(reference.parameters()))
     batches = [batch for epoch in (0, 1) for batch in digits.batches(60, seed=0).epoch(epoch)][:steps]
     for batch in batches:
-        output = plain(batch.images)
+        output = reference(batch.images)
         loss = 20 * nn.functional.mse_loss(output.reconstruction, batch.images)
         loss = loss + nn.functional.cross_entropy(output.logits["digit"], batch.labels)
-        step_by_hand.zero_grad()
+        reference_optimizer.zero_grad()
         loss.backward()
         if recipe.grad_clip:
-            nn.utils.clip_grad_norm_(plain.parameters(), recipe.grad_clip)
-        step_by_hand.step()
-    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            nn.utils.clip_grad_norm_(reference.parameters(), recipe.grad_clip)
+        reference_optimizer.step()
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
@@ -91,26 +91,26 @@ def test_fit_overfits_one_batch(digits: Splits) -> None:
 
 
 def test_fit_is_reproducible_for_a_seed(digits: Splits) -> None:
-    one, same, other = joint(), joint(), joint()
-    fit(one, Joint(), digits, QUICK)
+    first, repeated, reseeded = joint(), joint(), joint()
+    fit(first, Joint(), digits, QUICK)
     torch.rand(10)
-    fit(same, Joint(), digits, QUICK)
-    fit(other, Joint(), digits, Recipe(**{**vars(QUICK), "seed": 1}))
-    assert same_weights(one, same)
-    assert not same_weights(one, other)
+    fit(repeated, Joint(), digits, QUICK)
+    fit(reseeded, Joint(), digits, Recipe(**{**vars(QUICK), "seed": 1}))
+    assert same_weights(first, repeated)
+    assert not same_weights(first, reseeded)
 
 
-@pytest.mark.parametrize("more", ["model", "noise"])
-def test_fit_random_streams_are_independent(digits: Splits, more: str) -> None:
-    """The order of the images and their augmentation, and the noise that each step begins with."""
-    seen: dict[str, list[torch.Tensor]] = {"as it is": [], more: []}
+@pytest.mark.parametrize("extra_draws", ["model", "noise"])
+def test_fit_random_streams_are_independent(digits: Splits, extra_draws: str) -> None:
+    """Extra draws change neither the order and augmentation of the images nor the noise of a step."""
+    drawn: dict[str, list[torch.Tensor]] = {"none": [], extra_draws: []}
     data = Splits(digits.train, augment=Augment(shift=1))
-    for name, found in seen.items():
+    for name, tensors in drawn.items():
 
-        def look(
-            model: Autoencoder, batch: Batch, step: int, found: list[torch.Tensor] = found, name: str = name
+        def recording(
+            model: Autoencoder, batch: Batch, step: int, tensors: list[torch.Tensor] = tensors, name: str = name
         ) -> Loss:
-            found += [batch.images, torch.rand(3)]
+            tensors += [batch.images, torch.rand(3)]
             if name == "noise":
                 torch.rand(100)
             return Joint()(model, batch, step)
@@ -118,19 +118,19 @@ def test_fit_random_streams_are_independent(digits: Splits, more: str) -> None:
         model = joint()
         if name == "model":
             torch.rand(100)
-        fit(model, look, data, QUICK)
-    assert len(seen[more]) == 30
-    assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
+        fit(model, recording, data, QUICK)
+    assert len(drawn[extra_draws]) == 30
+    assert all(torch.equal(a, b) for a, b in zip(*drawn.values(), strict=True))
 
 
 def test_fit_deterministic_enables_deterministic_algorithms(digits: Splits) -> None:
-    def look(model: Autoencoder, batch: Batch, step: int) -> Loss:
+    def checking(model: Autoencoder, batch: Batch, step: int) -> Loss:
         assert torch.are_deterministic_algorithms_enabled()
         return Joint()(model, batch, step)
 
     plain, deterministic = joint(), joint()
     fit(plain, Joint(), digits, QUICK)
-    fit(deterministic, look, digits, Recipe(**{**vars(QUICK), "deterministic": True}))
+    fit(deterministic, checking, digits, Recipe(**{**vars(QUICK), "deterministic": True}))
     assert not torch.are_deterministic_algorithms_enabled()
     assert same_weights(plain, deterministic)
 
@@ -150,7 +150,7 @@ def test_fit_logs_every_value_on_its_step(digits: Splits, tmp_path: Path) -> Non
 
 
 def test_fit_logs_means_over_the_images_since_the_last_row(digits: Splits, tmp_path: Path) -> None:
-    """At a learning rate of almost 0 the model stands still, so that each mean can be computed afterwards."""
+    """A learning rate of almost 0 keeps the weights, so that each mean can be computed afterwards."""
     model = joint()
     labels = digits.train.labels.clone()
     labels[::3] = -1
@@ -165,7 +165,7 @@ def test_fit_logs_means_over_the_images_since_the_last_row(digits: Splits, tmp_p
 
 
 def test_fit_validation_loss_is_independent_of_weight_schedules(digits: Splits) -> None:
-    """The same weights have the same validation loss, however far the ramp is."""
+    """Constant weights have the same validation loss at every step of the schedule."""
     objective = Joint(weight_schedule=WeightSchedule(classification=(5.0, 4)))
     recipe = Recipe(steps=4, batch_size=64, lr=1e-12, schedule="constant", evaluate_every=1)
     with open_run(Path("ramp")) as run:
@@ -175,7 +175,7 @@ def test_fit_validation_loss_is_independent_of_weight_schedules(digits: Splits) 
 
 
 def test_fit_saves_the_best_weights(digits: Splits, tmp_path: Path) -> None:
-    """Trained ever worse from its first validation on, so that best and last differ."""
+    """The loss is maximised after the first validation, so that best and last weights differ."""
 
     def backwards(model: Autoencoder, batch: Batch, step: int) -> Loss:
         loss = Joint()(model, batch, step)
@@ -203,7 +203,7 @@ def test_fit_evaluates_every_interval_and_at_the_end(digits: Splits, tmp_path: P
 
 def test_fit_trains_and_saves_parameters_of_an_objective(digits: Splits, tmp_path: Path) -> None:
     class Learned(nn.Module):
-        """Joint with a learned temperature."""
+        """`Joint` with a learned temperature."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Parts that the user froze, in training."""
+"""Training with frozen parameters and submodules."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_fit_trains_a_model_in_evaluation_mode_as_a_whole(few: Splits) -> None:
 
 
 class Perceptual(nn.Module):
-    """A `Joint` with a distance of features of a network that is not trained."""
+    """`Joint` plus a distance of features of a frozen network."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The frame of loops of their own: what they log, save and resume."""
+"""Loops with several losses: logging, saving and resuming."""
 
 import json
 import math
@@ -19,35 +19,35 @@ from tests.experiments.test_experiments import short
 
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("experiment", [gan, aae])
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(experiment: Any, tmp_path: Path) -> None:
+def test_loop_resumed_equals_an_uninterrupted_run(experiment: Any, tmp_path: Path) -> None:
     config = short(experiment.Config(), tmp_path / "whole")
     if experiment is aae:
         config = replace(config, generation=Generation(components=0))
     config = replace(config, recipe=replace(config.recipe, schedule="constant", steps=3, batch_size=32))
     experiment.main(config)
-    parts = replace(config.recipe, steps=2)
-    experiment.main(replace(config, recipe=parts, run=RunConfig(dir=tmp_path / "parts", wandb="disabled")))
+    first_steps = replace(config.recipe, steps=2)
+    experiment.main(replace(config, recipe=first_steps, run=RunConfig(dir=tmp_path / "parts", wandb="disabled")))
     experiment.main(replace(config, run=RunConfig(resume=tmp_path / "parts", wandb="disabled")))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
 
 
-class Line(nn.Module):
-    """A number for each image."""
+class Weights(nn.Module):
+    """A model of two weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2))
 
 
-def open_loop(digits: Splits, folder: Path, lr: float = 0.1, **options: Any) -> tuple[Line, Run, Loop]:
-    model, recipe = Line(), Recipe(steps=4, batch_size=50, lr=lr, momentum=0.0, schedule="constant", **options)
+def open_loop(digits: Splits, folder: Path, lr: float = 0.1, **options: Any) -> tuple[Weights, Run, Loop]:
+    model, recipe = Weights(), Recipe(steps=4, batch_size=50, lr=lr, momentum=0.0, schedule="constant", **options)
     run = Run("test", RunConfig(dir=folder, wandb="disabled"))
     return model, run, Loop(model, {}, {"a": model.parameters(), "b": [model.weight]}, digits, recipe, run)
 
 
-def test_each_loss_is_minimised_in_its_turn_and_logged(digits: Splits, tmp_path: Path) -> None:
+def test_loop_minimises_each_loss_in_turn_and_logs_it(digits: Splits, tmp_path: Path) -> None:
     model, run, loop = open_loop(digits, tmp_path / "run", log_every=1, evaluate_every=2)
     with run, loop:
         for batch in loop:
@@ -68,7 +68,7 @@ def test_each_loss_is_minimised_in_its_turn_and_logged(digits: Splits, tmp_path:
     assert load_file(tmp_path / "run/model.safetensors")["weight"].tolist() == model.weight.tolist()
 
 
-def test_gradients_are_clipped(digits: Splits, tmp_path: Path) -> None:
+def test_loop_clips_gradients(digits: Splits, tmp_path: Path) -> None:
     model, run, loop = open_loop(digits, tmp_path / "run", lr=1.0, grad_clip=0.5)
     with run, loop:
         for _ in loop:
@@ -76,7 +76,7 @@ def test_gradients_are_clipped(digits: Splits, tmp_path: Path) -> None:
     assert model.weight.tolist() == pytest.approx([1 - 4 * 0.3, 1 - 4 * 0.4])
 
 
-def test_it_stops_where_a_loss_is_not_finite(digits: Splits, tmp_path: Path) -> None:
+def test_loop_stops_at_a_non_finite_loss(digits: Splits, tmp_path: Path) -> None:
     model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
 
     def train() -> None:
@@ -91,20 +91,20 @@ def test_it_stops_where_a_loss_is_not_finite(digits: Splits, tmp_path: Path) -> 
     assert all(tensor.isfinite().all() for tensor in state["trained"].values())
 
 
-def test_it_runs_in_one_process(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, model = Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")), Line()
+def test_loop_refuses_several_processes(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, model = Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")), Weights()
     monkeypatch.setattr("ae.utils.distributed.world_size", lambda: 2)
     with pytest.raises(InputError, match="in one process only"):
         Loop(model, {}, {"a": model.parameters()}, digits, Recipe(), run)
 
 
 @pytest.mark.parametrize("options", [{"compile": True}, {"precision": "bf16"}])
-def test_it_refuses_what_it_does_not_do(digits: Splits, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_loop_refuses_compile_and_bf16(digits: Splits, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"neither --recipe\.compile nor bf16"):
         open_loop(digits, tmp_path / "run", **options)
 
 
-def test_a_losss_terms_are_logged_too(digits: Splits, tmp_path: Path) -> None:
+def test_loop_logs_the_terms_of_a_loss(digits: Splits, tmp_path: Path) -> None:
     model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
     with run, loop:
         for _ in loop:
@@ -117,7 +117,7 @@ def test_a_losss_terms_are_logged_too(digits: Splits, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_fork_of_a_gan_begins_with_its_average(tmp_path: Path) -> None:
+def test_gan_fork_starts_from_the_average_of_the_weights(tmp_path: Path) -> None:
     config = short(gan.Config(), tmp_path / "first")
     config = replace(config, recipe=replace(config.recipe, steps=2, batch_size=32, lr=1e-12))
     gan.main(config)

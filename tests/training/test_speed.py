@@ -1,4 +1,4 @@
-"""What makes a loop slow, counted rather than timed: waiting for the device, copies of the data, loops over images."""
+"""Counts of device synchronisations, copies of the data and loops over images in training."""
 
 from collections import Counter
 from typing import Any
@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Joint, Recipe, Splits, fit
 from ae.data import Augment, Images
 
-# What a device's answer is needed for: a number, or a shape that depends on numbers.
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
+# Operations that return a number, or a shape that depends on values, to the host.
+SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
 
 
 class Operations(TorchDispatchMode):
-    """Counts PyTorch's operations, and notes the largest tensor that one of them has made."""
+    """Count PyTorch's operations and record the size of the largest new tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,18 +26,18 @@ class Operations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.counts[func.overloadpacket.__name__] += 1
         if not func.is_view:
-            made = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-            self.largest = max([self.largest, *(tensor.numel() for tensor in made)])
+            tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+            self.largest = max([self.largest, *(tensor.numel() for tensor in tensors)])
         return result
 
     @property
-    def waits(self) -> int:
-        """How often the device had to be waited for."""
-        return sum(self.counts[name] for name in WAITS)
+    def synchronisations(self) -> int:
+        """Number of operations that wait for the device."""
+        return sum(self.counts[name] for name in SYNCHRONISING)
 
 
-def training(digits: Splits, steps: int, batch_size: int = 20, **options: Any) -> Operations:
-    """What a training does whose only row is its last step's."""
+def count_operations(digits: Splits, steps: int, batch_size: int = 20, **options: Any) -> Operations:
+    """Count the operations of a training that logs its last step only."""
     torch.manual_seed(0)
     heads = {"digit": Classifier((8, 7, 7))}
     model = Autoencoder(ConvEncoder(1, (4, 8)), DeconvDecoder(1, (8, 4)), heads=heads)
@@ -49,22 +49,23 @@ def training(digits: Splits, steps: int, batch_size: int = 20, **options: Any) -
 
 
 @pytest.mark.parametrize("options", [{}, {"grad_clip": 1.0}, {"optimizer": "adamw"}])
-def test_a_step_waits_for_nothing(digits: Splits, options: dict[str, Any]) -> None:
-    assert training(digits, 7, **options).waits == training(digits, 3, **options).waits
+def test_fit_step_does_not_synchronise(digits: Splits, options: dict[str, Any]) -> None:
+    long, short = (count_operations(digits, steps, **options) for steps in (7, 3))
+    assert long.synchronisations == short.synchronisations
 
 
-def test_waiting_is_noticed(digits: Splits) -> None:
+def test_operations_counts_synchronisations(digits: Splits) -> None:
     with Operations() as operations:
         assert torch.ones(()).item() == 1
         assert len(torch.ones(3).nonzero()) == 3
-    assert operations.waits == 2
+    assert operations.synchronisations == 2
 
 
-def test_nothing_is_as_large_as_the_data(digits: Splits) -> None:
+def test_fit_makes_no_tensor_as_large_as_the_data(digits: Splits) -> None:
     assert isinstance(digits.train, Images)
-    assert training(digits, 3).largest < digits.train.pixels.numel()
+    assert count_operations(digits, 3).largest < digits.train.pixels.numel()
 
 
-def test_what_a_step_does_is_the_same_for_any_number_of_images(digits: Splits) -> None:
-    more, fewer = training(digits, 3, batch_size=30), training(digits, 3, batch_size=10)
-    assert more.counts == fewer.counts
+def test_fit_step_has_the_same_operations_for_any_batch_size(digits: Splits) -> None:
+    large, small = count_operations(digits, 3, batch_size=30), count_operations(digits, 3, batch_size=10)
+    assert large.counts == small.counts

@@ -30,7 +30,7 @@ from tests.training.test_fit import QUICK, history, joint, open_run
 
 
 class Interrupted:
-    """An objective with noise in it, that is interrupted before its step number `at`."""
+    """An objective with noise that raises KeyboardInterrupt at step `at`."""
 
     def __init__(self, at: int | None = None) -> None:
         self.at = at
@@ -47,13 +47,13 @@ def test_fit_resumed_equals_an_uninterrupted_run(digits: Splits, tmp_path: Path,
     data = Splits(digits.train, digits.validation, augment=Augment(shift=1))
     with open_run(tmp_path / "whole") as run:
         expected = fit(joint(), Interrupted(), data, QUICK, run)
-    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "broken") as run:
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "resumed") as run:
         fit(joint(), Interrupted(at), data, QUICK, run)
-    with open_run(tmp_path / "broken", resume=True) as run:
+    with open_run(tmp_path / "resumed", resume=True) as run:
         results = fit(joint(seed=5), Interrupted(), data, QUICK, run)
     for name in ("model.safetensors", "best.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
-    assert history(tmp_path / "whole") == history(tmp_path / "broken")
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+    assert history(tmp_path / "whole") == history(tmp_path / "resumed")
     times = {"seconds", "images_per_second"}
     assert {k: v for k, v in results.items() if k not in times} == {k: v for k, v in expected.items() if k not in times}
 
@@ -69,7 +69,7 @@ def test_fit_resumed_after_the_end_changes_nothing(digits: Splits, tmp_path: Pat
         results = fit(joint(seed=5), Joint(), digits, QUICK, run)
     assert (tmp_path / "run/model.safetensors").read_bytes() == weights
     assert results["val/mse"] == expected["val/mse"]
-    assert results["seconds"] > 1000  # what was spent before counts
+    assert results["seconds"] > 1000  # including the time before the interruption
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_fit_with_factories_resumes_and_records_their_names(few: Splits, tmp_pat
     with Run("test", RunConfig(resume=tmp_path / "run", wandb="disabled"), {"recipe": recipe}) as run:
         fit(second, Joint(), few, recipe, run)
     assert changed_tensors(copied_state(whole), second) == []
-    said = json.loads((tmp_path / "run/config.json").read_text())["config"]["recipe"]
-    assert said["optimizer"] == "torch.optim.rmsprop.RMSprop"
-    assert said["schedule"].endswith("halved")
+    recorded = json.loads((tmp_path / "run/config.json").read_text())["config"]["recipe"]
+    assert recorded["optimizer"] == "torch.optim.rmsprop.RMSprop"
+    assert recorded["schedule"].endswith("halved")
 
 
 class Breaks:

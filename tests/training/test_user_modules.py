@@ -76,8 +76,8 @@ def test_fit_unwraps_the_model(few: Splits, tmp_path: Path, wrap: Callable[..., 
     wrapped = wrap(model)
     expected = fit(plain, Joint(), few, SHORT)
     with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
-        found = fit(wrapped, Joint(), few, SHORT, run)
-    assert found["val/mse"] == expected["val/mse"]
+        results = fit(wrapped, Joint(), few, SHORT, run)
+    assert results["val/mse"] == expected["val/mse"]
     assert evaluate(wrapped, few.train)["mse"] == evaluate(plain, few.train)["mse"]
     assert changed_tensors(copied_state(plain), load(tmp_path / "run")) == []
 
@@ -147,20 +147,20 @@ def test_bf16_keeps_code_rate_logits_and_losses_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output, loss = model(batch.images), Joint("bernoulli", beta=1.0)(model, batch, 0)
         torch.testing.assert_close(bottleneck(features).rate, exact, rtol=1e-6, atol=1e-6)
-    found = [output.params, output.logits["digit"], output.code.rate, output.code.posterior.mean, loss.total]
-    assert {tensor.dtype for tensor in (*found, *loss.terms.values())} == {torch.float32}
+    tensors = [output.params, output.logits["digit"], output.code.rate, output.code.posterior.mean, loss.total]
+    assert {tensor.dtype for tensor in (*tensors, *loss.terms.values())} == {torch.float32}
 
 
 @pytest.mark.slow
 def test_gaussian_compiles_without_a_graph_break() -> None:
-    """In a process without the run-time checks of shapes, which break every graph."""
+    """Runs in a process without run-time checks of shapes, which break every graph."""
     script = (
         "import ae, torch; bottleneck = ae.Gaussian((3, 2, 2), 2); "
         "explained = torch._dynamo.explain(lambda x: bottleneck(x).rate.sum())(torch.rand(4, 3, 2, 2)); "
         "print(explained.graph_break_count)"
     )
-    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "0"
+    completed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "0"
 
 
 @pytest.mark.usefixtures("unhooked")
