@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ae.cli import cli
+from ae.evaluation.metrics import higher_is_better
 from ae.utils.distributed import on_main
 from ae.utils.errors import InputError
 from ae.utils.files import write_whole
@@ -79,7 +80,11 @@ def build(entity: str, project: str, name: str) -> "Workspace":
         sections=[workspaces.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
         settings=workspaces.WorkspaceSettings(x_axis="step"),
         runset_settings=workspaces.RunsetSettings(
-            order=[workspaces.Ordering(workspaces.Summary("test/accuracy"), ascending=False)]
+            order=[
+                workspaces.Ordering(
+                    workspaces.Summary("test/accuracy"), ascending=not higher_is_better("test/accuracy")
+                )
+            ]
         ),
     )
 

@@ -29,7 +29,7 @@ _warned: WeakSet[nn.Module] = WeakSet()  # models with several heads for which t
 
 
 @dataclass(frozen=True)
-class Examined:
+class PerImageMetrics:
     """Results of a model for each image of a data set, in its order, on the CPU.
 
     values       {metric: [n]}
@@ -73,17 +73,17 @@ def evaluate(
 
     Images of another kind are converted where the conversion is unambiguous (`ae.data.convert.as_images`).
     """
-    return examine(model, as_images(images), objective, step, batch_size).means()
+    return per_image_metrics(model, as_images(images), objective, step, batch_size).means()
 
 
 @checked_arguments
-def examine(
+def per_image_metrics(
     model: nn.Module,
     images: ImageSet,
     objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
     step: AtLeast0[int] = 0,
     batch_size: Positive[int] = 256,
-) -> Examined:
+) -> PerImageMetrics:
     """Compute the metrics of `evaluate` for each image, and the predicted classes."""
     autoencoder = unwrapped(model)
     if not isinstance(autoencoder, Autoencoder):
@@ -118,7 +118,7 @@ def examine(
     values = _gathered(values, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
     if objective is not None:
         values = _with_loss(values)
-    return Examined(
+    return PerImageMetrics(
         predictions=values.pop("predictions", None),
         values=values,
         labels=images.labels.cpu(),

@@ -1,4 +1,4 @@
-"""The registry of metrics: unit, direction, number format and where each is shown; and PSNR and SSIM."""
+"""The registry of metrics (unit, direction, number format, where each is shown), and PSNR and SSIM."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ae.data import ImageSet
-from ae.evaluation.evaluate import Examined
+from ae.evaluation.evaluate import PerImageMetrics
 from ae.evaluation.plots import class_name, code_picture, drawn, metric_line, pair_pictures, reconstruction_picture
 from ae.models.autoencoder import Autoencoder
 from ae.tracking.media import Media, Table
@@ -18,8 +18,8 @@ _ROWS = 32  # of a table of examples
 _CELLS = 10_000  # of the confusion matrix: 100 classes
 
 
-def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Media:
-    """Draw the pictures and make the tables of `images`; `examined` holds the metrics of each image.
+def evaluation_media(model: Autoencoder, images: ImageSet, per_image: PerImageMetrics) -> Media:
+    """Draw the pictures and make the tables of `images`; `per_image` holds the metrics of each image.
 
     pictures  `reconstructions`, some of each class; `code`, its two principal components
     tables    `worst_reconstructed`, by squared error; `misclassified`, by cross-entropy; `confusion`, counts
@@ -27,33 +27,33 @@ def gather(model: Autoencoder, images: ImageSet, examined: Examined) -> Media:
     plots = {"code": lambda: code_picture(model, images)}
     tables = {}
     if model.decoder is not None:
-        title = f"test images: {metric_line(examined.means())}"
+        title = f"test images: {metric_line(per_image.means())}"
         some = images.select(_of_each_class(images))
         plots["reconstructions"] = lambda: reconstruction_picture(model, some, title=title)
-        worst = examined.values["mse"].argsort(descending=True)
-        tables["worst_reconstructed"] = _table(model, images, examined, worst[:_ROWS])
+        worst = per_image.values["mse"].argsort(descending=True)
+        tables["worst_reconstructed"] = _table(model, images, per_image, worst[:_ROWS])
     pictures = drawn(plots)
-    if examined.predictions is None:
+    if per_image.predictions is None:
         return Media(pictures, tables)
-    worst = examined.values["cross_entropy"].argsort(descending=True)
-    wrong = (examined.labels >= 0) & (examined.predictions != examined.labels)
-    tables["misclassified"] = _table(model, images, examined, worst[wrong[worst]][:_ROWS])
-    tables["confusion"] = _confusion(examined.labels, examined.predictions, images.classes)
+    worst = per_image.values["cross_entropy"].argsort(descending=True)
+    wrong = (per_image.labels >= 0) & (per_image.predictions != per_image.labels)
+    tables["misclassified"] = _table(model, images, per_image, worst[wrong[worst]][:_ROWS])
+    tables["confusion"] = _confusion(per_image.labels, per_image.predictions, images.classes)
     return Media(pictures, tables)
 
 
-def _table(model: Autoencoder, images: ImageSet, examined: Examined, index: Int64[Tensor, " m"]) -> Table:
+def _table(model: Autoencoder, images: ImageSet, per_image: PerImageMetrics, index: Int64[Tensor, " m"]) -> Table:
     """Make a row for each image in `index`: picture, label, prediction and errors, as far as they apply."""
-    metrics = [name for name in ("mse", "cross_entropy") if name in examined.values]
-    classifies = examined.predictions is not None
+    metrics = [name for name in ("mse", "cross_entropy") if name in per_image.values]
+    classifies = per_image.predictions is not None
     pairs = drawn({"pairs": lambda: pair_pictures(model, images.select(index))}) if len(index) else {}
     pictures: Sequence[Any] = pairs.get("pairs", [""] * len(index))
     rows = []
     for i, picture in zip(index.tolist(), pictures, strict=True):
-        label = images.classes[examined.labels[i]] if examined.labels[i] >= 0 else ""
-        predicted = None if examined.predictions is None else int(examined.predictions[i])
+        label = images.classes[per_image.labels[i]] if per_image.labels[i] >= 0 else ""
+        predicted = None if per_image.predictions is None else int(per_image.predictions[i])
         prediction = [] if predicted is None else [class_name(images.classes, predicted)]
-        rows.append((i, picture, label, *prediction, *(examined.values[name][i].item() for name in metrics)))
+        rows.append((i, picture, label, *prediction, *(per_image.values[name][i].item() for name in metrics)))
     return Table(("index", "picture", "label", *(["prediction"] if classifies else []), *metrics), rows)
 
 

@@ -75,8 +75,8 @@ def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> 
     first image to values from -3 to 3. The codes are the same at every call.
     """
     size, device = images.shape[1:], next(model.parameters()).device
-    shown = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
-    pairs = len(shown) // 2
+    originals = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
+    pairs = len(originals) // 2
 
     def sample_grid(name: str, draw: Draw) -> "Image":
         torch.manual_seed(derive("gallery", name))
@@ -84,12 +84,14 @@ def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> 
         return grid_picture(images.unflatten(0, (_ROWS, _COLUMNS)), f"codes from the {name}")
 
     def interpolation_grid() -> "Image":
-        return grid_picture(interpolations(model, shown[:pairs], shown[pairs : 2 * pairs]), "between two images")
+        return grid_picture(
+            interpolations(model, originals[:pairs], originals[pairs : 2 * pairs]), "between two images"
+        )
 
     def traversal_grid() -> "Image":
         with evaluating(model):
-            latents = range(min(_LATENTS, model.encode(shown[:1]).mean[0].numel()))
-        rows = traversals(model, shown[0], latents, _VALUES)
+            latents = range(min(_LATENTS, model.encode(originals[:1]).mean[0].numel()))
+        rows = traversals(model, originals[0], latents, _VALUES)
         note = ", then projected to a code" if hasattr(model.bottleneck, "project") else ""
         title = f"one image, a latent a row set to the value above{note}"
         return grid_picture(rows, title, [f"latent {i}" for i in latents], [f"{value:g}" for value in _VALUES])

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ae.data import ImageSet, Splits
-from ae.evaluation.evaluate import examine
+from ae.evaluation.evaluate import per_image_metrics
 from ae.evaluation.inference import evaluating
 from ae.evaluation.metrics import METRICS, REPORT, with_prefix
-from ae.evaluation.tables import gather
+from ae.evaluation.tables import evaluation_media
 from ae.models.autoencoder import Autoencoder
 from ae.models.wrappers import unwrapped
 from ae.runs.run import Run
@@ -56,10 +56,10 @@ def report(
     if data.test is not None:
         images = data.test()
         if isinstance(model, Autoencoder):
-            examined = examine(model, images)
-            summary |= with_prefix("test", examined.means())
+            per_image = per_image_metrics(model, images)
+            summary |= with_prefix("test", per_image.means())
             if is_main():
-                media = gather(model, images, examined)
+                media = evaluation_media(model, images, per_image)
         if measure is not None and is_main():
             summary |= with_prefix("test", dict(measure(images)))
     media.pictures.update(pictures or {})

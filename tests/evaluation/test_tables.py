@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
-from ae.evaluation.evaluate import examine
-from ae.evaluation.tables import _confusion, _of_each_class, gather
+from ae.evaluation.evaluate import per_image_metrics
+from ae.evaluation.tables import _confusion, _of_each_class, evaluation_media
 from ae.tracking.media import Media, Table
 from ae.utils.seeding import generator
 
@@ -20,27 +20,27 @@ def model() -> Autoencoder:
     return Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), heads={"digit": Classifier((6, 3, 4), 3)})
 
 
-def test_gather_lists_the_worst_images_first(model: Autoencoder, noise: Images) -> None:
+def test_evaluation_media_lists_the_worst_images_first(model: Autoencoder, noise: Images) -> None:
     labels = noise.labels.clone()
     labels[:4] = -1
     images = Images(noise.pixels, labels, CLASSES)
-    examined = examine(model, images)
-    assert examined.predictions is not None
-    media = gather(model, images, examined)
+    per_image = per_image_metrics(model, images)
+    assert per_image.predictions is not None
+    media = evaluation_media(model, images, per_image)
     assert set(media.pictures) == {"code", "reconstructions"}
 
     worst = media.tables["worst_reconstructed"]
     assert worst.columns == ("index", "picture", "label", "prediction", "mse", "cross_entropy")
-    errors = examined.values["mse"]
+    errors = per_image.values["mse"]
     assert [row[0] for row in worst.rows] == errors.argsort(descending=True).tolist()
     for index, picture, label, prediction, mse, _ in worst.rows:
         assert picture.size == (26, 9)
         assert mse == errors[index]
         assert label == ("" if index < 4 else CLASSES[labels[index]])
-        assert prediction == CLASSES[examined.predictions[index]]
+        assert prediction == CLASSES[per_image.predictions[index]]
 
     wrong = media.tables["misclassified"]
-    expected = {i for i in range(4, 20) if examined.predictions[i] != labels[i]}
+    expected = {i for i in range(4, 20) if per_image.predictions[i] != labels[i]}
     assert {row[0] for row in wrong.rows} == expected
     assert [row[-1] for row in wrong.rows] == sorted((row[-1] for row in wrong.rows), reverse=True)
 
@@ -48,30 +48,30 @@ def test_gather_lists_the_worst_images_first(model: Autoencoder, noise: Images) 
     assert len(counts) == 9
     for a, actual in enumerate(CLASSES):
         for p, predicted in enumerate(CLASSES):
-            both = (labels == a) & (examined.predictions == p)
+            both = (labels == a) & (per_image.predictions == p)
             assert counts[actual, predicted] == both.sum()
 
 
-def test_gather_omits_media_that_do_not_apply(noise: Images) -> None:
+def test_evaluation_media_omits_media_that_do_not_apply(noise: Images) -> None:
     classifier = Autoencoder(ConvEncoder(3, (4,)), heads={"digit": Classifier((4, 5, 7), 3)})
-    media = gather(classifier, noise, examine(classifier, noise))
+    media = evaluation_media(classifier, noise, per_image_metrics(classifier, noise))
     assert set(media.pictures) == {"code"}
     assert set(media.tables) == {"misclassified", "confusion"}
     assert "mse" not in media.tables["misclassified"].columns
     autoencoder = Autoencoder(ConvEncoder(3, (4,)), DeconvDecoder(3, (4,)))
-    media = gather(autoencoder, noise, examine(autoencoder, noise))
+    media = evaluation_media(autoencoder, noise, per_image_metrics(autoencoder, noise))
     assert set(media.tables) == {"worst_reconstructed"}
     assert "prediction" not in media.tables["worst_reconstructed"].columns
 
 
-def test_gather_of_a_perfect_classifier_has_an_empty_table(noise: Images) -> None:
+def test_evaluation_media_of_a_perfect_classifier_has_an_empty_table(noise: Images) -> None:
     head = Classifier((6, 3, 4), 3)
     torch.nn.init.zeros_(head.fc2.weight)
     model = Autoencoder(ConvEncoder(3, (4, 6)), heads={"digit": head})
     with torch.no_grad():
         head.fc2.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
     images = Images(noise.pixels, torch.zeros(20, dtype=torch.int64), CLASSES)
-    assert gather(model, images, examine(model, images)).tables["misclassified"].rows == []
+    assert evaluation_media(model, images, per_image_metrics(model, images)).tables["misclassified"].rows == []
 
 
 def test_media_load_reads_what_save_wrote(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ def test_of_each_class_alternates_classes() -> None:
     assert _of_each_class(images).tolist() == [3, 2, 5, 0, 7, 4, 1, 6]
 
 
-def test_gather_continues_without_a_picture(
+def test_evaluation_media_continues_without_a_picture(
     model: Autoencoder, noise: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examined = examine(model, noise)
+    per_image = per_image_metrics(model, noise)
     monkeypatch.setattr("PIL.ImageFont.load_default", lambda size: 1 / 0)
-    media = gather(model, noise, examined)
+    media = evaluation_media(model, noise, per_image)
     assert media.pictures == {}
     assert set(media.tables) == {"worst_reconstructed", "misclassified", "confusion"}
     lines = capsys.readouterr().err.splitlines()
