@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from ae.runs.folder import read_config
 from ae.utils.console import say, steady
-from ae.utils.errors import DivergedError, InputError, StorageError
+from ae.utils.errors import DivergedError, InputError, StorageError, one_line
 from ae.utils.launch import launched
 from ae.utils.signals import ending, is_urgent
 from ae.utils.validation import checked, describe, nearest
@@ -311,7 +311,7 @@ def _one_line(complaint: str, config_type: type, args: Sequence[str]) -> str:
 def _first_section(panel: str) -> str:
     """Return the text of tyro's panel between its title and its first ruler, with a frame or, in ASCII, without."""
     sections = re.split(r"[─-]{10,}", re.sub(r"╭─.*", "", panel))
-    texts = [" ".join(re.sub(r"[│╭╮╰╯─]", " ", section).split()) for section in sections]
+    texts = [one_line(re.sub(r"[│╭╮╰╯─]", " ", section)) for section in sections]
     texts = [text for text in texts if text] or [""]
     return texts[1] if "╭" not in panel and len(texts) > 1 else texts[0]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ae.cli import cli
 from ae.evaluation.metrics import higher_is_better
 from ae.utils.distributed import on_main
-from ae.utils.errors import InputError
+from ae.utils.errors import InputError, one_line
 from ae.utils.files import write_whole
 from ae.utils.validation import Settings
 
@@ -114,7 +114,7 @@ def main(config: Config) -> None:
         workspace = build(config.entity or wandb.Api().default_entity or "", config.project, config.name)
         workspace.save()
     except Exception as error:  # the server's answers can raise any exception in the library
-        raise InputError(f"can't save the workspace: {' '.join(str(error).split())}") from error
+        raise InputError(f"can't save the workspace: {one_line(error)}") from error
     print(f"look {workspace.url}")
 
 

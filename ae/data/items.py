@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from ae.data.files import as_pixels, as_shown
-from ae.utils.errors import InputError
+from ae.utils.errors import InputError, one_line
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "pixels", "x")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
@@ -123,5 +123,5 @@ def _key(item: Mapping[str, Any], names: Sequence[str], name: str) -> str:
 
 
 def _shortly(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = one_line(repr(value))
     return text if len(text) <= 80 else f"{text[:80]}..."

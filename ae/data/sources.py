@@ -14,7 +14,7 @@ from ae.data.idx import read_idx, read_pair
 from ae.data.images import Images, ImageSet
 from ae.data.scan import Labelled, scan
 from ae.data.streamed import Streamed
-from ae.utils.errors import InputError
+from ae.utils.errors import InputError, first_line
 
 Kind = TypeVar("Kind", bound=ImageSet, covariant=True)
 
@@ -189,10 +189,9 @@ def from_torchvision(name: str, root: Path) -> Source[Images]:
         except InputError:
             raise
         except Exception as error:  # of files that are something else: pickle's, scipy's, and other errors
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             looked = f"; {_looked_for(name, root)}" if name in _FOLDERS else ""
             raise InputError(
-                f"{name} is not whole in {root}, and can't be downloaded there: {reason}{looked}"
+                f"{name} is not whole in {root}, and can't be downloaded there: {first_line(error)}{looked}"
             ) from error
 
     def read(train: bool) -> Images:

@@ -227,7 +227,7 @@ def class_name(classes: Sequence[str], index: int) -> str:
 
 def _drawable(name: str, index: int, letters: int) -> str:
     """Shorten a class name; `#index` replaces a name that Pillow's default font lacks letters for."""
-    name = " ".join(name.split())
+    name = one_line(name)
     if not name.isprintable() or any(ord(letter) > _LAST_LETTER for letter in name):
         name = f"#{index}"
     return name if len(name) <= letters else f"{name[: letters - 1]}…"

@@ -90,7 +90,7 @@ def check_settings() -> None:
     except Exception as error:  # a binary file, for example
         raise InputError(f"can't read the settings of W&B in {files}: {one_line(error)}") from error
     if warnings.getvalue():
-        raise InputError(f"can't read the settings of W&B: {' '.join(warnings.getvalue().split())}")
+        raise InputError(f"can't read the settings of W&B: {one_line(warnings.getvalue())}")
     for name, text in file_settings.items():
         value: Any = text.split(",") if name == "ignore_globs" else text
         try:

@@ -14,7 +14,7 @@ from ae.models.freezing import TrainingMode
 from ae.models.lazy import is_uninitialized
 from ae.models.wrappers import unwrapped
 from ae.objectives import only_head
-from ae.utils.errors import InputError
+from ae.utils.errors import InputError, first_line
 from ae.utils.seeding import reseed
 
 
@@ -68,7 +68,7 @@ def compiler_errors(is_compiled: bool) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        reason = first_line(cause)
         remedy = (
             "install a C++ compiler, or train without Recipe.compile" if "ompiler" in reason else "train without it"
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ae.utils.errors import InputError, one_line
+from ae.utils.errors import InputError, first_line, one_line
 from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings, check_unread, checked
 
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -121,8 +121,7 @@ class Recipe(Settings):
             try:
                 device = torch.zeros(1, device=self.device).device
             except (RuntimeError, AssertionError, ImportError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise InputError(f"Recipe.device: no device {self.device}: {reason}") from error
+                raise InputError(f"Recipe.device: no device {self.device}: {first_line(error)}") from error
             if device.type == "meta":
                 raise InputError("Recipe.device must be one that computes: meta has no values")
             return device
