@@ -13,7 +13,7 @@ from ae.data.augment import Augment
 from ae.data.images import Batches, Images, ImageSet
 from ae.utils.errors import InputError
 from ae.utils.seeding import generator
-from ae.utils.shared_memory import once_a_machine
+from ae.utils.shared_memory import once_per_machine
 from ae.utils.validation import AtLeast0, Positive, Settings
 
 _VALIDATION = 5000
@@ -133,8 +133,8 @@ class Data(Settings):
                 train = keep_labels(train, self.labels, self.seed)
             return train, validation
 
-        train, validation = once_a_machine(read)
-        read_test = partial(once_a_machine, lambda: tests[0]())
+        train, validation = once_per_machine(read)
+        read_test = partial(once_per_machine, lambda: tests[0]())
         return Splits(train, validation, read_test, self.augment, self.labelled_per_batch, self.binarise)
 
     def _split(self, source: sources.Source[ImageSet]) -> tuple[ImageSet, ImageSet | None]:

@@ -127,7 +127,7 @@ class Consistency(nn.Module):
         if step >= self.teaching.align:
             return probabilities
         sums = torch.cat([torch.where(unlabelled[:, None], probabilities, 0).sum(0), unlabelled.sum()[None]])
-        sums = distributed.summed(sums)
+        sums = distributed.all_sum(sums)
         means = torch.where(sums[-1] > 0, sums[:-1] / sums[-1].clamp(min=1), self.frequencies)
         self.frequencies.lerp_(means, 1 - self.teaching.decay)
         aligned = probabilities / self.frequencies.clamp(min=1e-6) ** (1 - step / self.teaching.align)

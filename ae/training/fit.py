@@ -105,7 +105,7 @@ def fit(
     state = restore(run, trained, {"optimizer": optimizer}, meter, total_steps)
     if run:
         run.watch(autoencoder)
-    forward = distributed.wrapped(trained)
+    forward = distributed.data_parallel(trained)
     if recipe.compile:
         forward.compile()
     started = time.perf_counter() - state.seconds

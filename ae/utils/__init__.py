@@ -1,1 +1,1 @@
-"""Foundations of all other packages: errors, validation, random numbers, files, processes, the console."""
+"""Foundations of all other packages: errors, validation, random streams, files, processes, signals, the console."""

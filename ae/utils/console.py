@@ -1,32 +1,29 @@
-"""Lines for a person on stdout and stderr, which fail nothing: not on a full disk, in a closed pipe or in ASCII."""
+"""Output to stdout and stderr that never raises: on a full disk, in a closed pipe, or in an ASCII locale."""
 
 import os
 import sys
 from contextlib import suppress
 from typing import Any
 
-_FAILURES = (
-    OSError,
-    ValueError,
-    RuntimeError,
-)  # ValueError: it is closed; RuntimeError: a signal came while it printed
+# ValueError: the stream is closed. RuntimeError: a signal handler prints while another print is in progress.
+_FAILURES = (OSError, ValueError, RuntimeError)
 
 
 class _Steady:
-    """A text stream of which nobody may read any more, and which is then silent; in all else the stream itself."""
+    """Proxy of a text stream that ignores failed writes, as after the reader of a pipe has ended."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write where that is possible."""
+        """Write the text, or drop it where the stream fails."""
         try:
             return int(self._stream.write(text))
         except _FAILURES:
             return len(text)
 
     def flush(self) -> None:
-        """Flush where that is possible."""
+        """Flush the stream; ignore a failure."""
         try:
             self._stream.flush()
         except _FAILURES:
@@ -37,10 +34,10 @@ class _Steady:
 
 
 def steady() -> None:
-    """Let stdout and stderr take any text for the rest of the process, and fail at nothing, at its end neither.
+    """Make stdout and stderr accept any text, and never fail, until the process has ended.
 
-    A stream that was closed when the process began is /dev/null: otherwise the next file that is opened is in its
-    place, and gets what other libraries print.
+    Streams that were closed at the start of the process become /dev/null. Otherwise the next file to be opened takes
+    their descriptor, and receives the output of other libraries.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -55,17 +52,17 @@ def steady() -> None:
 
 
 def _occupy(descriptor: int) -> None:
-    opened = os.open(os.devnull, os.O_RDWR)
-    if opened != descriptor:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
         try:
             os.fstat(descriptor)
-        except OSError:  # it is closed
-            os.dup2(opened, descriptor)
-        os.close(opened)
+        except OSError:  # the descriptor is closed
+            os.dup2(null, descriptor)
+        os.close(null)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a person sees a stream as it is written; a stream that is closed nobody sees."""
+    """Whether a stream is an open terminal."""
     try:
         return stream is not None and stream.isatty()
     except _FAILURES:
@@ -73,10 +70,10 @@ def is_terminal(stream: Any) -> bool:
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print a line at once, to stdout or stderr, as far as that is possible."""
+    """Print a line to stdout or stderr, and flush; never raises."""
     stream = sys.stderr if error else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except _FAILURES:
-        steady()  # what is left in the stream's buffer must not fail the process's end
+        steady()  # the stream's buffer is flushed again at exit, which must not fail

@@ -1,16 +1,16 @@
-"""Training in several processes, one a device: what is asked of the other processes.
+"""Collectives of training in several processes, each on a device of its own.
 
-`torchrun`, or another launcher, starts them; `ae.utils.launch` makes a group of them. Every batch is the whole group's:
-each process takes its part of it, means are over all of it, and so N processes train as one does, up to the order in
-which floating-point numbers are added. What that means for the pieces of an objective:
+`torchrun`, or another launcher, starts the processes; `ae.utils.launch` makes a process group of them. Every batch is
+global: each process takes its shard, and means are over the global batch. N processes therefore train as a single
+process does, up to the order of floating-point sums. For the parts of an objective:
 
-- means by `ae.functional.masked_mean` are over the whole batch, and so are the statistics of batch norm of any kind;
-- other buffers that a module changes in training are the main process's, made from its part; a line says so;
-- noise is drawn by each process for its own part: the same distribution as in one process, other numbers;
-- what couples the examples of a batch in another way (a contrastive term, say) sees this process's part only.
+- Means by `ae.functional.masked_mean`, and the statistics of batch norm of any kind, are over the global batch.
+- Other buffers that a module updates in training are those of the main process, from its shard; a line reports them.
+- Noise is drawn by each process for its own shard: the distribution is that of one process, the numbers differ.
+- Any other coupling of a batch's examples (a contrastive term, say) is within the shard of each process.
 
-A process's part of a small batch may be empty: it takes part in every step nevertheless, as all of them wait for each
-other. With one process, every function here does nothing.
+The shard of a small batch may be empty: its process takes part in every step nevertheless, since all processes wait for
+each other. With one process, every function here does nothing.
 """
 
 import os
@@ -33,59 +33,59 @@ from ae.utils.sync_batch_norm import synced_norm
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_AGREE_EVERY = 10  # steps between questions to the group
-_batch: float | None = None  # images of the batch that is being trained on, over the number of processes
-_wrapped: WeakSet[DistributedDataParallel] = WeakSet()
-_apart: set[str] = set()  # buffers of which it has been said that they differ between processes
+_AGREE_EVERY = 10  # steps between two collectives of `agree`
+_mean_shard: float | None = None  # size of the global batch / number of processes, inside `global_batch`
+_replicas: WeakSet[DistributedDataParallel] = WeakSet()
+_reported: set[str] = set()  # buffers reported to differ between processes
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def machine() -> tuple[str, str]:
-    """Identifier of this machine within the group."""
+    """Return an identifier of this machine within the group."""
     return os.environ.get("GROUP_RANK", ""), socket.gethostname()
 
 
 def local_rank() -> int:
-    """Which of the processes of this machine this is, from 0; all processes ask together."""
-    return gathered(machine())[: rank()].count(machine())
+    """Return the rank of this process on its machine, from 0; a collective."""
+    return all_gather(machine())[: rank()].count(machine())
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and logs."""
+    """Whether this process writes and logs: rank 0."""
     return rank() == 0
 
 
 def on_main(method: Function) -> Function:
-    """A method that does nothing, and gives None, in other processes than the main one."""
+    """Run a method in the main process only; in other processes the method returns None."""
 
     @wraps(method)
-    def only_there(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         return method(*args, **kwargs) if is_main() else None
 
-    return only_there  # type: ignore[return-value]
+    return run  # type: ignore[return-value]
 
 
-def shard(whole: Tensor, dim: int = 0) -> Tensor:
-    """This process's part of what belongs to the images of a batch; the first parts are the larger ones, by one."""
-    return whole if world_size() == 1 else whole.tensor_split(world_size(), dim)[rank()]
+def shard(x: Tensor, dim: int = 0) -> Tensor:
+    """Return this process's shard of x [b ...]; sizes of shards differ by 1 at most, the first are the larger."""
+    return x if world_size() == 1 else x.tensor_split(world_size(), dim)[rank()]
 
 
 def rank_key(*key: str | int) -> tuple[str | int, ...]:
-    """The key of noise that this process draws for its part; the first process's is the one of a single process."""
+    """Return the key of the noise for this process's shard; rank 0 has the key of a single process."""
     return key if is_main() else (*key, rank())
 
 
-def gathered(value: Value) -> list[Value]:
-    """Gather the values of all processes, by rank, in every process; on the CPU."""
+def all_gather(value: Value) -> list[Value]:
+    """Gather the values of all processes, by rank, in every process; pickled, through the CPU."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -94,29 +94,29 @@ def gathered(value: Value) -> list[Value]:
 
 
 def from_main(make: Callable[[], Value]) -> Value:
-    """Call `make` in the main process, and return its result, or raise its error, in every process."""
+    """Call `make` in the main process; return its result, or raise its error, in every process."""
     if world_size() == 1:
         return make()
-    made = gathered(attempt(make) if is_main() else None)[0]
-    assert made is not None
-    return made.result()
+    outcome = all_gather(attempt(make) if is_main() else None)[0]
+    assert outcome is not None
+    return outcome.result()
 
 
 class Attempt:
-    """A result, or the error that came instead of it."""
+    """Result of a call, or the exception that it raised."""
 
     def __init__(self, value: Any = None, error: Exception | None = None) -> None:
         self._value, self._error = value, error
 
     def result(self) -> Any:
-        """The result; raises the error."""
+        """Return the result, or raise the exception."""
         if self._error is not None:
             raise self._error
         return self._value
 
 
 def attempt(make: Callable[[], Any]) -> Attempt:
-    """Call `make`, and keep its result or its error."""
+    """Call `make`, and keep its result or its exception."""
     try:
         return Attempt(make())
     except Exception as error:
@@ -124,123 +124,123 @@ def attempt(make: Callable[[], Any]) -> Attempt:
 
 
 def agree(wanted: bool, step: int) -> bool:
-    """Whether a process wants something, the same answer in all of them; with several, asked every few steps only."""
+    """Whether `wanted` is true in any process; with several processes, false but at every 10th step."""
     if world_size() == 1:
         return wanted
-    return step % _AGREE_EVERY == 0 and any(gathered(wanted))
+    return step % _AGREE_EVERY == 0 and any(all_gather(wanted))
 
 
 @contextmanager
 def global_batch(images: int) -> Iterator[None]:
-    """Inside, means and batch norm are over a batch of so many images, of which this process has a part."""
-    global _batch
+    """Take means and batch norm over the global batch of `images` images, of which this process has a shard."""
+    global _mean_shard
     if world_size() == 1:
         yield
         return
-    _batch = images / world_size()
+    _mean_shard = images / world_size()
     try:
         with synced_norm():
             yield
     finally:
-        _batch = None
+        _mean_shard = None
 
 
-def whole(count: int) -> int:
-    """How many images the batch has, of which this process's part has so many."""
-    return count if _batch is None else round(_batch * world_size())
+def global_count(count: int) -> int:
+    """Return the size of the global batch, of which this process's shard has `count` images."""
+    return count if _mean_shard is None else round(_mean_shard * world_size())
 
 
 def mean_count(count: Tensor | int) -> Tensor | float:
-    """Count over the whole batch, divided by the number of processes; of an int, the batch size, divided by it.
+    """Return the global count divided by the number of processes; for an int, the global batch size divided likewise.
 
-    A sum over the part divided by it, and averaged over the processes as gradients are, is the mean over the batch.
+    The sum over a shard divided by this count, averaged over processes as gradients are, is the mean over the batch.
     """
-    if _batch is None:
+    if _mean_shard is None:
         return count
     if not isinstance(count, Tensor):
-        return _batch
+        return _mean_shard
     counts = count.float()
     dist.all_reduce(counts)
     return counts / world_size()
 
 
-def wrapped(module: nn.Module) -> nn.Module:
-    """The module, in several processes as one of which the gradients are averaged over them at each step.
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Wrap a module in DistributedDataParallel, which averages gradients over the processes; one process needs none.
 
-    Raises InputError for what can't be trained in several: parameters without a size yet, batch norm in TorchScript.
+    Raises InputError for lazy parameters without a size, and for batch norm in TorchScript.
     """
     if world_size() == 1:
         return module
     for name, part in module.named_modules():
-        called = f"{name.removeprefix('model.') or 'the model'} ({type(part).__name__})"
+        label = f"{name.removeprefix('model.') or 'the model'} ({type(part).__name__})"
         if any(nn.parameter.is_lazy(tensor) for tensor in (*part.parameters(False), *part.buffers(False))):
             raise InputError(
-                f"{called} has no size before its first batch: give it one, then train in several processes"
+                f"{label} has no size before its first batch: give it one, then train in several processes"
             )
         if isinstance(part, torch.jit.ScriptModule) and hasattr(part, "running_mean"):
-            raise InputError(f"{called} is TorchScript, whose batch norm can't be synchronised: give the Python module")
+            raise InputError(f"{label} is TorchScript, whose batch norm can't be synchronised: give the Python module")
     device = next(module.parameters()).device
     parallel = DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=True,  # an objective may leave parts of a model out
+        find_unused_parameters=True,  # an objective may not use every parameter
     )
-    _wrapped.add(parallel)
+    _replicas.add(parallel)
     return parallel
 
 
 def release() -> None:
-    """Let go of the group, which wrapped modules keep for as long as somebody refers to them."""
-    for parallel in list(_wrapped):
+    """Drop the references of DistributedDataParallel modules to the process group."""
+    for parallel in list(_replicas):
         vars(parallel).clear()
 
 
 @torch.no_grad()
 def share_buffers(module: nn.Module) -> None:
-    """Give all processes the main one's buffers; the main one says once of each that they had come apart."""
+    """Broadcast the main process's buffers; the main process reports once each buffer that differed."""
     if world_size() == 1:
         return
-    apart = []
+    differing = []
     for name, buffer in module.named_buffers():
-        of_main = buffer.clone()
-        dist.broadcast(of_main, src=0)
-        if not torch.allclose(buffer.double(), of_main.double(), rtol=1e-4, atol=1e-6, equal_nan=True):
-            apart.append(name)
-        buffer.copy_(of_main)
-    for name in {name for names in gathered(apart) for name in names} - _apart:
-        _apart.add(name)
+        main_buffer = buffer.clone()
+        dist.broadcast(main_buffer, src=0)
+        if not torch.allclose(buffer.double(), main_buffer.double(), rtol=1e-4, atol=1e-6, equal_nan=True):
+            differing.append(name)
+        buffer.copy_(main_buffer)
+    for name in {name for names in all_gather(differing) for name in names} - _reported:
+        _reported.add(name)
         if is_main():
-            what = f"{name.removeprefix('model.')} differs between processes"
-            say(f"{what}: each changes it by its part of a batch; the main one's is kept", error=True)
+            label = name.removeprefix("model.")
+            say(f"{label} differs between processes: each updates it by its shard; rank 0's is kept", error=True)
 
 
 @torch.no_grad()
-def summed(x: Tensor) -> Tensor:
-    """The sum over the processes while they train together; without gradients."""
-    if _batch is None:
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over the processes inside `global_batch`; without gradients."""
+    if _mean_shard is None:
         return x
     x = x.clone()
     dist.all_reduce(x)
     return x
 
 
-def averaged(x: Tensor) -> Tensor:
-    """The mean over the processes while they train together; without gradients."""
-    return summed(x) / (1 if _batch is None else world_size())
+def all_mean(x: Tensor) -> Tensor:
+    """Average over the processes inside `global_batch`; without gradients."""
+    return all_sum(x) / (1 if _mean_shard is None else world_size())
 
 
 @torch.no_grad()
 def variance(x: Tensor) -> Tensor:
-    """x [b ...] -> the variance of each of its numbers over the images of the batch; without gradients."""
-    count, x = max(whole(len(x)), 1), x.float()
-    mean = summed(x.sum(0)) / count
-    return summed((x - mean).square().sum(0)) / count
+    """x [b ...] -> variance [...] over the images of the global batch; without gradients."""
+    count, x = max(global_count(len(x)), 1), x.float()
+    mean = all_sum(x.sum(0)) / count
+    return all_sum((x - mean).square().sum(0)) / count
 
 
 @torch.no_grad()
-def from_first(x: Tensor) -> Tensor:
-    """The first process's values, in all of them, while they train together."""
-    if _batch is None:
+def broadcast(x: Tensor) -> Tensor:
+    """Broadcast rank 0's values inside `global_batch`; without gradients."""
+    if _mean_shard is None:
         return x
     x = x.contiguous().clone()
     dist.broadcast(x, src=0)

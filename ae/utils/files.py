@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that are read only where they can be what they should."""
+"""Atomic writes, reads of regular files with one-line errors, and strict JSON."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from ae.utils.errors import InputError, one_line
 
-_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # of network and FUSE file systems
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # raised by network and FUSE file systems
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -24,9 +24,9 @@ _KINDS = {
 
 
 def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
-    """Write a file so that `path` holds all of the old content or all of the new, whatever happens in between.
+    """Write a file atomically: after an interruption `path` holds the old content or the new.
 
-    With `keep`, the old content moves there; for a moment it is there alone.
+    With `keep`, the old file is renamed to `keep` first; between both renames `path` does not exist.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -43,7 +43,7 @@ def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what processes that were killed in `write_whole` have left; for who alone writes in this folder."""
+    """Remove temporary files of processes killed in `write_whole`; only for the sole writer of the folder."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             with suppress(OSError):
@@ -51,8 +51,8 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have what was written to a file, or which files a folder has, survive a power cut; where a system can do that."""
-    with suppress(OSError):  # Windows opens no folder
+    """Call fsync on a file or a folder, so that its content survives a power cut; ignored where unsupported."""
+    with suppress(OSError):  # Windows can't open a folder
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -69,7 +69,7 @@ def _fsync(descriptor: int) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at `path`; raises InputError where that can't be known, as for a name too long."""
+    """Whether `path` exists; raises InputError where the system can't tell, as for a name too long."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -80,7 +80,7 @@ def exists(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Raise InputError unless `path` is a regular file: a named pipe or a device may never end."""
+    """Raise InputError unless `path` is a regular file: reading a named pipe or a device may never end."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def check_regular(path: Path) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file; raises InputError that names the file and what is wrong."""
+    """Read a regular file; raises InputError that names file and cause."""
     check_regular(path)
     try:
         return path.read_bytes()
@@ -99,7 +99,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file in UTF-8; raises InputError that names the file and what is wrong."""
+    """Read a regular file as UTF-8; raises InputError that names file and cause."""
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
@@ -107,12 +107,12 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, with None for NaN and infinity; raises InputError that names the file."""
+    """Read a JSON file, with None for NaN and infinity; raises InputError that names the file."""
     return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The value of a JSON text, with None for NaN and infinity; raises InputError that begins with its `name`."""
+    """Parse a JSON text, with None for NaN and infinity; raises InputError that names `name`."""
     try:
         return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -121,17 +121,17 @@ def parse_json(text: str, name: str) -> Any:
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """Strict JSON: NaN and infinity become null, numbers of NumPy and tensors of one number plain ones.
+    """Encode as strict JSON: NaN and infinity become null, NumPy scalars and tensors of no dimension plain numbers.
 
-    Raises InputError that names the entry which is none of JSON's values.
+    Raises InputError that names the entry that JSON can't represent.
     """
     return json.dumps(_plain(content, ""), indent=indent, allow_nan=False)
 
 
 def plain_number(value: Any) -> Any:
-    """A number of NumPy, or a tensor or array without dimensions, as Python's; anything else as it is."""
+    """Convert a NumPy scalar, or a tensor or array without dimensions, to a Python number; return others unchanged."""
     if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
-        with suppress(RuntimeError, ValueError, NotImplementedError):  # a tensor without data
+        with suppress(RuntimeError, ValueError, NotImplementedError):  # a tensor on the meta device
             return value.item()
     return value
 
@@ -153,7 +153,7 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def describe(value: Any) -> str:
-    """A value in a message: its type, with the shape of an array, and its text where that is short."""
+    """Describe a value for a message: an array by type and shape, others by their repr if short, else by type."""
     if getattr(value, "ndim", 0):
         return f"{type(value).__name__} {list(value.shape)}"
     text = repr(value) if not isinstance(value, dict | list | tuple) or len(value) < 9 else ""
@@ -161,12 +161,12 @@ def describe(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number, of a size that can be counted with."""
+    """Whether a JSON value is a number within the range of a float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value of a file is a whole number from 0, of a size that counts something."""
+    """Whether a value is a whole number from 0 to 2^63 - 1."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 

@@ -1,4 +1,4 @@
-"""The beginning and the end of a group of processes: what `torchrun`, or another launcher, says in the environment."""
+"""Start and end of a process group, from the environment variables of `torchrun` or another launcher."""
 
 import gc
 import itertools
@@ -18,18 +18,18 @@ from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
 
 _joined = itertools.count()
-_LOOK = 0.5  # seconds between looks at whether the launcher is there
-_GRACE = 10.0  # seconds in which a process ends by SIGTERM: a training saves its state
+_POLL = 0.5  # seconds between checks that the launcher is alive
+_GRACE = 10.0  # seconds between SIGTERM, on which training saves its state, and SIGKILL
 
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """Inside, the processes that a launcher has started are a group, of which no thread is left afterwards.
+    """Form a process group of the launcher's processes, and destroy the group and its threads at exit.
 
-    The launcher sets WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT and, as a rule, LOCAL_RANK; empty is not set. Processes
-    that `torchrun` has started end when it is killed. Raises InputError where the environment says no group.
+    The launcher sets WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT and, as a rule, LOCAL_RANK; an empty variable counts as
+    unset. Processes of a killed `torchrun` end. Raises InputError where these variables are incomplete or wrong.
     """
-    count = _count_of_processes()
+    count = _world_size()
     with _ending_with_launcher():
         if count == 1 or dist.is_initialized():
             yield
@@ -44,13 +44,13 @@ def launched() -> Iterator[None]:
             _leave()
 
 
-def _count_of_processes() -> int:
-    """WORLD_SIZE, where all that a group needs is said with it."""
+def _world_size() -> int:
+    """Return WORLD_SIZE, after a check of the other variables of a process group."""
     count, rank = _number("WORLD_SIZE", 1), _number("RANK")
     world = 1 if count is None else count
     if rank is not None and rank >= world:
-        said = "is not set" if count is None else f"is {count}"
-        raise InputError(f"the environment variable RANK must be less than WORLD_SIZE, which {said}; got {rank}")
+        state = "is not set" if count is None else f"is {count}"
+        raise InputError(f"the environment variable RANK must be less than WORLD_SIZE, which {state}; got {rank}")
     if world == 1:
         return 1
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name, "").strip()]
@@ -65,7 +65,7 @@ def _count_of_processes() -> int:
 
 
 def _number(name: str, low: int = 0, high: int | None = None) -> int | None:
-    """An environment variable that is a whole number; None where it is not set, or empty."""
+    """Read an environment variable that is a whole number; None where it is unset or empty."""
     text = os.environ.get(name, "").strip()
     if not text:
         return None
@@ -79,18 +79,18 @@ def _join() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, rank, count = next(dist.rendezvous("env://"))
-        name = f"ae/{next(_joined)}"  # an earlier group of the same processes has left its addresses in the store
+        name = f"ae/{next(_joined)}"  # a new prefix, as the store still holds the addresses of an earlier group
         dist.init_process_group(backend, store=dist.PrefixStore(name, store), rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(f"the processes can't meet at MASTER_ADDR:MASTER_PORT, {where}: {one_line(error)}") from error
     if torch.cuda.is_available():
-        of_order, of_launcher = distributed.local_rank(), _number("LOCAL_RANK")
-        torch.cuda.set_device((of_order if of_launcher is None else of_launcher) % torch.cuda.device_count())
+        counted, launcher = distributed.local_rank(), _number("LOCAL_RANK")
+        torch.cuda.set_device((counted if launcher is None else launcher) % torch.cuda.device_count())
 
 
 def _leave() -> None:
-    """End the group with its threads, which live as long as anything refers to it."""
+    """Destroy the group with its threads, which live as long as anything refers to the group."""
     if not dist.is_initialized():
         return
     distributed.release()
@@ -100,7 +100,7 @@ def _leave() -> None:
 
 
 def _forget_defaults() -> None:
-    """Take the group out of the defaults of functions, as those of modules that were imported after it was made."""
+    """Remove the group from default arguments, as of functions in modules imported after the group was formed."""
     for function in gc.get_objects():
         defaults = function.__defaults__ if type(function) is FunctionType else None
         if defaults and any(map(_is_group, defaults)):
@@ -112,7 +112,7 @@ def _is_group(value: object) -> bool:
 
 
 def _forget_variables(error: BaseException | None) -> None:
-    """Clear the variables of all functions that an exception has left: the group is in those that waited for it."""
+    """Clear the local variables of an exception's traceback, which may refer to the group."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
@@ -120,26 +120,26 @@ def _forget_variables(error: BaseException | None) -> None:
 
 @contextmanager
 def _ending_with_launcher() -> Iterator[None]:
-    """Inside, the death of the `torchrun` that has started this process is a SIGTERM, after some seconds a SIGKILL."""
+    """Send this process SIGTERM when its `torchrun` ends, and SIGKILL after `_GRACE` seconds."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
-    has_left = threading.Event()
-    watch = threading.Thread(target=_watch, args=(os.getppid(), has_left), name="launcher", daemon=True)
+    is_over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(os.getppid(), is_over), name="launcher", daemon=True)
     watch.start()
     try:
         yield
     finally:
-        has_left.set()
+        is_over.set()
         watch.join()
 
 
-def _watch(launcher: int, has_left: threading.Event) -> None:
-    while not has_left.wait(_LOOK):
+def _watch(launcher: int, is_over: threading.Event) -> None:
+    while not is_over.wait(_POLL):
         if os.getppid() != launcher:
-            with suppress(OSError, ValueError):  # what it has left behind may be closed
-                say("error: torchrun has ended, and with it this process does", error=True)
+            with suppress(OSError, ValueError):  # its streams may be closed
+                say("error: torchrun has ended, which ends this process", error=True)
             os.kill(os.getpid(), signal.SIGTERM)
-            if not has_left.wait(_GRACE):
-                os.kill(os.getpid(), signal.SIGKILL)  # it waits for another process, which has ended
+            if not is_over.wait(_GRACE):
+                os.kill(os.getpid(), signal.SIGKILL)  # it may wait for a process that has ended
             return

@@ -1,4 +1,4 @@
-"""Randomness as a function of position: a seed is made of what is drawn and where, never of what was drawn before."""
+"""Independent random streams: a seed is a hash of a key such as (purpose, seed, step), with no generator state."""
 
 import hashlib
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 
 def derive(*key: str | int) -> int:
-    """A 63-bit seed that depends on `key` alone, as in `derive("order", seed, epoch)`."""
+    """Hash `key` to a seed of 63 bits, as in `derive("order", seed, epoch)`."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
 
 def generator(*key: str | int) -> torch.Generator:
-    """A CPU generator seeded by `derive(*key)`; what it draws is the same whatever device the numbers move to."""
+    """Return a CPU generator seeded by `derive(*key)`; its draws do not depend on the device of the model."""
     return torch.Generator().manual_seed(derive(*key))
 
 
 def reseed(device: torch.device, *key: str | int) -> None:
     """Seed the global generators of the CPU and of `device` by `derive(*key)`.
 
-    As `torch.manual_seed`, which sees to every kind of device there might be, and takes 100 times as long on a CPU.
+    `torch.manual_seed` seeds every kind of device, and takes 100 times as long on a CPU.
     """
     seed = derive(*key)
     torch.default_generator.manual_seed(seed)
@@ -30,10 +30,10 @@ def reseed(device: torch.device, *key: str | int) -> None:
 
 
 def normal_like(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Draws of N(0, 1) by the global generator, in the shape and memory format of `x`.
+    """Draw N(0, 1) by the global generator, in the shape and memory format of `x`.
 
-    As `torch.randn_like`, which draws number by number what isn't contiguous: on a CPU, images and features that are
-    channels-last take it 6 to 20 times as long.
+    `torch.randn_like` draws non-contiguous tensors element by element: channels-last images and features take 6 to 20
+    times as long on a CPU.
     """
     if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
         return torch.randn_like(x)

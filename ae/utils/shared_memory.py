@@ -1,4 +1,4 @@
-"""What one process of a machine has read, in memory once, for all processes of that machine."""
+"""Shared memory: data that one process of a machine reads, mapped by all processes of that machine."""
 
 import io
 import pickle
@@ -12,48 +12,49 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ae.utils.distributed import Attempt, attempt, gathered, local_rank, machine, world_size
+from ae.utils.distributed import Attempt, all_gather, attempt, local_rank, machine, world_size
 from ae.utils.errors import InputError
 from ae.utils.signals import uninterrupted
 
 Value = TypeVar("Value")
 
 _MEMORY = Path("/dev/shm")  # a folder in memory, where the system has one
-_SPARE = 1.25  # so much of what is needed must be free there: readers of streamed images need some, too
+_SPARE = 1.25  # times the data's size must be free: workers that stream images use shared memory, too
 
 
-def once_a_machine(make: Callable[[], Value]) -> Value:
-    """Call `make` in one process of each machine; its tensors are in memory once, for all of them.
+def once_per_machine(make: Callable[[], Value]) -> Value:
+    """Call `make` in one process of each machine; all processes of the machine share the memory of its tensors.
 
-    Raises in every process what `make` raises in one, and InputError where neither memory nor the folder of temporary
-    files has the space.
+    Raises the exception of `make` in every process, and InputError where neither shared memory nor the folder of
+    temporary files has the space.
     """
     if world_size() == 1:
         return make()
     leads = local_rank() == 0
     with ExitStack() as until_opened:
-        made: Attempt | None = None
+        stored: Attempt | None = None
         if leads:
             value = attempt(make)
-            until_opened.enter_context(uninterrupted())  # the files must not stay behind
-            made = attempt(lambda: until_opened.enter_context(_stored(value.result())))
-        (found,) = [made for place, made in gathered((machine(), made)) if place == machine() and made is not None]
-        opened = _opened(found.result())
-        gathered(None)  # all have opened the files: their names may go
+            until_opened.enter_context(uninterrupted())  # a signal would leave the files behind
+            stored = attempt(lambda: until_opened.enter_context(_stored(value.result())))
+        everywhere = all_gather((machine(), stored))
+        (here,) = [each for place, each in everywhere if place == machine() and each is not None]
+        opened = _opened(here.result())
+        all_gather(None)  # a barrier: all processes have opened the files, whose names may be removed
     return opened
 
 
 @contextmanager
 def _stored(value: Any) -> Iterator[bytes]:
-    """The value without its tensors, which are in files inside: in memory if it has the space, else in a folder."""
+    """Pickle a value with its tensors in files: in shared memory if there is space, else in the temporary folder."""
     tensors: list[Tensor] = []
 
     class Pickler(pickle.Pickler):
-        def persistent_id(self, thing: Any) -> Any:
-            if not isinstance(thing, Tensor):
+        def persistent_id(self, part: Any) -> Any:
+            if not isinstance(part, Tensor):
                 return None
-            tensors.append(thing)
-            return len(tensors) - 1, thing.dtype, tuple(thing.shape)
+            tensors.append(part)
+            return len(tensors) - 1, part.dtype, tuple(part.shape)
 
     buffer = io.BytesIO()
     Pickler(buffer).dump(value)
@@ -63,7 +64,7 @@ def _stored(value: Any) -> Iterator[bytes]:
 
 @contextmanager
 def _written(tensors: list[Tensor]) -> Iterator[Path]:
-    """A folder that holds each tensor in a file of its own, named by its place in the list."""
+    """Write each tensor to a file named by its index, in a temporary folder."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     temporary = Path(tempfile.gettempdir())
     for place, wanted in ((_MEMORY, size * _SPARE), (temporary, size)):
@@ -74,7 +75,7 @@ def _written(tensors: list[Tensor]) -> Iterator[Path]:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ae-", dir=place)))
                 for i, tensor in enumerate(tensors):
                     _write(folder / str(i), tensor)
-            except OSError:  # filled up by others meanwhile, or not to be written to
+            except OSError:  # filled up in the meantime, or not writable
                 continue
             yield folder
             return
@@ -85,21 +86,21 @@ def _written(tensors: list[Tensor]) -> Iterator[Path]:
 
 
 def _write(path: Path, tensor: Tensor) -> None:
-    """Write a tensor to a file; what is not mapped before it is written is an OSError on a full disk, not a SIGBUS."""
+    """Write a tensor to a file without mapping it: a full disk is an OSError, not a SIGBUS."""
     with open(path, "xb") as file:
         file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _opened(content: bytes) -> Any:
-    """The value of which `_stored` made this, with tensors that are the files' memory."""
-    folder, rest = pickle.loads(content)
+    """Unpickle the content of `_stored`; the tensors are maps of the files."""
+    folder, pickled = pickle.loads(content)
 
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, place: Any) -> Tensor:
             i, dtype, shape = place
             return _mapped(Path(folder, str(i)), dtype, shape)
 
-    return Unpickler(io.BytesIO(rest)).load()
+    return Unpickler(io.BytesIO(pickled)).load()
 
 
 def _mapped(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

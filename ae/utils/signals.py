@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals that end a process: what must be whole is not cut in two, and a run saves its state first."""
+"""Ctrl-C and termination signals: critical sections are not interrupted, and a run saves its state before the end."""
 
 import _thread
 import os
@@ -12,45 +12,47 @@ from typing import Any, NoReturn
 
 from ae.utils.console import say
 
-_GRACE = 4.0  # seconds in which a training comes to a point where it can be saved
-_PATIENCE = 5.0  # seconds for what is then to be finished, W&B's last rows for one
-_SAID = {
+_GRACE = 4.0  # seconds for training to reach a step at which its state can be saved
+_PATIENCE = 5.0  # seconds for cleanup thereafter, such as the upload of W&B's last rows
+_MESSAGES = {
     "SIGINT": "interrupted",
     "SIGTERM": "terminated",
     "SIGHUP": "terminated, as its terminal was closed",
     "SIGUSR1": "terminated by SIGUSR1",
 }
-_ENDING = [getattr(signal, name) for name in _SAID if hasattr(signal, name)]  # Windows lacks two of them
+_SIGNALS = [getattr(signal, name) for name in _MESSAGES if hasattr(signal, name)]  # Windows lacks SIGHUP and SIGUSR1
 _PROGRAMS = ("ae.", "experiments.")
 
 _is_urgent = False
 
 
 def is_urgent() -> bool:
-    """Whether the process has been asked to end twice, or has taken too long: it should wait for nothing any more."""
+    """Whether to skip every further wait: a second signal came, or the cleanup took longer than `_PATIENCE`."""
     return _is_urgent
 
 
 def hurry() -> None:
-    """Have the process wait for nothing any more: what it would wait for has been given up."""
+    """Skip every further wait of this process."""
     global _is_urgent
     _is_urgent = True
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Inside, Ctrl-C and the signals that end a process wait; one that has come takes effect at the end.
+    """Delay Ctrl-C and termination signals to the end of the block.
 
-    A signal that is ignored stays ignored. Python gives signals to the main thread alone; elsewhere there is nothing
-    to do.
+    An ignored signal stays ignored. In other threads than the main thread, to which Python delivers signals, the
+    block runs unchanged.
     """
     if not _in_main_thread():
         yield
         return
     arrived: list[int] = []
-    kept = (signal.SIG_IGN, None)  # None: the handler of a library in C
-    waiting = [number for number in _ENDING if signal.getsignal(number) not in kept and not _is_caught_in_c(number)]
-    before = {number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in waiting}
+    excluded = (signal.SIG_IGN, None)  # None: the handler of a C library
+    delayed = [
+        number for number in _SIGNALS if signal.getsignal(number) not in excluded and not _is_caught_in_c(number)
+    ]
+    before = {number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in delayed}
     try:
         yield
     finally:
@@ -61,33 +63,33 @@ def uninterrupted() -> Iterator[None]:
 
 
 class Ending:
-    """As a context manager: signals leave by an exception, KeyboardInterrupt or SystemExit(128 + the signal's number).
+    """Context manager in which signals raise KeyboardInterrupt or SystemExit(128 + the signal's number).
 
-    These are SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is closed) and SIGUSR1 (a scheduler's warning). Inside
-    `deferred` the first one is only noted in `is_asked`, until `take_effect`: for `_GRACE` seconds at most. A second
-    one leaves at once, and so does the first one, again, where what is done on the way out takes longer than
-    `_PATIENCE`: `is_urgent` tells. A handler that somebody else has set is left in its place, and a signal that is
-    ignored stays so, as `nohup` has SIGHUP ignored, and a shell that of Ctrl-C in its background jobs. Processes that
-    are forked inside, as readers of data are, leave it to this one to end them.
+    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is closed) and SIGUSR1 (a scheduler's warning).
+    Inside `deferred` the first signal only sets `is_asked`, until `take_effect`, for `_GRACE` seconds at most. A second
+    signal raises at once. Where the cleanup takes longer than `_PATIENCE` the first signal is raised again, and
+    `is_urgent` is true. The handlers of other code are kept. Ignored signals stay ignored, such as SIGHUP under
+    `nohup`, and SIGINT in a shell's background jobs. Forked processes, such as data workers, ignore the signals but
+    SIGTERM: their parent ends them.
     """
 
     def __init__(self) -> None:
         self._asked: int | None = None
         self._is_deferred = self._was_timer = False
         self._timer: threading.Timer | None = None
-        self._ours: list[signal.Signals] = []
+        self._handled: list[signal.Signals] = []
         self._depth = self._process = 0
 
     @property
     def is_asked(self) -> bool:
-        """Whether a signal has come and has been noted."""
+        """Whether a signal has arrived."""
         return self._asked is not None
 
     def __enter__(self) -> "Ending":
         self._depth, self._process = self._depth + 1, os.getpid()
         if self._depth == 1 and _in_main_thread():
-            self._ours = [number for number in _ENDING if _is_free(number)]
-            for number in self._ours:
+            self._handled = [number for number in _SIGNALS if _is_free(number)]
+            for number in self._handled:
                 signal.signal(number, self._handle)
         return self
 
@@ -98,14 +100,14 @@ class Ending:
         if self._depth == 0:
             if self._timer:
                 self._timer.cancel()
-            for number in self._ours:
+            for number in self._handled:
                 signal.signal(number, _default(number))
-            self._ours = []
-            self._asked = None  # a notebook may go on
+            self._handled = []
+            self._asked = None  # a notebook may train again
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, the first signal is noted only."""
+        """Defer the first signal to `take_effect`."""
         with self:
             self._is_deferred = True
             try:
@@ -114,7 +116,7 @@ class Ending:
                 self._is_deferred = False
 
     def take_effect(self) -> None:
-        """Leave, if a signal has come."""
+        """Raise the exception of the deferred signal, if one has arrived."""
         if self._asked is not None:
             self._leave(self._asked)
 
@@ -138,11 +140,11 @@ class Ending:
         self._again_in(_PATIENCE, number)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        say(f"error: {_SAID[signal.Signals(number).name]}", error=True)
+        say(f"error: {_MESSAGES[signal.Signals(number).name]}", error=True)
         sys.exit(128 + number)
 
     def _again_in(self, seconds: float, number: int) -> None:
-        """Let the same signal come again, after some seconds."""
+        """Send the same signal again after some seconds."""
         if self._timer:
             self._timer.cancel()
 
@@ -156,11 +158,11 @@ class Ending:
 
 
 ending = Ending()
-"""The process's one: of the command line from its beginning, of a `Run` from Python."""
+"""Instance of this process: the command line enters it at its start, a `Run` from Python when constructed."""
 
 
 def _in_forked(number: int) -> None:
-    """SIGTERM ends a forked process; other signals come from a terminal or a scheduler, to all processes at once."""
+    """End a forked process by SIGTERM; terminals and schedulers send other signals to the parent, too."""
     if number == signal.SIGTERM:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
@@ -171,12 +173,12 @@ def _default(number: signal.Signals) -> Any:
 
 
 def _is_free(number: signal.Signals) -> bool:
-    """Whether nobody has said what a signal is to do: no handler is set, and it is not ignored."""
+    """Whether a signal has its default action: it has no handler, and is not ignored."""
     return signal.getsignal(number) in (_default(number), _end_at_once) and not _is_caught_in_c(number)
 
 
 def _is_caught_in_c(number: signal.Signals) -> bool:
-    """Whether a library in C handles a signal, which Python does not know; faulthandler does so, of SIGUSR1 often."""
+    """Whether a C library handles a signal, of which Python has no record, as faulthandler does for SIGUSR1."""
     if signal.getsignal(number) != signal.SIG_DFL:
         return False
     try:
@@ -193,9 +195,11 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def end_imports_at_once() -> None:
-    """Let Ctrl-C end a program of ours in one line while it imports its libraries, until `Ending` takes over."""
+    """Let Ctrl-C end `python -m ae...` or `experiments...` in one line during imports, until `Ending` takes over."""
     names = [name for option, name in zip(sys.orig_argv, sys.orig_argv[1:], strict=False) if option == "-m"]
-    is_program = sys.argv[:1] == ["-m"] and bool(names) and names[-1].startswith(_PROGRAMS)  # -m: it is being located
+    is_program = (
+        sys.argv[:1] == ["-m"] and bool(names) and names[-1].startswith(_PROGRAMS)
+    )  # -m: Python is locating the module
     if is_program and _in_main_thread() and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)
 

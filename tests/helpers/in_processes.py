@@ -53,8 +53,9 @@ from ae.functional import free_bits, masked_mean
 from ae.training.fit import Objective, Step
 from ae.utils.distributed import (
     agree,
+    all_gather,
+    data_parallel,
     from_main,
-    gathered,
     global_batch,
     is_main,
     on_main,
@@ -63,35 +64,34 @@ from ae.utils.distributed import (
     shard,
     share_buffers,
     world_size,
-    wrapped,
 )
 from ae.utils.launch import launched
-from ae.utils.shared_memory import once_a_machine
+from ae.utils.shared_memory import once_per_machine
 from ae.utils.signals import Ending
 
 
 def check_the_parts_are_the_whole() -> None:
     for count in (0, 1, 5, 6):
         whole = torch.arange(count)
-        assert torch.equal(torch.cat(gathered(shard(whole))), whole)
-    assert len({rank_key("noise", 3) for _ in range(1)} | set(gathered(rank_key("noise", 3)))) == world_size()
+        assert torch.equal(torch.cat(all_gather(shard(whole))), whole)
+    assert len({rank_key("noise", 3) for _ in range(1)} | set(all_gather(rank_key("noise", 3)))) == world_size()
 
 
 def check_what_one_process_does_all_know() -> None:
-    assert gathered(rank()) == list(range(world_size()))
+    assert all_gather(rank()) == list(range(world_size()))
     assert from_main(lambda: rank()) == 0
 
     def fails() -> int:
         raise InputError("no such file")
 
-    for ask in (from_main, once_a_machine):
+    for ask in (from_main, once_per_machine):
         with pytest.raises(InputError, match="no such file"):
             ask(fails)
     assert agree(rank() == 1, step=10)
     assert not agree(rank() == 1, step=11)
     done: list[int] = []
     on_main(done.append)(rank())
-    assert sum(gathered(len(done))) == 1
+    assert sum(all_gather(len(done))) == 1
 
 
 def check_means_and_their_gradients_are_those_of_the_batch() -> None:
@@ -105,7 +105,7 @@ def check_means_and_their_gradients_are_those_of_the_batch() -> None:
         assert weight.grad is not None
         expected = masked_mean(values, labelled) + values.mean()  # outside of a batch: what one process would have
         for found in (mean.detach() / 2, weight.grad):
-            torch.testing.assert_close(torch.stack(gathered(found)).mean(), expected)
+            torch.testing.assert_close(torch.stack(all_gather(found)).mean(), expected)
 
 
 def check_free_bits_are_those_of_the_batch() -> None:
@@ -117,7 +117,7 @@ def check_free_bits_are_those_of_the_batch() -> None:
     with global_batch(5):
         found = free_bits(mine, 1.0)
     found.backward()
-    torch.testing.assert_close(torch.stack(gathered(found.detach())).mean(), expected.detach())
+    torch.testing.assert_close(torch.stack(all_gather(found.detach())).mean(), expected.detach())
     assert mine.grad is not None
     assert whole.grad is not None
     torch.testing.assert_close(mine.grad / world_size(), shard(whole.grad))
@@ -236,11 +236,11 @@ def check_one_value_a_channel_is_refused_by_all() -> None:
 
 def check_modules_that_cannot_be_trained_together_are_refused() -> None:
     with pytest.raises(InputError, match=r"1 \(LazyBatchNorm2d\) has no size before its first batch"):
-        wrapped(nn.Sequential(nn.Conv2d(1, 2, 1), nn.LazyBatchNorm2d()))
+        data_parallel(nn.Sequential(nn.Conv2d(1, 2, 1), nn.LazyBatchNorm2d()))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         scripted = torch.jit.trace(nn.BatchNorm2d(1), torch.zeros(2, 1, 2, 2), check_trace=False)
     with pytest.raises(InputError, match=r"the model .* is TorchScript, whose batch norm can't be synchronised"):
-        wrapped(scripted)
+        data_parallel(scripted)
 
 
 class Counting(nn.Module):
@@ -260,15 +260,13 @@ class Counting(nn.Module):
 
 def check_buffers_that_come_apart_are_told_and_shared() -> None:
     inner, told = Counting(), io.StringIO()
-    module = wrapped(inner)
+    module = data_parallel(inner)
     module(torch.tensor([1.0 + rank()]))
     for _ in range(2):
         with contextlib.redirect_stderr(told):
             share_buffers(module)
     assert inner.largest == 1
-    wanted = (
-        "module.largest differs between processes: each changes it by its part of a batch; the main one's is kept\n"
-    )
+    wanted = "module.largest differs between processes: each updates it by its shard; rank 0's is kept\n"
     assert told.getvalue() == (wanted if is_main() else "")
 
 
@@ -294,7 +292,7 @@ def check_an_evaluation_is_that_of_one_process() -> None:
     assert data.validation is not None
     found = evaluate(model, data.validation, Joint(), batch_size=50)
     dist.barrier()
-    expected = gathered(found)[0]
+    expected = all_gather(found)[0]
     assert found == expected
     pixels, labels = data.validation.batch(slice(None)).images, data.validation.labels
     with torch.no_grad():
@@ -322,7 +320,7 @@ def check_a_codebook_follows_the_whole_batch() -> None:
     for _ in range(5):
         with global_batch(6):
             many(torch.randn(3, 3, 2, 2) + rank())
-        books = gathered(many.codebook)
+        books = all_gather(many.codebook)
         assert all(torch.equal(book, books[0]) for book in books)
 
 
@@ -346,7 +344,7 @@ def check_objectives_average_to_that_of_the_batch() -> None:
             expected = alone(model, whole, step)
             with global_batch(7):
                 found = together(model, mine, step)
-            total = torch.stack(gathered(found.total.detach())).mean()
+            total = torch.stack(all_gather(found.total.detach())).mean()
             torch.testing.assert_close(total, expected.total.detach())
         if isinstance(alone, Consistency):
             assert isinstance(together, Consistency)
@@ -399,7 +397,7 @@ def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[
     model = model_with(bottleneck())
     alone = Step(model, objective(model))
     together = copy.deepcopy(alone)
-    parallel = wrapped(together)
+    parallel = data_parallel(together)
     for step in range(2):
         image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(step))
         batch = Batch(image, torch.tensor([step - 1]))  # without a label, then with one
@@ -412,7 +410,7 @@ def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[
         with global_batch(1):
             found = parallel(Batch(shard(batch.images), shard(batch.labels)), step)
             found.total.backward()
-        total = torch.stack(gathered(found.total.detach())).mean()
+        total = torch.stack(all_gather(found.total.detach())).mean()
         torch.testing.assert_close(total, expected.total.detach())
         for name in ("active_units", "used", "perplexity", "codes_used"):
             assert found.terms.get(name) == expected.terms.get(name), name
@@ -450,13 +448,13 @@ def check_an_evaluation_of_fewer_images_than_processes_is_that_of_one() -> None:
     torch.manual_seed(0)
     model = model_with(Gaussian(FEATURES, 5))
     images = Images(torch.randint(0, 256, (1, 1, 12, 12), dtype=torch.uint8), torch.tensor([3]), tuple("0123456789"))
-    found = gathered(evaluate(model, images, Joint()))
+    found = all_gather(evaluate(model, images, Joint()))
     assert all(each == found[0] for each in found)
     assert found[0].keys() >= {"loss", "mse", "accuracy", "accuracy/3"}
 
 
 def summed(x: Tensor) -> Tensor:
-    return torch.stack(gathered(x)).sum(0)
+    return torch.stack(all_gather(x)).sum(0)
 
 
 def check_ends_of_groups() -> None:
@@ -466,7 +464,7 @@ def check_ends_of_groups() -> None:
     def work(end: BaseException | None) -> None:
         import torch.distributed.nn.functional as late  # has the group in its functions' defaults
 
-        module = wrapped(nn.Linear(3, 3))
+        module = data_parallel(nn.Linear(3, 3))
         output = module(torch.ones(2, 3))
         output.sum().backward()
         kept.extend((late, module, output, lambda group=dist.group.WORLD: group))

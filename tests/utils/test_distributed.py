@@ -181,15 +181,15 @@ def is_there(pid: int) -> bool:
 
 
 def test_a_launcher_that_has_ended_is_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
-    has_left, arrived = threading.Event(), []
+    is_over, arrived = threading.Event(), []
 
     def handle(number: int, frame: object) -> None:
         arrived.append(number)
-        has_left.set()
+        is_over.set()
 
     before = signal.signal(signal.SIGTERM, handle)
     try:
-        launch._watch(launcher=os.getppid() + 1, has_left=has_left)
+        launch._watch(launcher=os.getppid() + 1, is_over=is_over)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert arrived == [signal.SIGTERM]

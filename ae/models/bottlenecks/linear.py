@@ -118,7 +118,7 @@ class TopK(Dense):
         check_shape("features", features, self.in_shape)
         z = self.project(self._normalised(self.project_in(features.flatten(1))))
         code = Code.deterministic(z)
-        images_using = distributed.summed((z.detach() != 0).sum(0))
+        images_using = distributed.all_sum((z.detach() != 0).sum(0))
         code.stats["used"] = (images_using > 0).float().mean()
         return code
 
@@ -130,7 +130,7 @@ class TopK(Dense):
     def _normalised(self, dense: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
         """Each latent with mean 0 and variance 1 over the batch; one image has none: by the moving averages."""
         x = dense[:, :, None, None]
-        if distributed.whole(len(x)) < 2:
+        if distributed.global_count(len(x)) < 2:
             x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
         else:
             x = self.norm(x)

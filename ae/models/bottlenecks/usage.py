@@ -12,7 +12,7 @@ def code_usage(index: Int64[Tensor, "..."], codebook_size: int) -> dict[str, Ten
 
     `codes_used` is the fraction of the codebook that occurs. In several processes, both are of the global batch.
     """
-    count = distributed.summed(code_counts(index.flatten(), codebook_size))
+    count = distributed.all_sum(code_counts(index.flatten(), codebook_size))
     frequency = count / count.sum().clamp(min=1)
     return {"perplexity": torch.special.entr(frequency).sum().exp(), "codes_used": (count > 0).float().mean()}
 

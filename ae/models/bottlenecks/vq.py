@@ -112,12 +112,12 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _initialize(self, vectors: Float[Tensor, "n c"]) -> None:
         """Initialise the codebook by k-means++ on the first batch; `initialized` is read once a process."""
-        if self._is_initialized or not distributed.whole(len(vectors)):
+        if self._is_initialized or not distributed.global_count(len(vectors)):
             return
         self._is_initialized = True
         if not bool(self.initialized):
             start = _kmeans_plus_plus(vectors, self.codebook_size) if len(vectors) else self.codebook
-            self.codebook.copy_(distributed.from_first(start))  # from the first process that has vectors
+            self.codebook.copy_(distributed.broadcast(start))  # from the first process that has vectors
             self.ema_embed_sum.copy_(self.codebook / self.codebook_size)
             self.initialized.fill_(True)
 
@@ -125,8 +125,8 @@ class VectorQuantizer(nn.Module):
     def _update_codebook(self, vectors: Float[Tensor, "n c"], index: Int64[Tensor, " n"]) -> None:
         """Update the moving averages of cluster sizes and sums, the codebook as their quotient, and dead codes."""
         size = self.codebook_size
-        count = distributed.summed(code_counts(index, size))
-        total = distributed.summed(torch.zeros_like(self.ema_embed_sum).index_add_(0, index, vectors))
+        count = distributed.all_sum(code_counts(index, size))
+        total = distributed.all_sum(torch.zeros_like(self.ema_embed_sum).index_add_(0, index, vectors))
         positions = count.sum().clamp(min=1)
         self.ema_cluster_size.lerp_(count / positions, 1 - self.decay)
         self.ema_embed_sum.lerp_(total / positions, 1 - self.decay)
@@ -142,7 +142,7 @@ class VectorQuantizer(nn.Module):
         """Random vectors of the batch, as many as there are codes; the same in all processes."""
         pick = torch.randint(max(len(vectors), 1), (self.codebook_size,), device=vectors.device)
         chosen = vectors[pick] if len(vectors) else self.codebook
-        return distributed.from_first(chosen)
+        return distributed.broadcast(chosen)
 
 
 def _kmeans_plus_plus(vectors: Float[Tensor, "n c"], count: int) -> Float[Tensor, "count c"]:
