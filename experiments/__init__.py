@@ -1,3 +1,3 @@
-"""Experiments: each file one, run from the repository's root with `python -m experiments.NAME`."""
+"""Experiments, a file each; run from the repository's root by `python -m experiments.NAME`."""
 
-import ae.utils.signals  # noqa: F401  # Ctrl-C while the libraries are imported ends in one line
+import ae.utils.signals  # noqa: F401  # Ctrl-C during imports ends in one line

@@ -1,4 +1,4 @@
-"""The CNN alone, by the classic recipe.   python -m experiments.classify"""
+"""CNN classifier alone, by the classic recipe.   python -m experiments.classify"""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ae.utils.validation import Positive, Settings
 
 @dataclass(frozen=True)
 class Model(Settings):
-    """A convolutional encoder with a classifier on its features."""
+    """Convolutional encoder with a classifier on its features."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages
     norm: bool = False  # batch norm in every stage
@@ -20,7 +20,7 @@ class Model(Settings):
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Classification alone."""
+    """Configuration of classification alone."""
 
     data: Data = Data("mnist")
     model: Model = Model()
@@ -30,7 +30,7 @@ class Config(Settings):
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """The model for images and classes as in `data`."""
+    """Build the model for the image shape and classes of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
     head = Classifier(encoder.feature_shape(height, width), data.class_count, model.hidden)

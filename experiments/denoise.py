@@ -1,12 +1,12 @@
-"""A denoising autoencoder: from corrupted images back to the clean ones.   python -m experiments.denoise
+"""Denoising autoencoder: clean images from corrupted images.   python -m experiments.denoise
 
-Noise on every pixel by default; --salt-and-pepper.fraction 0.3 sets some pixels to black or white, too.
+Gaussian noise on every pixel by default; --salt-and-pepper.fraction 0.3 also sets some pixels to black or white.
 
 | validation MSE a pixel, with `--recipe.epochs 2` | |
 |---|---|
-| of what the model restores | 0.0134 |
-| of what it is given | 0.1155 |
-| of the mean image | 0.0669 |
+| restored images | 0.0134 |
+| corrupted images | 0.1155 |
+| mean image | 0.0669 |
 """
 
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from experiments.reconstruct import Model, build
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Denoising."""
+    """Configuration of a denoising autoencoder."""
 
     data: Data = Data("mnist")
     model: Model = Model()
@@ -41,7 +41,7 @@ class Config(Settings):
 
 
 def main(config: Config) -> None:
-    """Train, test and report one run; how well it restores is measured on validation and test images."""
+    """Train, test and report one run; measure restoration on validation and test images."""
 
     def corruption(images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         return config.noise(config.salt_and_pepper(images)[0])
@@ -54,10 +54,10 @@ def main(config: Config) -> None:
         if data.validation is not None:
             results |= with_prefix("val", restoration(model, data.validation, corruption, mean_image(data.train)))
 
-        seen, title = (
+        shown, title = (
             (data.train, "training images") if data.validation is None else (data.validation, "validation images")
         )
-        draw = partial(reconstruction_picture, model, seen, title=title, corruption=corruption)
+        draw = partial(reconstruction_picture, model, shown, title=title, corruption=corruption)
 
         def measure(test: ImageSet) -> dict[str, float]:
             return restoration(model, test, corruption, mean_image(data.train))

@@ -1,14 +1,14 @@
-"""An importance-weighted autoencoder: a VAE with a tighter bound.   python -m experiments.iwae
+"""Importance-weighted autoencoder: a tighter bound than the ELBO.   python -m experiments.iwae
 
-Burda et al. 2016. The loss is the bound on -log p(x) with k codes an image, in nats; --objective.samples is k.
+Burda et al. 2016. The loss is the bound on -log p(x) with k codes per image, in nats; --objective.samples is k.
 
 | with `--model.widths 400 400 --recipe.epochs 150`, 55 minutes on one core | |
 |---|---|
-| test log-likelihood, 968,816 parameters, 1,000 samples for each of all images | -86.63 nats |
-| Fréchet classifier distance of samples of the prior; of the mixture; of test digits | 58.1; 16.8; 1.1 |
+| test log-likelihood, 968,816 parameters, 1,000 samples for each test image | -86.63 nats |
+| Fréchet classifier distance: samples of the prior; of the mixture; test digits | 58.1; 16.8; 1.1 |
 
 (`--generation.likelihood-samples 1000 --generation.likelihood-images 10000`; after 70 epochs -87.36 nats. Classifier
-b587c7803d36, which has 96.3 % right of the test digits in black and white.)
+b587c7803d36, of 96.3 % accuracy on binarised test digits.)
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from experiments.vae import Model, build
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """An importance-weighted autoencoder."""
+    """Configuration of an importance-weighted autoencoder."""
 
     data: Data = Data("mnist", binarise=True)
     model: Model = Model()

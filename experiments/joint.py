@@ -27,17 +27,17 @@ from ae.utils.validation import Positive, Settings
 
 @dataclass(frozen=True)
 class Model(Settings):
-    """A convolutional encoder and its mirror image, with a classifier on the code."""
+    """Convolutional encoder, mirrored decoder, and a classifier on the code."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    latent: Positive[int] | None = None  # size of a latent vector between both; none: the features are the code
+    latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
     norm: bool = False  # batch norm in every stage
     hidden: Positive[int] = 128  # width of the classifier's hidden layer
 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Joint reconstruction and classification."""
+    """Configuration of joint reconstruction and classification."""
 
     data: Data = Data("mnist", augment=Augment(shift=1))
     model: Model = Model()
@@ -48,7 +48,7 @@ class Config(Settings):
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """The model for images and classes as in `data`."""
+    """Build the model for the image shape and classes of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
     decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)

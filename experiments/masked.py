@@ -1,10 +1,10 @@
-"""A masked autoencoder: patches are hidden, and the loss is on what is hidden.   python -m experiments.masked
+"""Masked autoencoder: patches are masked, and the loss is on masked pixels.   python -m experiments.masked
 
-| validation MSE of the hidden pixels, with `--recipe.epochs 3` | |
+| validation MSE of the masked pixels, with `--recipe.epochs 3` | |
 |---|---|
-| of what the model fills in | 0.0213 |
-| of the mean image | 0.0672 |
-| of black, which the model is shown | 0.1121 |
+| reconstruction | 0.0213 |
+| mean image | 0.0672 |
+| black, the model's input | 0.1121 |
 """
 
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ from experiments.reconstruct import Model, build
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Hidden patches."""
+    """Configuration of a masked autoencoder."""
 
     data: Data = Data("mnist")
-    model: Model = Model(channels=(32, 64, 128), latent=128)  # what is hidden is told from what is far away
+    model: Model = Model(channels=(32, 64, 128), latent=128)  # a masked patch depends on distant pixels
     mask: PatchMask = PatchMask(patch=4, fraction=0.5)
     objective: Joint = Joint(classification=0.0)
     recipe: Recipe = Recipe(epochs=5, batch_size=128, optimizer="adamw", lr=0.003)
@@ -36,7 +36,7 @@ class Config(Settings):
 
 
 def main(config: Config) -> None:
-    """Train, test and report one run; how well it fills in is measured on validation and test images."""
+    """Train, test and report one run; measure masked pixels on validation and test images."""
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
@@ -45,10 +45,10 @@ def main(config: Config) -> None:
         if data.validation is not None:
             results |= with_prefix("val", restoration(model, data.validation, config.mask, mean_image(data.train)))
 
-        seen, title = (
+        shown, title = (
             (data.train, "training images") if data.validation is None else (data.validation, "validation images")
         )
-        draw = partial(reconstruction_picture, model, seen, title=title, corruption=config.mask)
+        draw = partial(reconstruction_picture, model, shown, title=title, corruption=config.mask)
 
         def measure(test: ImageSet) -> dict[str, float]:
             return restoration(model, test, config.mask, mean_image(data.train))

@@ -1,4 +1,4 @@
-"""Reconstruction alone: encoder and decoder, no labels.   python -m experiments.reconstruct"""
+"""Reconstruction alone: encoder and decoder, without labels.   python -m experiments.reconstruct"""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from ae.utils.validation import Positive, Settings
 
 @dataclass(frozen=True)
 class Model(Settings):
-    """A convolutional encoder and its mirror image."""
+    """Convolutional encoder and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    latent: Positive[int] | None = None  # size of a latent vector between both; none: the features are the code
+    latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
     norm: bool = False  # batch norm in every stage
 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Reconstruction alone."""
+    """Configuration of reconstruction alone."""
 
     data: Data = Data("mnist")
     model: Model = Model()
@@ -30,7 +30,7 @@ class Config(Settings):
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """The model for images as in `data`."""
+    """Build the model for the image shape of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
     decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)

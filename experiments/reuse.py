@@ -1,6 +1,6 @@
-"""How fast a trained encoder is elsewhere: loaded, run by PyTorch, by onnxruntime.   python -m experiments.reuse RUN
+"""Speed of a trained encoder: loading, PyTorch and onnxruntime.   python -m experiments.reuse RUN
 
-PyTorch and onnxruntime take turns, on the same images and as many threads. Needs the extra `export`.
+PyTorch and onnxruntime alternate, on the same images and number of threads. Needs the extra `export`.
 """
 
 import tempfile
@@ -21,44 +21,44 @@ from ae.utils.validation import Positive, Settings
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Which run, and how much to measure."""
+    """Configuration: the run, and the size of the measurement."""
 
     run: Positional[Path]  # a run's folder, or a file of weights
-    rounds: Positive[int] = 20  # in each, both take their turn
-    batch_size: Positive[int] = 256  # images at a time
+    rounds: Positive[int] = 20  # each measures both once
+    batch_size: Positive[int] = 256  # images per call
 
 
 def main(config: Config) -> None:
-    """Measure, and print medians."""
+    """Measure and print medians."""
     loading = [timed(lambda: load(config.run)) for _ in range(config.rounds)]
     model = load(config.run)
     if model.image_shape is None:
-        raise InputError(f"{config.run} does not say what images it takes: it was written in format 1")
+        raise InputError(f"{config.run} does not state its image shape: it was written in format 1")
     images = torch.rand(config.batch_size, *model.image_shape)
     session, name = open_session(model, images)
-    expected = encoded(model, images)
-    (given,) = session.run(None, {name: images.numpy()})
-    difference = (torch.from_numpy(given) - expected).abs().max().item()
+    expected = encode(model, images)
+    (features,) = session.run(None, {name: images.numpy()})
+    difference = (torch.from_numpy(features) - expected).abs().max().item()
     eager, onnx = [], []
     for _ in range(config.rounds):
-        eager.append(timed(lambda: encoded(model, images)))
+        eager.append(timed(lambda: encode(model, images)))
         onnx.append(timed(lambda: session.run(None, {name: images.numpy()})))
-    ratios = [one / other for one, other in zip(eager, onnx, strict=True)]
-    print(f"{config.batch_size} images at a time, {torch.get_num_threads()} threads, medians of {config.rounds} rounds")
+    ratios = [seconds / onnx_seconds for seconds, onnx_seconds in zip(eager, onnx, strict=True)]
+    print(f"{config.batch_size} images per call, {torch.get_num_threads()} threads, medians of {config.rounds} rounds")
     print(f"load         {1000 * median(loading):8.1f} ms")
     print(f"PyTorch      {config.batch_size / median(eager):8,.0f} images/s")
     print(f"onnxruntime  {config.batch_size / median(onnx):8,.0f} images/s, {median(ratios):.2f} times PyTorch's")
     print(f"largest difference of a feature {difference:.1e}")
 
 
-def encoded(model: Autoencoder, images: torch.Tensor) -> torch.Tensor:
-    """The encoder's features."""
+def encode(model: Autoencoder, images: torch.Tensor) -> torch.Tensor:
+    """Compute the encoder's features."""
     with torch.no_grad(), unchecked_range():
         return model.encoder(images)
 
 
 def open_session(model: Autoencoder, images: torch.Tensor) -> tuple[Any, str]:
-    """The encoder in onnxruntime, for any number of images, and the name of its input."""
+    """Export the encoder to onnxruntime, with a dynamic batch size; return the session and its input's name."""
     import onnxruntime
 
     program = torch.export.export(model.encoder, (images[:2],), dynamic_shapes=({0: Dim("batch")},))
@@ -71,10 +71,10 @@ def open_session(model: Autoencoder, images: torch.Tensor) -> tuple[Any, str]:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
-    began = time.perf_counter()
+    """Measure the seconds of a call."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

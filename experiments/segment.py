@@ -1,8 +1,8 @@
-"""A trained encoder as the backbone of another task: which pixel is of which digit?   python -m experiments.segment RUN
+"""Segmentation of digits with a trained encoder as the backbone.   python -m experiments.segment RUN
 
-Three digits are placed in a picture of 56x56 pixels. A small pyramid on the encoder's stages says of each pixel what it
-is: the background, or a 0 to 9. Trained with the encoder frozen, or with --fine-tune together with it; without RUN,
-from nothing. Several seeds, one after the other, give mean and deviation.
+Three digits are placed in an image of 56x56 pixels. A small feature pyramid on the encoder's stages classifies each
+pixel: background, or a digit 0 to 9. The encoder is frozen, or trained too with --fine-tune; without RUN it is trained
+from random weights. Reports mean and standard deviation over seeds.
 """
 
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ SIDE, DIGITS, BACKGROUND = 56, 3, 10
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Which encoder, and how long to train."""
+    """Configuration: the encoder, and its training."""
 
-    run: Positional[Path | None] = None  # a run's folder or a file of weights (default: an untrained encoder)
+    run: Positional[Path | None] = None  # run's folder or file of weights (default: an untrained encoder)
     fine_tune: bool = False  # train the encoder too
     steps: Positive[int] = 1000  # of training
-    batch_size: Positive[int] = 32  # pictures a step
+    batch_size: Positive[int] = 32  # images per step
     lr: Positive[float] = 0.003  # learning rate of AdamW
-    tested: Positive[int] = 500  # pictures of test digits that it is tested on
-    seeds: tuple[int, ...] = (0, 1, 2)  # of the pyramid's weights and the pictures
+    tested: Positive[int] = 500  # number of test images
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the pyramid's weights and the images
 
 
 class Segmenter(nn.Module):
-    """A pyramid on an encoder's stages: from the coarsest level up to the image, adding what each stage has seen.
+    """Feature pyramid on an encoder's stages, with lateral connections from the coarsest level to the image.
 
-    It asks of the encoder what any backbone says of itself: `feature_info`, channels and stride of each stage, and
-    `features(images)`. Coarser levels are added, so that every pixel sees a whole digit (Lin et al. 2017, P6 and P7).
+    The encoder needs `feature_info`, channels and stride of each stage, and `features(images)`. `coarser` levels are
+    added, so that the receptive field covers a digit (Lin et al. 2017, P6 and P7).
     """
 
     def __init__(self, encoder: ConvEncoder, classes: int, width: int = 32, coarser: int = 2) -> None:
@@ -52,21 +52,21 @@ class Segmenter(nn.Module):
         self.logits = nn.Conv2d(width + encoder.in_channels, classes, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes h w"]:
-        """Images [b c h w] in [0, 1] -> each pixel's logits."""
+        """Images [b c h w] in [0, 1] -> logits of each pixel."""
         levels = self.encoder.features(images)
         for conv in self.coarser:
             levels.append(conv(levels[-1]).relu())
         x: Tensor | None = None
         for features, lateral, smooth in reversed(list(zip(levels, self.lateral, self.smooth, strict=True))):
-            seen = lateral(features)
-            x = seen if x is None else seen + F.interpolate(x, size=seen.shape[-2:])
+            level = lateral(features)
+            x = level if x is None else level + F.interpolate(x, size=level.shape[-2:])
             x = smooth(x).relu()
         assert x is not None
         return self.logits(torch.cat([F.interpolate(x, size=images.shape[-2:]), images], dim=1))
 
 
 def pictures(digits: ImageSet, count: int, key: int) -> tuple[Float[Tensor, "b 1 h w"], Int64[Tensor, "b h w"]]:
-    """Pictures with three digits each, and each pixel's class; which and where is a function of `key`."""
+    """Compose `count` images of three digits, and the class of each pixel; digits and places depend on `key` only."""
     random = generator("pictures", key)
     chosen = torch.randint(len(digits), (count, DIGITS), generator=random)
     corners = torch.randint(SIDE - 28 + 1, (count, DIGITS, 2), generator=random)
@@ -81,13 +81,13 @@ def pictures(digits: ImageSet, count: int, key: int) -> tuple[Float[Tensor, "b 1
 
 
 def mean_iou(predicted: Int64[Tensor, "b h w"], classes: Int64[Tensor, "b h w"]) -> float:
-    """Intersection over union, the mean over the classes."""
-    of = [(predicted == c, classes == c) for c in classes.unique()]
-    return torch.stack([(found & true).sum() / (found | true).sum() for found, true in of]).mean().item()
+    """Intersection over union, averaged over the classes present."""
+    masks = [(predicted == c, classes == c) for c in classes.unique()]
+    return torch.stack([(mask & true).sum() / (mask | true).sum() for mask, true in masks]).mean().item()
 
 
 def main(config: Config) -> None:
-    """Train a pyramid with each seed, and test it on the same pictures of test digits."""
+    """Train a pyramid with each seed, and test each on the same images of test digits."""
     data = Data("mnist").load()
     assert data.test is not None
     test = data.test()
@@ -100,11 +100,11 @@ def main(config: Config) -> None:
         scores.append(mean_iou(predicted, classes))
         print(f"seed {seed}  mean IoU {scores[-1]:.4f}", flush=True)
     deviation = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
-    print(f"mean IoU {fmean(scores):.4f}{deviation} on {config.tested} pictures of test digits")
+    print(f"mean IoU {fmean(scores):.4f}{deviation} on {config.tested} images of test digits")
 
 
 def train(config: Config, digits: ImageSet, seed: int) -> Segmenter:
-    """A pyramid on the encoder, trained as `config` says."""
+    """Train a pyramid on the encoder."""
     torch.manual_seed(derive("segment", seed))
     encoder = load(config.run).encoder if config.run else ConvEncoder()
     if not isinstance(encoder, ConvEncoder) or encoder.in_channels != 1:

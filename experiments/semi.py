@@ -1,14 +1,14 @@
-"""Few labels and many images: joint training, and a teacher for what has no label.   python -m experiments.semi
+"""Semi-supervised learning: few labels, and a teacher for unlabelled images.   python -m experiments.semi
 
-Of the training images 100 have a label, chosen by --data.seed. Switch what helps on and off: --objective.reconstruction
-20 adds reconstruction, --teaching.method mean-teacher replaces pseudo-labels (Sohn et al. 2020) by soft ones (Tarvainen
-& Valpola 2017), --teaching.weight 0 leaves the labels alone.
+100 training images have a label, chosen by --data.seed. For ablations: --objective.reconstruction 20 adds
+reconstruction, --teaching.method mean-teacher replaces pseudo-labels (Sohn et al. 2020) by soft targets (Tarvainen &
+Valpola 2017), and --teaching.weight 0 trains on the labels alone.
 
-| `--data.seed`: which labels | test error at 100 labels |
+| `--data.seed` of the labels | test error at 100 labels |
 |---|---|
 | 0 | 1.08 % |
 | 1 | 1.21 % |
-| 2, where no labelled seven has a bar, and an eighth of the sevens is lost | 2.56 % |
+| 2, in which no labelled seven has a bar: an eighth of the sevens is misclassified | 2.56 % |
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from experiments.joint import Model, build
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Few labels."""
+    """Configuration of semi-supervised learning."""
 
     data: Data = Data("mnist", labels=100, labelled_per_batch=32)
     model: Model = Model(norm=True)

@@ -1,11 +1,11 @@
-"""A sparse autoencoder: of many latents, a few for each image.   python -m experiments.sparse
+"""Sparse autoencoder: a top-k code.   python -m experiments.sparse
 
 Makhzani & Frey 2014.
 
 | with `--recipe.epochs 3` | |
 |---|---|
-| test MSE a pixel, 16 of 512 latents for each image | 0.0095 |
-| latents that some image of a batch uses | 99.8 % |
+| test MSE per pixel, with 16 of 512 latents per image | 0.0095 |
+| latents used by some image of a batch | 99.8 % |
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from ae.utils.validation import Positive, Settings
 
 @dataclass(frozen=True)
 class Model(Settings):
-    """A convolutional encoder and its mirror image, with a sparse code between them."""
+    """Convolutional encoder, top-k sparse code, and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] = 512  # size of the code
-    k: Positive[int] = 16  # of these, how many an image uses
+    k: Positive[int] = 16  # active latents per image
 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """A sparse code."""
+    """Configuration of a sparse autoencoder."""
 
     data: Data = Data("mnist")
     model: Model = Model()
@@ -38,7 +38,7 @@ class Config(Settings):
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """The model for images as in `data`."""
+    """Build the model for the image shape of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels)
     bottleneck = TopK(encoder.feature_shape(height, width), model.latent, model.k)

@@ -1,15 +1,15 @@
-"""A variational autoencoder; beta by a flag, --objective.beta 4.   python -m experiments.vae
+"""Variational autoencoder; --objective.beta 4 for a beta-VAE.   python -m experiments.vae
 
-Kingma & Welling 2014, Higgins et al. 2017. The loss is -ELBO in nats an image (for beta = 1), of pixels that are drawn
-black or white anew each time.
+Kingma & Welling 2014, Higgins et al. 2017. The loss is -ELBO in nats per image (for beta = 1), of pixels
+binarised anew in every batch.
 
 | with `--model.widths 400 400 --recipe.epochs 250`, 33 minutes on one core | |
 |---|---|
-| test log-likelihood, 968,816 parameters, 1,000 samples for each of all images | -87.21 nats |
-| Fréchet classifier distance of samples of the prior; of the mixture; of test digits | 66.0; 20.4; 1.1 |
+| test log-likelihood, 968,816 parameters, 1,000 samples for each test image | -87.21 nats |
+| Fréchet classifier distance: samples of the prior; of the mixture; test digits | 66.0; 20.4; 1.1 |
 
-(`--generation.likelihood-samples 1000 --generation.likelihood-images 10000`. Classifier b587c7803d36, which has 96.3 %
-right of the test digits in black and white.)
+(`--generation.likelihood-samples 1000 --generation.likelihood-images 10000`. Classifier b587c7803d36, of 96.3 %
+accuracy on binarised test digits.)
 """
 
 from dataclasses import dataclass, replace
@@ -38,10 +38,10 @@ from ae.utils.validation import Positive, Settings, check_unread
 
 @dataclass(frozen=True)
 class Model(Settings):
-    """An encoder and its mirror image, with a Gaussian code between them."""
+    """Encoder, Gaussian code, and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which take the place of the stages
+    widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which replace the stages
     latent: Positive[int] = 16  # size of the code
     norm: bool = True  # batch norm in every stage
 
@@ -53,7 +53,7 @@ class Model(Settings):
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """A variational autoencoder."""
+    """Configuration of a variational autoencoder."""
 
     data: Data = Data("mnist", binarise=True)
     model: Model = Model()
@@ -69,7 +69,7 @@ class Config(Settings):
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """The model for images as in `data`."""
+    """Build the model for the image shape of `data`."""
     channels, height, width = data.shape
     if model.widths:
         bottleneck = Gaussian(model.widths[-1:], model.latent)
@@ -88,7 +88,9 @@ def main(config: Config) -> None:
     model = build(config.model, data)
     with Run("vae", config.run, config) as run:
         results = fit(model, config.objective, data, config.recipe, run)
-        is_bernoulli = config.objective.likelihood == "bernoulli"  # others' densities do not compare with it
+        is_bernoulli = (
+            config.objective.likelihood == "bernoulli"
+        )  # other likelihoods are densities, not comparable with it
         generation = config.generation if is_bernoulli else replace(config.generation, likelihood_samples=0)
         generation.report(model, data, results, run)
 

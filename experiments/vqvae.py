@@ -1,13 +1,13 @@
-"""A VQ-VAE, and a prior over its codes, so that it can be sampled.   python -m experiments.vqvae
+"""VQ-VAE with a prior over its codes, for sampling.   python -m experiments.vqvae
 
-van den Oord et al. 2017. The prior, a gated PixelCNN, is trained on the codes of the training images when the
-autoencoder is done, and is in the run's folder as `prior.safetensors` (`ae.training.prior.load_prior`). A run that was
-cut off while its prior was trained, and is continued, trains it again from its start: it comes to the same prior.
+van den Oord et al. 2017. The prior, a gated PixelCNN, is trained on the codes of the training images after the
+autoencoder. `prior.safetensors` in the run's folder holds its weights (`ae.training.prior.load_prior`). A run resumed
+from an interruption of the prior's training restarts that training, and ends with the same prior.
 
 | with `--recipe.epochs 2 --prior-steps 600` | |
 |---|---|
-| codes used in a batch, of 128; perplexity of their use | 94 %; 80 |
-| test MSE a pixel | 0.0097 |
+| fraction of 128 codes used in a batch; perplexity | 94 %; 80 |
+| test MSE per pixel | 0.0097 |
 """
 
 from dataclasses import dataclass, replace
@@ -44,40 +44,40 @@ from ae.utils.validation import AtLeast0, Positive, Settings
 
 @dataclass(frozen=True)
 class Model(Settings):
-    """A convolutional encoder and its mirror image, with a codebook between them."""
+    """Convolutional encoder, codebook, and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
-    codebook_size: Positive[int] = 128  # vectors in the codebook
-    commitment: AtLeast0[float] = 0.25  # weight of the features' distance to their codes
+    codebook_size: Positive[int] = 128  # number of codes
+    commitment: AtLeast0[float] = 0.25  # weight of the commitment loss
 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """A VQ-VAE."""
+    """Configuration of a VQ-VAE."""
 
     data: Data = Data("mnist")
     model: Model = Model()
     objective: Joint = Joint(classification=0.0)
     recipe: Recipe = Recipe(epochs=4, batch_size=128, optimizer="adamw", lr=0.002)
-    prior_steps: Positive[int] = 1500  # of training of the prior
+    prior_steps: Positive[int] = 1500  # of the prior's training
     run: RunConfig = RunConfig()
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """The model for images as in `data`."""
+    """Build the model for the image shape of `data`."""
     channels = data.shape[0]
     bottleneck = VectorQuantizer(model.channels[-1], model.codebook_size, commitment=model.commitment)
     return Autoencoder(ConvEncoder(channels, model.channels), DeconvDecoder(channels, model.channels[::-1]), bottleneck)
 
 
 def indices_of(model: Autoencoder, images: Tensor) -> Tensor:
-    """The indices [b h w] of the images' codes."""
+    """Return the code indices [b h w] of images."""
     assert isinstance(model.bottleneck, VectorQuantizer)
     return model.bottleneck.indices(model.encoder(images))
 
 
-def drawn_from(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
-    """Codes from the prior."""
+def prior_sampler(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
+    """Return a function that draws codes from the prior."""
     assert isinstance(model.bottleneck, VectorQuantizer)
     assert isinstance(model.encoder, ConvEncoder)
     _, height, width = model.encoder.feature_shape(*data.shape[1:])
@@ -86,7 +86,7 @@ def drawn_from(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
 
 
 def main(config: Config) -> None:
-    """Train both, test and report one run; the prior's nats an image are those of validation and test images."""
+    """Train autoencoder and prior, test and report one run, with the prior's nats per validation and test image."""
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
@@ -101,12 +101,12 @@ def main(config: Config) -> None:
         if data.validation is not None:
             results |= with_prefix("val", {"prior/nats": nats(prior, indices, data.validation)})
         torch.manual_seed(derive("samples", config.recipe.seed))
-        draw = drawn_from(prior, model, data)
-        makes = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
-        grid = lambda: grid_picture(makes["prior"](80).unflatten(0, (8, 10)), "codes from the prior")  # noqa: E731
+        draw = prior_sampler(prior, model, data)
+        samplers = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
+        grid = lambda: grid_picture(samplers["prior"](80).unflatten(0, (8, 10)), "codes from the prior")  # noqa: E731
 
         def measure(test: ImageSet) -> dict[str, float | str]:
-            return {"prior/nats": nats(prior, indices, test), **sample_quality(makes, data, test)}
+            return {"prior/nats": nats(prior, indices, test), **sample_quality(samplers, data, test)}
 
         report(model, data, results, run, drawn({"samples-prior": grid}), measure)
 
