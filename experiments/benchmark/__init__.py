@@ -1,1 +1,1 @@
-"""How fast is it, and against what?   python -m experiments.benchmark"""
+"""Benchmark of speed, memory and time to accuracy.   python -m experiments.benchmark"""

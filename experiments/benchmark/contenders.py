@@ -1,4 +1,4 @@
-"""Who trains against whom: the loop that a user would write, ours, its step alone, other trainers, and the machine."""
+"""Contenders: the textbook loop, `fit`, a bare training step, and products of matrices as the machine's rate."""
 
 import gzip
 import tempfile
@@ -25,7 +25,7 @@ RECONSTRUCTION = Joint(reconstruction=20.0, classification=0.0)
 
 
 class Plain(nn.Module):
-    """The same networks as they are usually written: conv - ReLU - pool, and everything in one module."""
+    """The same networks as usually written: conv, ReLU, pool, in a single module."""
 
     def __init__(self, classify: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Plain(nn.Module):
 
 
 def textbook(folder: Path, pace: Pace, steps: int) -> None:
-    """torchvision's MNIST, normalised image by image, a DataLoader, SGD, and the loss read at every step."""
+    """Train with torchvision's MNIST, normalised per image, a DataLoader, SGD, and `loss.item()` in every step."""
     model = Plain(classify=True)
     pace(model.encoder)
     for _ in zip(range(steps), textbook_steps(model, folder), strict=False):
@@ -52,7 +52,7 @@ def textbook(folder: Path, pace: Pace, steps: int) -> None:
 
 
 def textbook_steps(model: Plain, folder: Path) -> Iterator[float]:
-    """Train, epoch after epoch; gives each step's loss."""
+    """Train without end; yield the loss of each step."""
     assert model.head is not None
     loader = DataLoader(torchvision_mnist(folder), batch_size=RECIPE.batch_size, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), RECIPE.lr, RECIPE.momentum)
@@ -68,7 +68,7 @@ def textbook_steps(model: Plain, folder: Path) -> Iterator[float]:
 
 
 def torchvision_mnist(folder: Path) -> Dataset[Any]:
-    """The training digits as torchvision reads them."""
+    """Open the training digits by torchvision."""
     from torchvision import datasets, transforms
 
     normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
@@ -76,7 +76,7 @@ def torchvision_mnist(folder: Path) -> Dataset[Any]:
 
 
 def unpack_mnist(folder: Path) -> None:
-    """The archives that come with the package, where and as torchvision looks for them."""
+    """Unpack the package's archives of MNIST to torchvision's layout."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for archive in MNIST.glob("*.gz"):
@@ -84,7 +84,7 @@ def unpack_mnist(folder: Path) -> None:
 
 
 def ours(objective: Joint, tracked: bool, pace: Pace, steps: int) -> None:
-    """`fit`; with `tracked`, in a run with all that it logs and saves, W&B too."""
+    """Train by `fit`; with `tracked`, in a run that logs and saves, with W&B offline."""
     data = Data("mnist", validation=0).load()
     model = build(data, objective)
     pace(model.encoder)
@@ -99,41 +99,41 @@ def ours(objective: Joint, tracked: bool, pace: Pace, steps: int) -> None:
 
 
 def build(data: Splits, objective: Joint) -> Autoencoder:
-    """The main job's model, without the head that an objective does not train."""
+    """Build the main job's model, without a head that the objective does not train."""
     model = joint.build(joint.Model(), data)
     return model if objective.classification else Autoencoder(model.encoder, model.decoder)
 
 
 def bare(pace: Pace, steps: int) -> None:
-    """The same model on a batch that stays: forward, backward and the optimiser's step, and nothing else."""
-    step, once = bare_step(JOINT)
+    """Train the same model on a fixed batch: forward, backward and the optimiser's step only."""
+    step, train_step = bare_step(JOINT)
     pace(step.model.encoder)
     with unchecked_range():
         for _ in range(steps):
-            once()
+            train_step()
 
 
 def bare_step(objective: Joint, batch_size: int = RECIPE.batch_size) -> tuple[Step, Callable[[], None]]:
-    """The module that is trained, and what trains it for a step."""
+    """Return the module, and a function that trains it for a step on a fixed batch."""
     data = Data("mnist").load()
     step = Step(build(data, objective), objective).to(memory_format=torch.channels_last)
     optimizer = replace(RECIPE, batch_size=batch_size).make_optimizer(list(step.parameters()))
     batch = data.train.batch(slice(batch_size))
 
-    def once() -> None:
+    def train_step() -> None:
         loss = step(batch, 0)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
 
-    return step, once
+    return step, train_step
 
 
-SIDE = 1024  # of the square matrices whose product is this machine's rate
+SIDE = 1024  # of the square matrices whose product measures the machine's rate
 
 
 def matrices(pace: Pace, steps: int) -> None:
-    """Products of square matrices, one a step."""
+    """Multiply square matrices, a product per step."""
     product = nn.Linear(SIDE, SIDE, bias=False)
     pace(product)
     matrix = torch.randn(SIDE, SIDE)
@@ -143,8 +143,8 @@ def matrices(pace: Pace, steps: int) -> None:
 
 
 def multiply_adds() -> float:
-    """The multiply-adds of the bare step, over those of one of these products."""
-    _, once = bare_step(JOINT)
+    """Return the multiply-adds of the bare step, divided by those of one matrix product."""
+    _, train_step = bare_step(JOINT)
     with unchecked_range(), FlopCounterMode(display=False) as counter:
-        once()
+        train_step()
     return counter.get_total_flops() / (2 * SIDE**3)

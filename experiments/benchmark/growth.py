@@ -1,4 +1,4 @@
-"""What `fit` costs as the data grow, the batch grows, and the images grow."""
+"""Scaling of `fit` with the size of the data set, the batch and the images."""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -16,37 +16,37 @@ from experiments.benchmark.start import peak_megabytes
 
 
 class Cost(NamedTuple):
-    """Of a training: images a second, and the process's peak memory beyond the data, in megabytes."""
+    """Images per second of training, and the process's peak memory without the data, in megabytes."""
 
     images_per_second: float
     megabytes: float
 
 
 def digits(count: int, side: int = 28) -> Images:
-    """So many digits of the training set, again and again, `side` pixels square."""
-    some = Data("mnist", validation=0, limit=min(count, 60_000)).load().train
-    assert isinstance(some, Images)
-    pixels = some.pixels
+    """Return `count` digits of the training set, repeated as needed, of `side` x `side` pixels."""
+    train_images = Data("mnist", validation=0, limit=min(count, 60_000)).load().train
+    assert isinstance(train_images, Images)
+    pixels = train_images.pixels
     if side != 28:
         pixels = F.interpolate(pixels.float(), size=(side, side), mode="bilinear").round().to(torch.uint8)
-    grown = torch.empty(count, 1, side, side, dtype=torch.uint8)
-    for part in grown.split(len(pixels)):
+    repeated = torch.empty(count, 1, side, side, dtype=torch.uint8)
+    for part in repeated.split(len(pixels)):
         part.copy_(pixels[: len(part)])
-    return Images(grown, some.labels.repeat(-(-count // len(some)))[:count], some.classes)
+    return Images(repeated, train_images.labels.repeat(-(-count // len(pixels)))[:count], train_images.classes)
 
 
 def train(images: int, batch_size: int, side: int, steps: int) -> Cost:
-    """The main job's model, trained for some steps."""
+    """Train the main job's model for `steps` steps."""
     data = Splits(digits(images, side))
     torch.manual_seed(0)
     model = joint.build(joint.Model(), data)
     results = fit(model, JOINT, data, replace(RECIPE, steps=steps, batch_size=batch_size, log_every=steps))
-    held = data.train.pixels.nbytes + data.train.labels.nbytes  # type: ignore[attr-defined]
-    return Cost(results["images_per_second"], peak_megabytes("self") - held / 1e6)
+    data_bytes = data.train.pixels.nbytes + data.train.labels.nbytes  # type: ignore[attr-defined]
+    return Cost(results["images_per_second"], peak_megabytes("self") - data_bytes / 1e6)
 
 
-def apart(images: int = 6400, batch_size: int = 64, side: int = 28, steps: int = 100) -> Cost:
-    """The same in a process of its own, so that its memory is its own too."""
+def in_new_process(images: int = 6400, batch_size: int = 64, side: int = 28, steps: int = 100) -> Cost:
+    """Train in a new process, so that its peak memory is measured alone."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(train, images, batch_size, side, steps).result()
 
@@ -54,16 +54,16 @@ def apart(images: int = 6400, batch_size: int = 64, side: int = 28, steps: int =
 def measure(
     sizes: Sequence[int], batches: Sequence[int], sides: Sequence[int], images: int
 ) -> dict[str, dict[int, Cost]]:
-    """Each in turn, on `images` images or that many of a larger set."""
+    """Measure each size in turn, each by training on `images` images."""
     steps = -(-images // RECIPE.batch_size)
-    found = {
-        "images": {size: apart(images=size, steps=steps) for size in sizes},
-        "batch": {size: apart(images, batch_size=size, steps=-(-images // size)) for size in batches},
-        "side": {side: apart(images, side=side, steps=steps) for side in sides},
+    results = {
+        "images": {size: in_new_process(images=size, steps=steps) for size in sizes},
+        "batch": {size: in_new_process(images, batch_size=size, steps=-(-images // size)) for size in batches},
+        "side": {side: in_new_process(images, side=side, steps=steps) for side in sides},
     }
-    for name, costs in found.items():
+    for name, costs in results.items():
         for value, cost in costs.items():
             print(
                 f"{name} {value:7,}: {cost.images_per_second:7,.0f} images/s, {cost.megabytes:5,.0f} MB beyond the data"
             )
-    return found
+    return results

@@ -1,4 +1,4 @@
-"""Other trainers, where they are installed, on the networks as they are usually written; reconstruction only."""
+"""Optional baselines, Pythae's and Lightning's trainers, on the networks as usually written; reconstruction only."""
 
 import importlib.util
 import tempfile
@@ -20,7 +20,7 @@ def installed(package: str) -> bool:
 
 
 def pythae(pace: Pace, steps: int) -> None:
-    """Pythae's autoencoder and trainer, as its README has it."""
+    """Train Pythae's autoencoder by its trainer, as in its README."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import AE, AEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -54,7 +54,7 @@ def pythae(pace: Pace, steps: int) -> None:
             output_dir=folder,
             per_device_train_batch_size=RECIPE.batch_size,
             num_epochs=-(-steps // (len(digits) // RECIPE.batch_size)),
-            learning_rate=RECIPE.lr / digits.pixels[0].numel(),  # its loss is the sum over the pixels
+            learning_rate=RECIPE.lr / digits.pixels[0].numel(),  # its loss is a sum over pixels
             optimizer_cls="SGD",
             optimizer_params={"momentum": RECIPE.momentum},
         )
@@ -62,7 +62,7 @@ def pythae(pace: Pace, steps: int) -> None:
 
 
 def lightning(pace: Pace, steps: int) -> None:
-    """Lightning's trainer over a DataLoader of tensors, without its logger, checkpoints and progress bar."""
+    """Train by Lightning with a DataLoader of tensors, without logger, checkpoints and progress bar."""
     from lightning import LightningModule, Trainer
 
     class Module(LightningModule):

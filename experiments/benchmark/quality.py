@@ -1,4 +1,4 @@
-"""How long until the model is good: seconds of training to an accuracy and an error, by the loop of a user and ours."""
+"""Training seconds to a target accuracy and MSE, by the textbook loop and by ours."""
 
 import time
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ MODEL = joint.Model(norm=True)
 
 
 @dataclass(frozen=True)
-class Reached:
-    """What a training came to; evaluations are not in its seconds."""
+class Quality:
+    """Test metrics of a training; its seconds are without evaluations."""
 
     seconds: float
     epochs: float
@@ -26,44 +26,44 @@ class Reached:
     mse: float
 
 
-def textbook(folder: Path, accuracy: float, mse: float, most_epochs: int, seed: int = 0) -> Reached:
-    """The loop of a user, until both are reached on the test set, which it looks at after each epoch."""
+def textbook(folder: Path, accuracy: float, mse: float, most_epochs: int, seed: int = 0) -> Quality:
+    """Train by the textbook loop until both targets are reached on the test set, evaluated after each epoch."""
     torch.manual_seed(seed)
     plain = Plain(classify=True)
     losses = textbook_steps(plain, folder)
     seconds = 0.0
     for epoch in count(1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in islice(losses, -(-60_000 // 64)):
             pass
-        seconds += time.perf_counter() - began
+        seconds += time.perf_counter() - start
         metrics = test(as_autoencoder(plain))
         if epoch == most_epochs or (metrics["accuracy"] >= accuracy and metrics["mse"] <= mse):
-            return Reached(seconds, epoch, metrics["accuracy"], metrics["mse"])
+            return Quality(seconds, epoch, metrics["accuracy"], metrics["mse"])
     raise AssertionError
 
 
 def as_autoencoder(plain: Plain) -> Autoencoder:
-    """Its weights in our modules: the networks are the same, in another order of ReLU and pool."""
+    """Copy the weights to our modules: the same networks, with ReLU and pool in the other order."""
     model = Autoencoder(ConvEncoder(), DeconvDecoder(), heads={"digit": Classifier((64, 7, 7))})
     model.load_state_dict(dict(zip(model.state_dict(), (*model.encoder.buffers(), *plain.parameters()), strict=True)))
     return model
 
 
-def ours(seed: int) -> Reached:
-    """Our loop with a recipe for speed, chosen on the validation images; the test set is looked at once, at the end."""
+def ours(seed: int) -> Quality:
+    """Train by `fit` with a recipe chosen on the validation images; the test set is read once, at the end."""
     data = Data("mnist", validation=0).load()
     torch.manual_seed(seed)
     model = joint.build(MODEL, data)
-    began = time.perf_counter()
+    start = time.perf_counter()
     fit(model, OBJECTIVE, data, replace(FAST, seed=seed))
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     metrics = test(model)
-    return Reached(seconds, FAST.epochs, metrics["accuracy"], metrics["mse"])
+    return Quality(seconds, FAST.epochs, metrics["accuracy"], metrics["mse"])
 
 
 def test(model: Autoencoder) -> dict[str, float]:
-    """The metrics on the test set."""
+    """Evaluate on the test set."""
     splits = Data("mnist").load()
     assert splits.test is not None
     images = splits.test()

@@ -1,4 +1,4 @@
-"""How long until the main job's first step is done, from the start of the process, and how much memory it takes."""
+"""Seconds from the start of the main job's process to its first step, and its peak memory."""
 
 import subprocess
 import sys
@@ -9,23 +9,23 @@ from typing import NamedTuple
 
 
 class Start(NamedTuple):
-    """Seconds to the first row, and the peak memory of the process in megabytes."""
+    """Seconds to the first logged row, and peak memory of the process in megabytes."""
 
     seconds: float
     megabytes: float
 
 
 def measure(*flags: str) -> Start:
-    """Start the main job for 20 steps, W&B offline, a row at each."""
+    """Run the main job for 20 steps, with W&B offline, logging each step."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         options = f"--run.dir {run} --run.wandb offline --recipe.steps 20 --recipe.log-every 1".split()
         command = [sys.executable, "-m", "experiments.joint", *options, *flags]
-        began = time.perf_counter()
+        start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not (run / "history.jsonl").exists() and process.poll() is None:
             time.sleep(0.01)
-        seconds, megabytes = time.perf_counter() - began, 0.0
+        seconds, megabytes = time.perf_counter() - start, 0.0
         while process.poll() is None:
             megabytes = peak_megabytes(process.pid) or megabytes
             time.sleep(0.02)
@@ -35,9 +35,9 @@ def measure(*flags: str) -> Start:
 
 
 def peak_megabytes(process: int | str) -> float:
-    """The most memory that a process has held so far; 0 where the system does not say, or the process has ended.
+    """Return the peak resident memory of a process; 0 where the system does not tell, or the process has ended.
 
-    Linux's own figure for the program that runs: what `resource` tells begins at that of the program that started it.
+    VmHWM of Linux counts from exec; `resource` starts from the peak of the parent process.
     """
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()

@@ -55,7 +55,7 @@ def early(pace: Pace, steps: int) -> None:
 def test_turns_are_taken_by_all_and_missed_by_none(capfd: pytest.CaptureFixture[str]) -> None:
     seconds = take_turns({"a": contenders.matrices, "b": contenders.matrices}, steps=2, rounds=3)
     assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
-    with pytest.raises(RuntimeError, match="ended before its time"):
+    with pytest.raises(RuntimeError, match="ended before its last turn"):
         take_turns({"early": early}, steps=4, rounds=3)
 
 
