@@ -1,4 +1,4 @@
-"""What is compared with what: the same networks, the same loss, the same work; and turns that are taken in turn."""
+"""Benchmark: contenders share networks, loss and work, and alternate in turns."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from experiments.benchmark.turns import Pace, take_turns
 from tests.helpers import ROOT
 
 
-def test_the_users_loop_has_our_networks_and_our_loss() -> None:
+def test_textbook_has_the_same_networks_and_loss() -> None:
     torch.manual_seed(0)
     plain, images, labels = contenders.Plain(classify=True), torch.rand(5, 1, 28, 28), torch.arange(5)
     assert plain.head is not None
@@ -26,7 +26,7 @@ def test_the_users_loop_has_our_networks_and_our_loss() -> None:
     torch.testing.assert_close(ours.total, theirs)
 
 
-def test_the_users_data_are_ours(tmp_path: Path) -> None:
+def test_torchvision_mnist_equals_our_data(tmp_path: Path) -> None:
     contenders.unpack_mnist(tmp_path)
     theirs, ours = contenders.torchvision_mnist(tmp_path), mnist().train
     for i in (0, 1, 59_999):
@@ -35,8 +35,8 @@ def test_the_users_data_are_ours(tmp_path: Path) -> None:
         assert label == ours.labels[i]
 
 
-def test_a_steps_work_is_counted() -> None:
-    """Multiply-adds, by hand: forward, and twice that backward, but for the gradient of the images."""
+def test_multiply_adds_equal_a_manual_count() -> None:
+    """Forward, and twice as many backward, except for the gradient of the images."""
     conv1, conv2 = 28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64
     deconv1, deconv2 = 7 * 7 * 9 * 64 * 32, 14 * 14 * 9 * 32
     head = 3136 * 128 + 128 * 10
@@ -52,21 +52,21 @@ def early(pace: Pace, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_turns_are_taken_by_all_and_missed_by_none(capfd: pytest.CaptureFixture[str]) -> None:
+def test_take_turns_measures_every_contender(capfd: pytest.CaptureFixture[str]) -> None:
     seconds = take_turns({"a": contenders.matrices, "b": contenders.matrices}, steps=2, rounds=3)
-    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+    assert {name: len(turns) for name, turns in seconds.items()} == {"a": 3, "b": 3}
     with pytest.raises(RuntimeError, match="ended before its last turn"):
         take_turns({"early": early}, steps=4, rounds=3)
 
 
 @pytest.mark.slow
-def test_everything_is_measured(
+def test_benchmark_writes_all_measurements(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that it starts
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for its child processes
     small = partial(benchmark.Config, rounds=2, steps=2, starts=1, sizes=(100, 200), batches=(64,), sides=(28,))
     benchmark.main(small(growth_images=128, evaluations=1, epochs=1, seeds=(0,), to=tmp_path / "benchmark.json"))
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     for part in ("textbook", "bare", "fraction of the limit", "evaluation", "first step", "images     100", "ours"):
-        assert part in said
+        assert part in out
     assert (tmp_path / "benchmark.json").exists()

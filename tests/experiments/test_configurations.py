@@ -1,4 +1,4 @@
-"""Configurations drawn at random: valid ones train, invalid ones are one line that names the field or the flag."""
+"""Random configurations: valid ones train; invalid ones raise one line that names field or flag."""
 
 import importlib
 import types
@@ -31,7 +31,7 @@ WORDS = ["", "x", "adamW", "1e-4", "nan", "-1", "None", "é", "a b", "--x"]
 
 
 def valid(hint: Any) -> st.SearchStrategy[Any]:
-    """Values that a field of this type takes, small ones."""
+    """Strategy of small valid values of a field's type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = [limit for limit in arguments[1:] if isinstance(limit, Range)]
@@ -61,22 +61,23 @@ CALLABLE = field_types(Recipe)["optimizer"].__args__[-1]
 
 
 def configurations(kind: Any) -> st.SearchStrategy[Any]:
-    """Configurations of which some fields are drawn; None where these do not go together."""
+    """Strategy of configurations with some random fields; incompatible combinations are filtered out."""
     drawn = {name: valid(hint) for name, hint in field_types(kind).items() if get_origin(hint) is not type(CALLABLE)}
     changes = st.lists(st.sampled_from(sorted(drawn)), max_size=3, unique=True).flatmap(
         lambda names: st.fixed_dictionaries({name: drawn[name] for name in names})
     )
-    return changes.map(lambda change: _made(kind, change)).filter(lambda made: made is not None)
+    return changes.map(lambda change: _construct(kind, change)).filter(lambda config: config is not None)
 
 
-def _made(kind: Any, change: dict[str, Any]) -> Any:
-    made: list[Any] = []
-    assert "\n" not in refusal(lambda: made.append(kind(**change)))
-    return made[0] if made else None
+def _construct(kind: Any, change: dict[str, Any]) -> Any:
+    """Construct a configuration; None where its fields are incompatible."""
+    configs: list[Any] = []
+    assert "\n" not in refusal(lambda: configs.append(kind(**change)))
+    return configs[0] if configs else None
 
 
 def refusal(work: Callable[[], Any]) -> str:
-    """The line with which `work` is refused; empty where it is not."""
+    """Return the error message of `work`; empty without an error."""
     try:
         work()
     except (InputError, DivergedError) as error:
@@ -85,7 +86,7 @@ def refusal(work: Callable[[], Any]) -> str:
 
 
 def wrong(hint: Any) -> st.SearchStrategy[Any]:
-    """Values that a field of this type does not take."""
+    """Strategy of invalid values of a field's type."""
     values: list[Any] = [*WORDS, None, True, 0, -1, 0.5, 2.0, float("nan"), float("inf"), -float("inf"), 1j, b"x"]
     values += [(), (0,), ("x",), [], {}, {"a": 1}, object(), int, np.array([1.5]), np.float64("nan"), torch.ones(2)]
     return st.sampled_from([value for value in values if _refuses(hint, value)] or [_NOTHING])
@@ -99,13 +100,13 @@ def _refuses(hint: Any, value: Any) -> bool:
 
 
 def all_fields(kind: Any) -> list[tuple[Any, str, Any]]:
-    """Every field below a configuration: the class that has it, its name and its type."""
-    found = []
+    """List every field of a configuration, nested ones too, as (class, name, type)."""
+    entries = []
     for name, hint in field_types(kind).items():
-        found.append((kind, name, hint))
+        entries.append((kind, name, hint))
         if isinstance(hint, type) and is_dataclass(hint):
-            found += all_fields(hint)
-    return found
+            entries += all_fields(hint)
+    return entries
 
 
 FIELDS = {(kind, name): hint for config in CONFIGS.values() for kind, name, hint in all_fields(config)}
@@ -125,14 +126,14 @@ def check_wrong_value(at: tuple[Any, str], value: Any) -> None:
 
 @FEW
 @given(WRONG)
-def test_settings_refuse_any_wrong_value(drawn: tuple[tuple[Any, str], Any]) -> None:
+def test_settings_refuse_invalid_values(drawn: tuple[tuple[Any, str], Any]) -> None:
     check_wrong_value(*drawn)
 
 
 @pytest.mark.slow
 @MANY
 @given(WRONG)
-def test_settings_refuse_any_wrong_value_many(drawn: tuple[tuple[Any, str], Any]) -> None:
+def test_settings_refuse_many_invalid_values(drawn: tuple[tuple[Any, str], Any]) -> None:
     check_wrong_value(*drawn)
 
 
@@ -140,7 +141,7 @@ BAD_WORDS = st.tuples(st.sampled_from(sorted(CONFIGS)), st.randoms(use_true_rand
 
 
 def check_bad_word(name: str, random: Any, word: str) -> None:
-    """A flag with any word: a configuration, or one line that names the flag."""
+    """Parse a flag with any word: the result is a configuration, or one line that names the flag."""
     config = CONFIGS[name]
     flag = random.choice(sorted(flag for flag, hint in flags(config).items() if hint is not None))
     needed = {"encode": ["run", "--to", "there"], "probe": ["run"], "sweep": ["file"]}.get(name, [])
@@ -151,28 +152,28 @@ def check_bad_word(name: str, random: Any, word: str) -> None:
 
 @FEW
 @given(BAD_WORDS)
-def test_command_line_names_the_flag_of_a_bad_word(drawn: tuple[str, Any, str]) -> None:
+def test_parse_names_the_flag_of_an_invalid_word(drawn: tuple[str, Any, str]) -> None:
     check_bad_word(*drawn)
 
 
 @pytest.mark.slow
 @settings(FEW, max_examples=400)  # a command line takes a fifth of a second
 @given(BAD_WORDS)
-def test_command_line_names_the_flag_of_a_bad_word_many(drawn: tuple[str, Any, str]) -> None:
+def test_parse_names_the_flag_of_many_invalid_words(drawn: tuple[str, Any, str]) -> None:
     check_bad_word(*drawn)
 
 
 def tiny() -> Splits:
-    """24 random images to train on, 8 to validate on."""
+    """Return 24 random training images and 8 validation images."""
     pixels = torch.randint(0, 256, (32, 1, 12, 12), dtype=torch.uint8, generator=generator("tiny"))
     images = Images(pixels, torch.arange(32) % 3, ("a", "b", "c"))
     return Splits(images.select(slice(24)), images.select(slice(24, 32)))
 
 
 def check_trains(config: joint.Config) -> None:
-    """A valid configuration comes back from its command line, and trains two steps or is refused in one line."""
+    """Round-trip a valid configuration by its command line; train two steps, or expect an error of one line."""
     root, folder = (None if path is None else path.absolute() for path in (config.data.root, config.run.dir))
-    run = replace(config.run, dir=folder, resume=None, fork=None)  # there is no run to begin with
+    run = replace(config.run, dir=folder, resume=None, fork=None)  # no run to resume or fork exists
     config = replace(config, data=replace(config.data, root=root), run=run)
     assert parse(joint.Config, to_args(joint.Config, to_json(config))) == config
     data = replace(tiny(), augment=config.data.augment, labelled_per_batch=config.data.labelled_per_batch)
@@ -187,12 +188,12 @@ def check_trains(config: joint.Config) -> None:
 
 @settings(FEW, max_examples=6)
 @given(configurations(joint.Config))
-def test_valid_configurations_train(config: joint.Config) -> None:
+def test_fit_trains_valid_configurations(config: joint.Config) -> None:
     check_trains(config)
 
 
 @pytest.mark.slow
 @MANY
 @given(configurations(joint.Config))
-def test_valid_configurations_train_many(config: joint.Config) -> None:
+def test_fit_trains_many_valid_configurations(config: joint.Config) -> None:
     check_trains(config)

@@ -1,4 +1,4 @@
-"""The prepared workspace: as a specification, and saved and loaded again."""
+"""W&B workspace: its specification, and a round trip through the server."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ def panels(spec: dict[str, object]) -> dict[str, list[dict[str, object]]]:
     return {section["name"]: section["panels"] for section in sections if section["panels"]}
 
 
-def test_the_specification_has_every_panel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_specification_has_every_panel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dashboard.main(dashboard.Config(entity="me", project="digits", json=tmp_path / "spec.json"))
     assert "spec.json" in capsys.readouterr().out
-    found = panels(json.loads((tmp_path / "spec.json").read_text()))
-    kinds = {name: [panel["viewType"] for panel in shown] for name, shown in found.items()}
+    sections = panels(json.loads((tmp_path / "spec.json").read_text()))
+    kinds = {name: [panel["viewType"] for panel in shown] for name, shown in sections.items()}
     assert kinds == {
         "Training": ["Run History Line Plot"] * 6,
         "Trade-offs": ["Scatter Plot"] * 2,
@@ -30,12 +30,12 @@ def test_the_specification_has_every_panel(tmp_path: Path, capsys: pytest.Captur
         "What differs": ["Run Comparer"],
         "Pictures": ["Media Browser"],
     }
-    curves = [panel["config"]["metrics"] for panel in found["Training"]]  # type: ignore[index]
+    curves = [panel["config"]["metrics"] for panel in sections["Training"]]  # type: ignore[index]
     assert curves[:3] == [["train/loss", "val/loss"], ["train/mse", "val/mse"], ["train/accuracy", "val/accuracy"]]
 
 
-def test_the_keys_are_those_that_runs_log(digits: Splits, tmp_path: Path) -> None:
-    """Every key in the workspace is in the summary or the history of a run of the main job."""
+def test_workspace_keys_are_logged(digits: Splits, tmp_path: Path) -> None:
+    """Every key of the workspace is in the summary or history of the main job."""
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
     logged = {key for row in history(tmp_path / "run") for key in row}
     assert {key for keys in dashboard.CURVES.values() for key in keys} <= logged
@@ -44,7 +44,7 @@ def test_the_keys_are_those_that_runs_log(digits: Splits, tmp_path: Path) -> Non
     assert set(dashboard.WEIGHTS) <= {field.name for field in fields(Joint)}
 
 
-def test_is_saved_and_loaded_again(server: WandbServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_workspace_is_saved_and_loaded(server: WandbServer, capsys: pytest.CaptureFixture[str]) -> None:
     from wandb_workspaces.workspaces import Workspace
 
     dashboard.main(dashboard.Config(project="digits", name="digits at a glance"))
@@ -55,12 +55,12 @@ def test_is_saved_and_loaded_again(server: WandbServer, capsys: pytest.CaptureFi
     assert panels(saved).keys() == panels(dashboard.specification(dashboard.build("tester", "digits", "x"))).keys()
 
 
-def test_without_an_account_it_says_what_to_do() -> None:
+def test_main_without_an_account_names_wandb_login() -> None:
     with pytest.raises(InputError, match=r"not logged in: run `wandb login`, or write the specification with --json"):
         dashboard.main(dashboard.Config())
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_without_the_extra_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[dashboard\]'"):
         dashboard.main(dashboard.Config())

@@ -1,4 +1,4 @@
-"""Every experiment runs, end to end, for a few steps."""
+"""Experiments, end to end, for a few steps."""
 
 import json
 import os
@@ -41,7 +41,7 @@ EXPERIMENTS = [joint, classify, reconstruct]
 
 
 def short(config: Any, folder: Path, wandb: Any = "disabled") -> Any:
-    """The experiment on 256 real digits for 4 steps, validated twice on 64 others."""
+    """Shorten an experiment to 4 steps on 256 digits, with two validations on 64 digits."""
     recipe = replace(config.recipe, steps=4, evaluate_every=2, log_every=1)
     data = replace(config.data, limit=256, validation=64)
     return replace(config, data=data, recipe=recipe, run=RunConfig(dir=folder, wandb=wandb))
@@ -60,7 +60,7 @@ def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_leaves_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_writes_a_complete_run(experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     experiment.main(short(experiment.Config(), folder))
     summary = json.loads((folder / "summary.json").read_text())
@@ -89,7 +89,7 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
 
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize(
-    ("experiment", "code_size", "logged", "told", "pictures"),
+    ("experiment", "code_size", "logged", "summarised", "pictures"),
     [
         (denoise, 3136, "mse", RESTORED, {"restorations"}),
         (masked, 128, "mse", RESTORED, {"restorations"}),
@@ -107,11 +107,11 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
         ),
     ],
 )
-def test_experiments_with_other_codes_and_losses(
+def test_main_logs_metrics_of_codes_and_losses(
     experiment: Any,
     code_size: int,
     logged: str,
-    told: set[str],
+    summarised: set[str],
     pictures: set[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -124,13 +124,13 @@ def test_experiments_with_other_codes_and_losses(
     experiment.main(config)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["code_size"] == code_size
-    assert told | {"test/mse", "val/mse"} <= set(summary)
+    assert summarised | {"test/mse", "val/mse"} <= set(summary)
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert f"train/{logged}" in rows[0]
     assert pictures <= {path.stem for path in (tmp_path / "run").glob("*.png")}
     shown = capsys.readouterr()
-    looked = f"{min(pictures)}.png" if len(pictures) == 1 else "reconstructions.png"
-    assert f"look {tmp_path / 'run' / looked}" in shown.out
+    picture = f"{min(pictures)}.png" if len(pictures) == 1 else "reconstructions.png"
+    assert f"look {tmp_path / 'run' / picture}" in shown.out
     load(tmp_path / "run")
     if experiment is vqvae:
         assert "step 2/2  epoch 1.00  prior  loss" in shown.err
@@ -138,7 +138,7 @@ def test_experiments_with_other_codes_and_losses(
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_generator_and_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gan_writes_samples_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = short(gan.Config(), tmp_path / "run")
     gan.main(config)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
@@ -163,7 +163,7 @@ def test_a_generator_and_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture
         (semi, {"teaching": TeacherConfig(weight=0.0)}, "cross_entropy"),
     ],
 )
-def test_experiments_with_few_labels(experiment: Any, changes: dict[str, Any], logged: str, tmp_path: Path) -> None:
+def test_main_trains_with_few_labels(experiment: Any, changes: dict[str, Any], logged: str, tmp_path: Path) -> None:
     config = replace(short(experiment.Config(), tmp_path / "run"), **changes)
     experiment.main(replace(config, data=replace(config.data, labels=20)))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
@@ -177,7 +177,9 @@ def test_experiments_with_few_labels(experiment: Any, changes: dict[str, Any], l
 
 @pytest.mark.parametrize(("channels", "latent"), [pytest.param((4,), None, marks=pytest.mark.slow), ((4, 6, 8), 16)])
 @pytest.mark.usefixtures("few_digits")
-def test_depth_and_latent_vectors(channels: tuple[int, ...], latent: int | None, tmp_path: Path) -> None:
+def test_joint_supports_depths_and_latent_vectors(
+    channels: tuple[int, ...], latent: int | None, tmp_path: Path
+) -> None:
     config = short(joint.Config(), tmp_path / "run")
     config = replace(config, model=joint.Model(channels=channels, latent=latent, norm=True))
     joint.main(config)
@@ -185,7 +187,7 @@ def test_depth_and_latent_vectors(channels: tuple[int, ...], latent: int | None,
     assert summary["code_size"] == (latent or 4 * 14 * 14)
 
 
-def test_few_labels_a_colour_folder_and_no_validation(tmp_path: Path) -> None:
+def test_joint_takes_a_colour_folder_with_few_labels_and_no_validation(tmp_path: Path) -> None:
     for c in ("cat", "dog"):
         (tmp_path / "pictures" / c).mkdir(parents=True)
         for i in range(40):
@@ -198,7 +200,7 @@ def test_few_labels_a_colour_folder_and_no_validation(tmp_path: Path) -> None:
     assert not (tmp_path / "run/best.safetensors").exists()
 
 
-def test_what_tracking_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tracking_cost_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     tracking_cost.main(tracking_cost.Config(steps=9, log_every=1, modes=("offline",)))
     first, offline = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("W&B")]
     assert first.startswith("9 steps, a row every 1")
@@ -206,8 +208,8 @@ def test_what_tracking_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 pairs" in offline
 
 
-def test_the_rows_that_it_compares() -> None:
-    """Tracked ones take 2 seconds in their log, others 1; and 4 and 3 from one to the next."""
+def test_tracking_cost_compares_pairs_of_rows() -> None:
+    """Logging a tracked row takes 2 seconds, an untracked row 1; the intervals are 4 and 3 seconds."""
     times, clock = [], 0.0
     for row in range(13):
         tracked = row % 4 in (0, 3)
@@ -216,7 +218,7 @@ def test_the_rows_that_it_compares() -> None:
     assert tracking_cost._compare(times, log_every=5) == ([4 / 3] * 4, 1 / 5)
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_command_line_trains_on_a_folder(tmp_path: Path) -> None:
     for i in range(160):
         picture = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -235,12 +237,12 @@ DIVERGED = "--recipe.lr 1e30 --data.limit 256 --recipe.momentum 0", 1, "became N
 
 
 @pytest.mark.parametrize(("args", "code", "complaint"), [BAD, DIVERGED])
-def test_a_process_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
+def test_process_exits_with_one_line_and_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
     result = run("experiments.joint", *args.split(), "--run.dir=here", "--run.wandb=disabled", cwd=tmp_path)
     assert result.returncode == code
     assert complaint in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-    assert (tmp_path / "here").exists() == (code == 1)  # with bad input nothing has been written
+    assert (tmp_path / "here").exists() == (code == 1)  # bad input writes nothing
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_a_process_ends_with_one_line_and_its_exit_code(tmp_path: Path, args: st
         ("--data.labels 9", "error: --data.labels must be at least the number of classes, 10, got 9"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_leaves_nothing(
+def test_cli_reports_bad_input_in_one_line_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: str, complaint: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["joint", *args.split(), "--run.dir=here", "--run.wandb=disabled"])
@@ -264,19 +266,19 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(
     assert not Path("here").exists()
 
 
-def test_importing_ae_is_light() -> None:
+def test_import_ae_loads_no_heavy_package() -> None:
     heavy = {"wandb", "tyro", "torchvision", "sklearn", "scipy", "torchmetrics", "PIL", "torch._dynamo", "sympy"}
     script = f"import ae, sys; print(sorted({heavy} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
-def test_iou_is_the_mean_over_classes() -> None:
+def test_mean_iou_averages_over_classes() -> None:
     classes, predicted = torch.tensor([[[0, 0], [1, 2]]]), torch.tensor([[[0, 1], [1, 1]]])
     assert segment.mean_iou(predicted, classes) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
 
 
-def test_pictures_to_segment_are_a_function_of_their_key(mnist: Splits) -> None:
+def test_segment_pictures_depend_on_their_key(mnist: Splits) -> None:
     images, classes = segment.pictures(held(mnist.train), 3, key=1)
     again, _ = segment.pictures(held(mnist.train), 3, key=1)
     assert torch.equal(images, again)
@@ -285,6 +287,6 @@ def test_pictures_to_segment_are_a_function_of_their_key(mnist: Splits) -> None:
 
 
 @pytest.mark.slow
-def test_what_streaming_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_streaming_prints_speeds(capsys: pytest.CaptureFixture[str]) -> None:
     streaming.main(streaming.Config(rounds=1, images=256, original=30, workers=1))
     assert "training, read" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Pages of documentation: snippets run, commands parse, links and files exist."""
+"""Documentation pages: snippets run, commands parse, links and files exist."""
 
 import importlib
 import re
@@ -35,7 +35,7 @@ SNIPPETS = [
 
 @pytest.fixture(scope="module")
 def runs(digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs that the pages name, of the main job and trained for an instant."""
+    """Folder of the runs that the pages name, of the main job with minimal training."""
     folder = tmp_path_factory.mktemp("pages")
     for name in ("mine", "other"):
         main_job(digits, folder / "runs" / name)
@@ -46,12 +46,12 @@ def runs(digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippets_run(snippet: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
-    monkeypatch.setitem(sys.modules, "page", types.ModuleType("page"))  # where dataclasses look for their types
+    monkeypatch.setitem(sys.modules, "page", types.ModuleType("page"))  # where dataclasses resolve their types
     exec(compile(snippet, "page", "exec"), sys.modules["page"].__dict__)
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_the_experiment_in_one_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_experiment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = [block for block in blocks("python", "experiments/README.md") if "def main(" in block]
     (tmp_path / "denoise.py").write_text(snippet)
     monkeypatch.syspath_prepend(tmp_path)
@@ -61,7 +61,7 @@ def test_the_experiment_in_one_file_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "run/summary.json").exists()
 
 
-def test_the_first_snippet_gives_the_shapes_that_it_says() -> None:
+def test_first_snippet_has_its_commented_shapes() -> None:
     names: dict[str, Any] = {}
     exec(blocks("python", README)[0], names)
     assert names["features"].shape == (8, 64, 7, 7)
@@ -70,20 +70,20 @@ def test_the_first_snippet_gives_the_shapes_that_it_says() -> None:
 
 
 def commands() -> list[str]:
-    found = [c for text in TEXTS.values() for c in re.findall(r"python -m experiments\.[a-z][^`#\n|&;]*", text)]
-    return [command for command in found if "--run.resume" not in command]  # its run is an example
+    matches = [c for text in TEXTS.values() for c in re.findall(r"python -m experiments\.[a-z][^`#\n|&;]*", text)]
+    return [command for command in matches if "--run.resume" not in command]  # the run is an example
 
 
 @pytest.mark.parametrize("command", commands())
-def test_commands_are_understood(command: str) -> None:
+def test_commands_parse(command: str) -> None:
     _, _, module, *args = shlex.split(command.replace("$s", "0"))
     experiment = importlib.import_module(module)
-    if not hasattr(experiment, "Config"):  # a folder
+    if not hasattr(experiment, "Config"):  # a package
         experiment = importlib.import_module(f"{module}.__main__")
     parse(experiment.Config, args)
 
 
-def test_the_tree_names_every_module_and_package() -> None:
+def test_tree_names_every_module_and_package() -> None:
     tree = TEXTS[README].split("## The tree")[1].split("```")[1]
     modules = {path.name for path in (ROOT / "ae").rglob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"\w+\.py", tree)) == modules
@@ -92,13 +92,13 @@ def test_the_tree_names_every_module_and_package() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page: str) -> None:
+def test_links_exist(page: str) -> None:
     prose = re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
     links = re.findall(r"\]\(([^)#]+)\)", prose)
     assert [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
-def test_every_page_is_linked_from_the_front_page() -> None:
+def test_front_page_links_every_page() -> None:
     assert set(re.findall(r"\]\(([\w/]+/README\.md)\)", TEXTS[README])) == set(PAGES) - {
         README,
         "tests/files/README.md",

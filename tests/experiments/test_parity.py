@@ -1,7 +1,4 @@
-"""The losses of another library, Pythae, where it is installed, on the same weights, images and noise.
-
-Where it scales differently the factor is stated.
-"""
+"""Losses equal Pythae's, an optional package, on the same weights, images and noise, up to stated factors."""
 
 from typing import Any
 
@@ -46,7 +43,7 @@ def theirs(name: str, **options: Any) -> Any:
 
 
 def encoded(model: Autoencoder, batch: Batch) -> dict[str, Any]:
-    """What their losses take, of our model, with the noise of seed 1."""
+    """Return the arguments of Pythae's losses from our model, with the noise of seed 1."""
     torch.manual_seed(1)
     code = model.encode(batch.images)
     assert code.posterior is not None
@@ -59,7 +56,7 @@ def encoded(model: Autoencoder, batch: Batch) -> dict[str, Any]:
     }
 
 
-def test_the_elbo(batch: Batch) -> None:
+def test_joint_equals_the_elbo_of_pythae(batch: Batch) -> None:
     model = make_model()
     loss, nll, rate = theirs("VAE", reconstruction_loss="bce").loss_function(**encoded(model, batch))
     torch.manual_seed(1)
@@ -69,7 +66,7 @@ def test_the_elbo(batch: Batch) -> None:
     torch.testing.assert_close(ours.terms["rate"], rate)
 
 
-def test_the_squared_error_is_theirs_times_2_over_the_number_of_pixels(batch: Batch) -> None:
+def test_joint_mse_is_pythaes_times_2_over_the_pixels(batch: Batch) -> None:
     model = make_model()
     _, half_sum, _ = theirs("VAE", reconstruction_loss="mse").loss_function(**encoded(model, batch))
     torch.manual_seed(1)
@@ -77,8 +74,8 @@ def test_the_squared_error_is_theirs_times_2_over_the_number_of_pixels(batch: Ba
     torch.testing.assert_close(ours.terms["mse"], 2 / PIXELS * half_sum)
 
 
-def test_iwae_has_the_gradient_of_theirs_which_has_another_value(batch: Batch) -> None:
-    """Theirs is the weighted mean of log-weights (Burda et al. 2016, equation 14), ours the bound (equation 8)."""
+def test_iwae_has_the_gradient_of_pythae(batch: Batch) -> None:
+    """Pythae returns the weighted mean of log-weights (Burda et al. 2016, equation 14), ours the bound (equation 8)."""
     model, samples = make_model(), 4
     torch.manual_seed(1)
     IWAE(samples)(model, batch, 0).total.backward()
@@ -101,7 +98,7 @@ def test_iwae_has_the_gradient_of_theirs_which_has_another_value(batch: Batch) -
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_beta_tc(batch: Batch) -> None:
+def test_beta_tc_equals_pythae(batch: Batch) -> None:
     model = make_model()
     peer = theirs("BetaTCVAE", reconstruction_loss="bce", alpha=1.0, beta=6.0, gamma=1.0, use_mss=False)
     loss, _, _ = peer.loss_function(**encoded(model, batch), dataset_size=100)
@@ -109,7 +106,7 @@ def test_beta_tc(batch: Batch) -> None:
     torch.testing.assert_close(BetaTC(images=100, beta=6.0, joint=NATS)(model, batch, 0).total, loss)
 
 
-def test_mmd_and_their_squared_error_is_a_sum_over_pixels(batch: Batch) -> None:
+def test_mmd_equals_pythae_with_squared_error_summed_over_pixels(batch: Batch) -> None:
     model = make_model(Dense)
     torch.manual_seed(1)
     ours = MMD(weight=3.0)(model, batch, 0)
@@ -123,7 +120,7 @@ def test_mmd_and_their_squared_error_is_a_sum_over_pixels(batch: Batch) -> None:
     torch.testing.assert_close(ours.terms["mse"], error / PIXELS)
 
 
-def test_a_quantiser_in_evaluation() -> None:
+def test_vector_quantizer_equals_pythae_in_evaluation() -> None:
     from pythae.models.vq_vae.vq_vae_utils import QuantizerEMA
 
     torch.manual_seed(0)
@@ -134,8 +131,8 @@ def test_a_quantiser_in_evaluation() -> None:
     config.embedding_dim = 4
     peer = QuantizerEMA(config).eval()
     peer.embeddings.data.copy_(ours.codebook.T if peer.embeddings.shape == (4, 7) else ours.codebook)
-    found = peer(rearrange(features, "b c h w -> b h w c"))
+    output = peer(rearrange(features, "b c h w -> b h w c"))
     code = ours(features)
-    torch.testing.assert_close(code.z, found.quantized_vector)
-    assert torch.equal(ours.indices(features), found.quantized_indices.squeeze(1))
-    torch.testing.assert_close(code.penalty.mean(), found.loss)
+    torch.testing.assert_close(code.z, output.quantized_vector)
+    assert torch.equal(ours.indices(features), output.quantized_indices.squeeze(1))
+    torch.testing.assert_close(code.penalty.mean(), output.loss)

@@ -1,6 +1,6 @@
-"""Helpers that tests share."""
+"""Helpers shared by tests."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The repository's folder."""
+"""Root of the repository."""

@@ -1,4 +1,4 @@
-"""Runs to compare, as a training would have left them, in no time."""
+"""Finished runs for comparisons, written without training."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def make_run(
     steps: int = 3,
     config: Any = None,
 ) -> Run:
-    """A finished run with these test metrics; without any, one that stopped before its test."""
+    """Write a finished run with these test metrics; without metrics, a run that stopped before its test."""
     config = config or Config(model=Model(latent=latent), recipe=Recipe(seed=seed))
     with Run("joint", RunConfig(dir=folder, wandb="disabled"), config) as run:
         log(run, range(1, steps + 1))

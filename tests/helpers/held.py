@@ -1,10 +1,10 @@
-"""For tests that look at the pixels of what `Data` loads."""
+"""Access to the pixels of an in-memory data set."""
 
 from ae import Images
 from ae.data import ImageSet
 
 
 def held(images: ImageSet | None) -> Images:
-    """These images, held in memory as they must be."""
+    """Narrow a data set to `Images`, which holds its pixels in memory."""
     assert isinstance(images, Images)
     return images

@@ -1,4 +1,4 @@
-"""An experiment that takes no time, to search over: it logs, saves and resumes as a training does."""
+"""Instant experiment for searches: it logs, saves and resumes as training does."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ae.cli import cli
 
 @dataclass(frozen=True)
 class Hill:
-    """Where the run stands; the ground is at x = 2."""
+    """Parameters of the run; the minimum is at x = 2."""
 
     x: float = 0.0
     sizes: tuple[int, ...] = (1,)
@@ -18,7 +18,7 @@ class Hill:
 
 @dataclass(frozen=True)
 class Config:
-    """A run of five validations."""
+    """Configuration of a run of five validations."""
 
     hill: Hill = Hill()
     seconds: float = 0.0  # between validations
@@ -26,7 +26,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Come down in five steps."""
+    """Descend in five steps."""
     with Run("hill", config.run, config) as run:
         state = run.load_state()
         done = state["step"] if state else 0

@@ -1,4 +1,4 @@
-"""Checks inside a group of processes: `torchrun --nproc-per-node N -m tests.helpers.in_processes`."""
+"""Checks inside a process group: `torchrun --nproc-per-node N -m tests.helpers.in_processes`."""
 
 import contextlib
 import copy
@@ -70,32 +70,32 @@ from ae.utils.shared_memory import once_per_machine
 from ae.utils.signals import Ending
 
 
-def check_the_parts_are_the_whole() -> None:
+def check_shards_partition_the_batch() -> None:
     for count in (0, 1, 5, 6):
-        whole = torch.arange(count)
-        assert torch.equal(torch.cat(all_gather(shard(whole))), whole)
+        x = torch.arange(count)
+        assert torch.equal(torch.cat(all_gather(shard(x))), x)
     assert len({rank_key("noise", 3) for _ in range(1)} | set(all_gather(rank_key("noise", 3)))) == world_size()
 
 
-def check_what_one_process_does_all_know() -> None:
+def check_collectives_share_results_and_errors() -> None:
     assert all_gather(rank()) == list(range(world_size()))
     assert from_main(lambda: rank()) == 0
 
     def fails() -> int:
         raise InputError("no such file")
 
-    for ask in (from_main, once_per_machine):
+    for call in (from_main, once_per_machine):
         with pytest.raises(InputError, match="no such file"):
-            ask(fails)
+            call(fails)
     assert agree(rank() == 1, step=10)
     assert not agree(rank() == 1, step=11)
-    done: list[int] = []
-    on_main(done.append)(rank())
-    assert sum(all_gather(len(done))) == 1
+    calls: list[int] = []
+    on_main(calls.append)(rank())
+    assert sum(all_gather(len(calls))) == 1
 
 
-def check_means_and_their_gradients_are_those_of_the_batch() -> None:
-    """Few labels, all with the same process; and none at all."""
+def check_masked_mean_and_its_gradient_are_global() -> None:
+    """Few labels, all in the same process, or none."""
     values = torch.arange(7.0)
     for labelled in (values > 1, values < 1, values < 0, torch.ones(7, dtype=torch.bool)):
         weight, mine = torch.tensor(2.0, requires_grad=True), shard(values)
@@ -103,36 +103,36 @@ def check_means_and_their_gradients_are_those_of_the_batch() -> None:
             mean = masked_mean(weight * mine, shard(labelled)) + masked_mean(weight * mine)
         mean.backward()
         assert weight.grad is not None
-        expected = masked_mean(values, labelled) + values.mean()  # outside of a batch: what one process would have
-        for found in (mean.detach() / 2, weight.grad):
-            torch.testing.assert_close(torch.stack(all_gather(found)).mean(), expected)
+        expected = masked_mean(values, labelled) + values.mean()  # outside of `global_batch`: as in one process
+        for local in (mean.detach() / 2, weight.grad):
+            torch.testing.assert_close(torch.stack(all_gather(local)).mean(), expected)
 
 
-def check_free_bits_are_those_of_the_batch() -> None:
-    """A latent's rate is above them in one process's part, and below in the batch."""
+def check_free_bits_are_global() -> None:
+    """A latent's rate exceeds the free bits in one shard, but not in the batch."""
     rates = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 5.0], [0.0, 6.0], [0.0, 0.0]])
     whole, mine = rates.clone().requires_grad_(), shard(rates).clone().requires_grad_()
     expected = free_bits(whole, 1.0)
     expected.backward()
     with global_batch(5):
-        found = free_bits(mine, 1.0)
-    found.backward()
-    torch.testing.assert_close(torch.stack(all_gather(found.detach())).mean(), expected.detach())
+        rate = free_bits(mine, 1.0)
+    rate.backward()
+    torch.testing.assert_close(torch.stack(all_gather(rate.detach())).mean(), expected.detach())
     assert mine.grad is not None
     assert whole.grad is not None
     torch.testing.assert_close(mine.grad / world_size(), shard(whole.grad))
 
 
 class NormAndAct(nn.BatchNorm2d):
-    """With a forward of its own, as timm's have."""
+    """Batch norm with a custom forward, as in timm."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.3, self.eps)
         return F.silu(y)
 
 
-class OfTorch(nn.BatchNorm2d):
-    """Calls the function below PyTorch's `F.batch_norm`."""
+class NativeBatchNorm(nn.BatchNorm2d):
+    """Batch norm by `torch.batch_norm`, below `F.batch_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         running = self.running_mean, self.running_var
@@ -152,7 +152,7 @@ NORMS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.BatchNorm3d(3), (2, 2, 2)),
     (nn.SyncBatchNorm(3), (4, 4)),
     (NormAndAct(3), (4, 4)),
-    (OfTorch(3), (4, 4)),
+    (NativeBatchNorm(3), (4, 4)),
     (nn.InstanceNorm1d(3), (4,)),
     (nn.InstanceNorm2d(3, affine=True, track_running_stats=True), (4, 4)),
     (nn.InstanceNorm2d(3, track_running_stats=True).eval(), (4, 4)),
@@ -160,8 +160,8 @@ NORMS: list[tuple[nn.Module, tuple[int, ...]]] = [
 ]
 
 
-def check_norms_are_those_of_the_batch() -> None:
-    """Output, gradients and running statistics, of several steps; of a batch of 2, three processes have parts of 1."""
+def check_norms_are_global() -> None:
+    """Outputs, gradients and running statistics of several steps; with a batch of 2, a third process has no image."""
     for norm, places in NORMS:
         for count in (2, 5):
             check_norm(norm, count, places)
@@ -170,7 +170,7 @@ def check_norms_are_those_of_the_batch() -> None:
 def check_norm(norm: nn.Module, count: int, places: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     many, one = copy.deepcopy(norm), copy.deepcopy(norm)
-    if isinstance(norm, nn.SyncBatchNorm):  # PyTorch's asks for CUDA
+    if isinstance(norm, nn.SyncBatchNorm):  # PyTorch's needs CUDA
         one = nn.BatchNorm2d(3)
     kind = next(one.parameters(), torch.empty(0)).dtype
     for _ in range(3):
@@ -194,8 +194,8 @@ def check_norm(norm: nn.Module, count: int, places: tuple[int, ...]) -> None:
             torch.testing.assert_close(summed(ours.grad), theirs.grad, atol=1e-3, rtol=1e-3)
 
 
-def check_norms_of_lower_precision_have_exact_statistics() -> None:
-    """In bfloat16 a mean of 300 would be off by 1."""
+def check_norms_in_bfloat16_have_float32_statistics() -> None:
+    """A mean of 300 in bfloat16 has an error of 1."""
     x = (300 + torch.randn(6, 3, 8, 8)).to(torch.bfloat16)
     norm = nn.BatchNorm2d(3, momentum=1.0)
     with global_batch(6), torch.autocast("cpu", torch.bfloat16):
@@ -219,7 +219,7 @@ def check_norms_have_second_derivatives() -> None:
         torch.testing.assert_close(slope(shard(x)), shard(expected), atol=1e-3, rtol=1e-3)
 
 
-def check_norms_are_those_of_the_batch_where_activations_are_recomputed() -> None:
+def check_norms_are_global_under_checkpointing() -> None:
     torch.manual_seed(0)
     x, norm = torch.randn(5, 3, 2, 2), nn.BatchNorm2d(3)
     mine = shard(x).clone().requires_grad_()
@@ -229,12 +229,12 @@ def check_norms_are_those_of_the_batch_where_activations_are_recomputed() -> Non
     torch.testing.assert_close(again, plain)
 
 
-def check_one_value_a_channel_is_refused_by_all() -> None:
+def check_norms_refuse_one_value_per_channel() -> None:
     with global_batch(1), pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         nn.BatchNorm1d(3)(torch.randn(int(is_main()), 3))
 
 
-def check_modules_that_cannot_be_trained_together_are_refused() -> None:
+def check_data_parallel_refuses_lazy_and_scripted_modules() -> None:
     with pytest.raises(InputError, match=r"1 \(LazyBatchNorm2d\) has no size before its first batch"):
         data_parallel(nn.Sequential(nn.Conv2d(1, 2, 1), nn.LazyBatchNorm2d()))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
@@ -244,7 +244,7 @@ def check_modules_that_cannot_be_trained_together_are_refused() -> None:
 
 
 class Counting(nn.Module):
-    """Keeps statistics of a kind that nobody else knows of."""
+    """Module with a custom running statistic."""
 
     largest: Tensor
 
@@ -258,19 +258,19 @@ class Counting(nn.Module):
         return self.scale * x
 
 
-def check_buffers_that_come_apart_are_told_and_shared() -> None:
-    inner, told = Counting(), io.StringIO()
+def check_share_buffers_reports_and_broadcasts() -> None:
+    inner, stderr = Counting(), io.StringIO()
     module = data_parallel(inner)
     module(torch.tensor([1.0 + rank()]))
     for _ in range(2):
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(stderr):
             share_buffers(module)
     assert inner.largest == 1
-    wanted = "module.largest differs between processes: each updates it by its shard; rank 0's is kept\n"
-    assert told.getvalue() == (wanted if is_main() else "")
+    expected = "module.largest differs between processes: each updates it by its shard; rank 0's is kept\n"
+    assert stderr.getvalue() == (expected if is_main() else "")
 
 
-def check_images_are_in_memory_once() -> None:
+def check_once_per_machine_shares_memory() -> None:
     data = Data("mnist", limit=100, validation=7).load()
     assert isinstance(data.train, Images)
     assert data.test is not None
@@ -285,23 +285,23 @@ def check_images_are_in_memory_once() -> None:
     assert torch.equal(data.train.pixels[1:], before[1:])
 
 
-def check_an_evaluation_is_that_of_one_process() -> None:
+def check_evaluate_equals_one_process() -> None:
     torch.manual_seed(0)
     model = Autoencoder(ConvEncoder(1, (4, 8)), DeconvDecoder(1, (8, 4)), heads={"digit": Classifier((8, 7, 7))})
     data = Data("mnist", limit=100, validation=301).load()
     assert data.validation is not None
-    found = evaluate(model, data.validation, Joint(), batch_size=50)
+    metrics = evaluate(model, data.validation, Joint(), batch_size=50)
     dist.barrier()
-    expected = all_gather(found)[0]
-    assert found == expected
+    expected = all_gather(metrics)[0]
+    assert metrics == expected
     pixels, labels = data.validation.batch(slice(None)).images, data.validation.labels
     with torch.no_grad():
         output = model(pixels)
-    assert found["accuracy"] == pytest.approx((output.logits["digit"].argmax(1) == labels).double().mean().item())
-    assert found["mse"] == pytest.approx((output.reconstruction - pixels).square().mean().item(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx((output.logits["digit"].argmax(1) == labels).double().mean().item())
+    assert metrics["mse"] == pytest.approx((output.reconstruction - pixels).square().mean().item(), rel=1e-5)
 
 
-def check_a_codebook_follows_the_whole_batch() -> None:
+def check_codebook_updates_are_global() -> None:
     torch.manual_seed(0)
     one = VectorQuantizer(3, codebook_size=4, decay=0.5, dead_code_threshold=0.0)
     one.initialized.fill_(True)
@@ -315,7 +315,7 @@ def check_a_codebook_follows_the_whole_batch() -> None:
         torch.testing.assert_close(code.z, shard(expected.z))
         torch.testing.assert_close(code.stats["perplexity"], expected.stats["perplexity"])
         torch.testing.assert_close(many.codebook, one.codebook)
-    torch.manual_seed(rank())  # each starts and revives codes by chance, and by images of its own
+    torch.manual_seed(rank())  # initialisation and re-initialisation of codes depend on random streams and shards
     many = VectorQuantizer(3, codebook_size=8, dead_code_threshold=0.9)
     for _ in range(5):
         with global_batch(6):
@@ -324,9 +324,9 @@ def check_a_codebook_follows_the_whole_batch() -> None:
         assert all(torch.equal(book, books[0]) for book in books)
 
 
-def check_objectives_average_to_that_of_the_batch() -> None:
-    """Where nothing is drawn: labels of half of the images, all with the first process; a teacher for the others."""
-    still = TeacherConfig(align=5, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0), confidence=0.0)
+def check_objectives_average_to_the_global_loss() -> None:
+    """Deterministic objectives; the labelled images are in the first process, and a teacher serves the others."""
+    deterministic = TeacherConfig(align=5, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0), confidence=0.0)
     torch.manual_seed(0)
     images, labels = torch.rand(7, 1, 12, 12), torch.tensor([3, 1, 2, -1, -1, -1, -1])
     whole, mine = Batch(images, labels), Batch(shard(images), shard(labels))
@@ -336,15 +336,15 @@ def check_objectives_average_to_that_of_the_batch() -> None:
     for make in (
         lambda: Joint(),
         lambda: UncertaintyWeighting(Joint()),
-        lambda: Consistency(model, 10, Joint(), still),
-        lambda: Consistency(model, 10, Joint(), replace(still, method="mean-teacher")),
+        lambda: Consistency(model, 10, Joint(), deterministic),
+        lambda: Consistency(model, 10, Joint(), replace(deterministic, method="mean-teacher")),
     ):
         alone, together = make(), make()
         for step in range(2):
             expected = alone(model, whole, step)
             with global_batch(7):
-                found = together(model, mine, step)
-            total = torch.stack(all_gather(found.total.detach())).mean()
+                loss = together(model, mine, step)
+            total = torch.stack(all_gather(loss.total.detach())).mean()
             torch.testing.assert_close(total, expected.total.detach())
         if isinstance(alone, Consistency):
             assert isinstance(together, Consistency)
@@ -384,8 +384,8 @@ def model_with(bottleneck: nn.Module) -> Autoencoder:
     return Autoencoder(encoder, decoder, bottleneck, {"digit": Classifier(shape)})
 
 
-def check_a_batch_of_one_image_is_trained_on_as_by_one_process() -> None:
-    """The first process has it, and draws what a single one would; the parts of the others are empty."""
+def check_step_on_one_image_equals_one_process() -> None:
+    """The first process has the image and the noise of a single process; the shards of the others are empty."""
     for bottleneck in BOTTLENECKS:
         check_batch_of_one(bottleneck, lambda model: Joint())
     for objective in OBJECTIVES:
@@ -408,12 +408,12 @@ def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[
         expected.total.backward()
         torch.manual_seed(step)
         with global_batch(1):
-            found = parallel(Batch(shard(batch.images), shard(batch.labels)), step)
-            found.total.backward()
-        total = torch.stack(all_gather(found.total.detach())).mean()
+            loss = parallel(Batch(shard(batch.images), shard(batch.labels)), step)
+            loss.total.backward()
+        total = torch.stack(all_gather(loss.total.detach())).mean()
         torch.testing.assert_close(total, expected.total.detach())
         for name in ("active_units", "used", "perplexity", "codes_used"):
-            assert found.terms.get(name) == expected.terms.get(name), name
+            assert loss.terms.get(name) == expected.terms.get(name), name
         for (name, ours), theirs in zip(together.named_parameters(), alone.parameters(), strict=True):
             if theirs.grad is not None and theirs.grad.any():
                 assert ours.grad is not None, name
@@ -422,52 +422,52 @@ def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
 
 
-def check_what_bottlenecks_tell_is_of_the_whole_batch() -> None:
+def check_bottleneck_stats_are_global() -> None:
     torch.manual_seed(0)
     features = torch.randn(7, *FEATURES)
     for make in (lambda: TopK(FEATURES, 5, 2), lambda: Gaussian(FEATURES, 5)):
         bottleneck = make()
         expected = bottleneck(features).stats
         with global_batch(7):
-            found = bottleneck(shard(features)).stats
-        assert found == expected
+            stats = bottleneck(shard(features)).stats
+        assert stats == expected
 
 
-def check_streamed_images_have_empty_parts_too() -> None:
+def check_streamed_batches_equal_held_ones_with_empty_shards() -> None:
     images = Images(torch.randint(0, 256, (61, 1, 4, 4), dtype=torch.uint8), torch.arange(61) % 3, ("a", "b", "c"))
     items = list(zip(images.pixels, images.labels.tolist(), strict=True))
     streamed = Streamed(items, images.labels, images.classes, images.shape, workers=0)
     for batch_size in (20, 60):  # the last batch has one image
         held = Batches(images, batch_size, seed=0).epoch(0)
-        for expected, found in zip(held, Batches(streamed, batch_size, seed=0).epoch(0), strict=True):
-            assert torch.equal(found.images, expected.images)
-            assert torch.equal(found.labels, expected.labels)
+        for expected, batch in zip(held, Batches(streamed, batch_size, seed=0).epoch(0), strict=True):
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.labels, expected.labels)
 
 
-def check_an_evaluation_of_fewer_images_than_processes_is_that_of_one() -> None:
+def check_evaluate_takes_fewer_images_than_processes() -> None:
     torch.manual_seed(0)
     model = model_with(Gaussian(FEATURES, 5))
     images = Images(torch.randint(0, 256, (1, 1, 12, 12), dtype=torch.uint8), torch.tensor([3]), tuple("0123456789"))
-    found = all_gather(evaluate(model, images, Joint()))
-    assert all(each == found[0] for each in found)
-    assert found[0].keys() >= {"loss", "mse", "accuracy", "accuracy/3"}
+    metrics = all_gather(evaluate(model, images, Joint()))
+    assert all(each == metrics[0] for each in metrics)
+    assert metrics[0].keys() >= {"loss", "mse", "accuracy", "accuracy/3"}
 
 
 def summed(x: Tensor) -> Tensor:
     return torch.stack(all_gather(x)).sum(0)
 
 
-def check_ends_of_groups() -> None:
-    """However a group is left, and whoever keeps what: no thread and no group is left behind."""
-    kept: list[object] = []
+def check_launched_leaves_no_group() -> None:
+    """No group and no thread is left after any exception, and with any reference to modules or the group."""
+    references: list[object] = []
 
     def work(end: BaseException | None) -> None:
-        import torch.distributed.nn.functional as late  # has the group in its functions' defaults
+        import torch.distributed.nn.functional as late  # its functions have the group as default argument
 
         module = data_parallel(nn.Linear(3, 3))
         output = module(torch.ones(2, 3))
         output.sum().backward()
-        kept.extend((late, module, output, lambda group=dist.group.WORLD: group))
+        references.extend((late, module, output, lambda group=dist.group.WORLD: group))
         if end is not None:
             raise end
 
@@ -479,43 +479,43 @@ def check_ends_of_groups() -> None:
                 work(end)
         assert not dist.is_initialized()
         until = time.monotonic() + 5
-        while threads() and time.monotonic() < until:  # those that have ended are listed for a moment
+        while threads() and time.monotonic() < until:  # ended threads stay listed for a moment
             time.sleep(0.01)
         assert not threads(), (end, threads())
 
 
 def threads() -> list[str]:
-    """The names of the threads that this process has beside its main one and those of computations."""
+    """List the names of this process's threads, without the main thread and those of autograd."""
     others = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
     names = [(task / "comm").read_text().strip() for task in others]
     return [name for name in names if "autograd" not in name]
 
 
 CHECKS = [
-    check_the_parts_are_the_whole,
-    check_what_one_process_does_all_know,
-    check_means_and_their_gradients_are_those_of_the_batch,
-    check_free_bits_are_those_of_the_batch,
-    check_norms_are_those_of_the_batch,
-    check_norms_of_lower_precision_have_exact_statistics,
+    check_shards_partition_the_batch,
+    check_collectives_share_results_and_errors,
+    check_masked_mean_and_its_gradient_are_global,
+    check_free_bits_are_global,
+    check_norms_are_global,
+    check_norms_in_bfloat16_have_float32_statistics,
     check_norms_have_second_derivatives,
-    check_norms_are_those_of_the_batch_where_activations_are_recomputed,
-    check_one_value_a_channel_is_refused_by_all,
-    check_modules_that_cannot_be_trained_together_are_refused,
-    check_buffers_that_come_apart_are_told_and_shared,
-    check_images_are_in_memory_once,
-    check_an_evaluation_is_that_of_one_process,
-    check_a_codebook_follows_the_whole_batch,
-    check_objectives_average_to_that_of_the_batch,
-    check_a_batch_of_one_image_is_trained_on_as_by_one_process,
-    check_what_bottlenecks_tell_is_of_the_whole_batch,
-    check_streamed_images_have_empty_parts_too,
-    check_an_evaluation_of_fewer_images_than_processes_is_that_of_one,
+    check_norms_are_global_under_checkpointing,
+    check_norms_refuse_one_value_per_channel,
+    check_data_parallel_refuses_lazy_and_scripted_modules,
+    check_share_buffers_reports_and_broadcasts,
+    check_once_per_machine_shares_memory,
+    check_evaluate_equals_one_process,
+    check_codebook_updates_are_global,
+    check_objectives_average_to_the_global_loss,
+    check_step_on_one_image_equals_one_process,
+    check_bottleneck_stats_are_global,
+    check_streamed_batches_equal_held_ones_with_empty_shards,
+    check_evaluate_takes_fewer_images_than_processes,
 ]
 
 
 def wait_for_ever() -> None:
-    """As a training whose first process waits for one that has stopped; signals wait for its next state."""
+    """Wait in a barrier that never completes, with signals deferred, as training does for a stopped process."""
     with launched(), Ending().deferred():
         print(f"process {os.getpid()}", flush=True)
         if is_main():
@@ -531,6 +531,6 @@ if __name__ == "__main__":
         for check in CHECKS:
             check()
         is_first = is_main()
-    check_ends_of_groups()
+    check_launched_leaves_no_group()
     if is_first:
         print("all checks passed")

@@ -22,20 +22,20 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 
 
 def main() -> None:
-    """Run the job, and be killed."""
+    """Run the job until the kill."""
     moment, count = sys.argv[1], int(sys.argv[2])
     del sys.argv[1:3]
-    place, name = MOMENTS[moment]
-    function = getattr(place, name)
+    owner, name = MOMENTS[moment]
+    function = getattr(owner, name)
 
-    def killed(*args: Any, **kwargs: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal count
         count -= 1
         if count == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
 
-    setattr(place, name, killed)
+    setattr(owner, name, counted)
     cli(joint.main)
 
 

@@ -1,4 +1,4 @@
-"""Exact resume, checked for whatever can be trained."""
+"""Check of exact resume, for any model and objective."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ RECIPE = Recipe(steps=4, batch_size=24, optimizer="adamw", lr=0.003, schedule="c
 
 
 class Modules(nn.Module):
-    """All that is trained and saved."""
+    """Model and objective, as trained and saved."""
 
     def __init__(self, model: Autoencoder, objective: Objective) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Modules(nn.Module):
 
 
 def check_resume(make: Callable[[], tuple[Autoencoder, Objective]], data: Splits, folder: Path) -> None:
-    """What was trained for 2 steps and resumed for 2 more is, to the bit, what was trained for 4."""
+    """Compare, to the bit, the state after 2 steps and a resume of 2 more with the state after 4 steps."""
     states = []
     for stops in ((4,), (2, 4)):
         run_folder = folder / str(len(stops))

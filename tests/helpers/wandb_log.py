@@ -1,4 +1,4 @@
-"""Reads W&B's offline log: LevelDB's log format (7-byte record headers in blocks of 32 KiB) of protobuf records."""
+"""Reader of W&B's offline log: protobuf records in LevelDB's log format (7-byte headers, blocks of 32 KiB)."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ from typing import Any
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-protobuf: Any = wandb_internal_pb2  # its classes are made at run time
+protobuf: Any = wandb_internal_pb2  # its classes are created at run time
 
 _BLOCK, _HEADER = 32 * 1024, 7
 _FULL, _LAST = 1, 4
@@ -18,7 +18,7 @@ _FULL, _LAST = 1, 4
 
 @dataclass
 class Log:
-    """What one run wrote."""
+    """Records of a run."""
 
     project: str = ""
     name: str = ""
@@ -31,8 +31,8 @@ class Log:
 
 
 def read_log(folder: Path) -> Log:
-    """The log of the one offline run in a W&B folder `offline-run-...`."""
-    wandb.teardown()  # W&B's process may write the last records after a run's `finish`, at the latest at its end
+    """Read the log of the offline run in a W&B folder `offline-run-...`."""
+    wandb.teardown()  # W&B's process writes the last records at its end, after the run's `finish`
     (path,) = folder.glob("run-*.wandb")
     log = Log()
     for record in _records(path.read_bytes()):
@@ -58,13 +58,13 @@ def _records(data: bytes) -> Iterator[Any]:
     at, message = _HEADER, b""
     while True:
         left = _BLOCK - at % _BLOCK
-        if left < _HEADER:  # too little for a header: zeros to the block's end
+        if left < _HEADER:  # no space for a header: zeros up to the end of the block
             at += left
         if at + _HEADER > len(data):
             return
         _, size, kind = struct.unpack("<IHB", data[at : at + _HEADER])
         at += _HEADER
-        if kind == 0 or at + size > len(data):  # a tail that was not flushed
+        if kind == 0 or at + size > len(data):  # an unflushed tail
             return
         message += data[at : at + size]
         at += size
@@ -76,7 +76,7 @@ def _records(data: bytes) -> Iterator[Any]:
 
 
 def _items(update: Any) -> dict[str, Any]:
-    """The items as one dict; a nested key becomes nested dicts."""
+    """Merge items to a dict; nested keys become nested dicts."""
     values: dict[str, Any] = {}
     for item in update:
         *outer, key = item.nested_key or [item.key]

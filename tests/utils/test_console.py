@@ -1,4 +1,4 @@
-"""What is printed fails nothing."""
+"""Output never raises."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 
 
 class Broken(io.TextIOWrapper):
-    """A pipe that nobody reads any more."""
+    """Pipe whose reader has ended."""
 
     def __init__(self) -> None:
         super().__init__(io.BytesIO(), encoding="utf-8")
@@ -23,15 +23,15 @@ class Broken(io.TextIOWrapper):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_say_survives_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_say_ignores_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Broken())
     monkeypatch.setattr(sys, "stderr", Broken())
     say("a line")
     say("another", error=True)
-    print("what a library prints later")
+    print("later output of a library")
 
 
-def test_say_writes_what_an_encoding_lacks_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_say_escapes_unencodable_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     say("run  caf\u00e9/\udcc3")
@@ -42,19 +42,19 @@ def test_say_writes_what_an_encoding_lacks_as_an_escape(monkeypatch: pytest.Monk
 
 
 def _run(code: str, redirect: str) -> int:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "ae/utils")}  # the module by itself: torch is not needed
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "ae/utils")}  # the module alone, without torch
     line = f'{sys.executable} -c "{code}" {redirect}'
     return subprocess.run(["bash", "-o", "pipefail", "-c", line], env=environment, check=False).returncode
 
 
 @pytest.mark.parametrize("redirect", [">/dev/full", "| true", ">&- 2>&-", ">/dev/full 2>&1", "</dev/null >&-"])
-def test_a_process_that_cannot_print_ends_well(redirect: str, tmp_path: Path) -> None:
+def test_steady_and_say_exit_with_0_where_streams_fail(redirect: str, tmp_path: Path) -> None:
     code = "import console, sys; console.steady(); [print('line' * 99) for _ in range(999)]; sys.stderr.isatty()"
     assert _run(code, redirect) == 0
     assert _run("import console; [console.say('line' * 99) for _ in range(999)]", redirect) == 0
 
 
-def test_training_goes_on_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_ignores_a_closed_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)

@@ -1,4 +1,4 @@
-"""Several processes train as one does; started by torchrun, on the CPU."""
+"""Training in several processes equals training in one; by torchrun, on the CPU."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def torchrun(*arguments: object, processes: int = 2, **options: Any) -> "subproc
     )
 
 
-def ended(process: "subprocess.Popen[str]", code: int = 0, seconds: float = 120) -> tuple[str, str]:
+def wait_for_exit(process: "subprocess.Popen[str]", code: int = 0, seconds: float = 120) -> tuple[str, str]:
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -53,20 +53,20 @@ def ended(process: "subprocess.Popen[str]", code: int = 0, seconds: float = 120)
 
 
 def train(folder: Path, *flags: str, processes: int = 1) -> None:
-    """The main job with a narrow model: in several processes, or in this one."""
+    """Train the main job with a narrow model, in this process or in several."""
     arguments = [*SMALL, "--run.dir", str(folder), *flags]
     if processes == 1:
         joint.main(parse(joint.Config, arguments))
     else:
-        ended(torchrun("experiments.joint", *arguments, processes=processes))
+        wait_for_exit(torchrun("experiments.joint", *arguments, processes=processes))
 
 
 def check_same(one: Path, many: Path) -> None:
-    """Weights and all logged values but times, within the tolerance of float32 sums in another order."""
-    expected, found = load_file(one / "model.safetensors"), load_file(many / "model.safetensors")
-    assert expected.keys() == found.keys()
+    """Compare weights and logged values, except times, within the tolerance of reordered float32 sums."""
+    expected, actual = load_file(one / "model.safetensors"), load_file(many / "model.safetensors")
+    assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
-        assert (tensor - found[name]).abs().max() <= 2e-4, name
+        assert (tensor - actual[name]).abs().max() <= 2e-4, name
     rows = list(zip(history(one), history(many), strict=True))
     assert rows
     for before, after in rows:
@@ -76,14 +76,14 @@ def check_same(one: Path, many: Path) -> None:
                 assert after[key] == pytest.approx(value, rel=2e-3, abs=1e-3), key
 
 
-def test_inside_of_a_group() -> None:
-    out, _ = ended(torchrun("tests.helpers.in_processes"))
+def test_process_group_passes_all_checks() -> None:
+    out, _ = wait_for_exit(torchrun("tests.helpers.in_processes"))
     assert "all checks passed" in out
 
 
 @pytest.mark.slow
-def test_inside_of_a_group_of_three() -> None:
-    out, _ = ended(torchrun("tests.helpers.in_processes", processes=3))
+def test_process_group_of_three_passes_all_checks() -> None:
+    out, _ = wait_for_exit(torchrun("tests.helpers.in_processes", processes=3))
     assert "all checks passed" in out
 
 
@@ -102,7 +102,7 @@ def test_inside_of_a_group_of_three() -> None:
         ({**GROUP, "LOCAL_RANK": "a"}, "LOCAL_RANK must be a whole number 0 or more, got 'a'"),
     ],
 )
-def test_launched_refuses_half_an_environment(
+def test_launched_refuses_an_incomplete_environment(
     environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -112,9 +112,7 @@ def test_launched_refuses_half_an_environment(
 
 
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": " ", "RANK": ""}, {"WORLD_SIZE": "1"}, {}])
-def test_launched_is_one_process_where_nothing_else_is_said(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launched_is_one_process_by_default(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with launched():
@@ -140,7 +138,7 @@ def test_launched_needs_no_local_rank() -> None:
     assert [process.communicate(timeout=60)[0] for process in processes] == ["[0, 1]\n"] * 2
 
 
-def test_stored_tensors_are_in_memory_if_it_has_the_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_stored_prefers_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     memory, temporary = tmp_path / "memory", tmp_path / "temporary"
     memory.mkdir()
     temporary.mkdir()
@@ -153,38 +151,38 @@ def test_stored_tensors_are_in_memory_if_it_has_the_space(monkeypatch: pytest.Mo
         "d": [1, "x"],
     }
     used = []
-    for spare in (1.0, 1e15):  # more than there is
+    for spare in (1.0, 1e15):  # the second: more than the disk has
         monkeypatch.setattr(shared_memory, "_SPARE", spare)
         with shared_memory._stored(value) as content:
             used.append([len(list(place.glob("*/*"))) for place in (memory, temporary)])
-            found = shared_memory._opened(content)
-        assert torch.equal(found["a"], value["a"])
-        assert found["b"]
-        assert found["c"].shape == (0, 3)
-        assert found["d"] == [1, "x"]
+            opened = shared_memory._opened(content)
+        assert torch.equal(opened["a"], value["a"])
+        assert opened["b"]
+        assert opened["c"].shape == (0, 3)
+        assert opened["d"] == [1, "x"]
         assert not list(tmp_path.glob("*/*"))
     assert used == [[3, 0], [0, 3]]
 
 
-def test_stored_tensors_that_nothing_has_the_space_for_are_refused(tmp_path: Path) -> None:
+def test_stored_raises_where_no_folder_has_the_space(tmp_path: Path) -> None:
     large = torch.zeros(1, dtype=torch.uint8).expand(2**60)
     with pytest.raises(InputError, match=r"the images take 1,099,511,627,776 MiB, which neither /dev/shm nor .* has"):
         shared_memory._stored([large]).__enter__()
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # ended, and nobody has asked for its exit code
+    return state != "Z"  # zombie
 
 
-def test_a_launcher_that_has_ended_is_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_over, arrived = threading.Event(), []
+def test_watch_sends_sigterm_after_the_launchers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over, signals = threading.Event(), []
 
     def handle(number: int, frame: object) -> None:
-        arrived.append(number)
+        signals.append(number)
         is_over.set()
 
     before = signal.signal(signal.SIGTERM, handle)
@@ -192,23 +190,23 @@ def test_a_launcher_that_has_ended_is_a_sigterm(monkeypatch: pytest.MonkeyPatch)
         launch._watch(launcher=os.getppid() + 1, is_over=is_over)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert arrived == [signal.SIGTERM]
+    assert signals == [signal.SIGTERM]
 
 
 @pytest.mark.slow
-def test_processes_end_with_their_launcher() -> None:
-    """Though one waits for another one in vain, and signals wait for the training's state."""
+def test_launched_ends_with_its_launcher() -> None:
+    """One process waits in a barrier that never completes, and signals are deferred."""
     process = torchrun("tests.helpers.in_processes", "wait")
     assert process.stdout is not None
     workers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
-    assert all(map(is_there, workers))
+    assert all(map(is_running, workers))
     process.kill()
-    wait_for(lambda: not any(map(is_there, workers)), seconds=20)
+    wait_for(lambda: not any(map(is_running, workers)), seconds=20)
     process.communicate()
 
 
-# At higher rates, and with batch norm after some dozen steps, training is chaotic (equal pixels of the background are
-# told apart by rounding alone): one process with two threads in the place of one ends somewhere else, too.
+# At higher learning rates, and with batch norm after some dozen steps, training is chaotic: rounding breaks ties of
+# equal background pixels. Even a change from one thread to two in a single process changes the result.
 FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.log-every 2 --recipe.lr 0.002"
 
 
@@ -219,11 +217,11 @@ FEW_LABELS = "--data.limit 130 --data.labels 10 --recipe.batch-size 50 --recipe.
         slow(3, f"{FEW_LABELS} --recipe.steps 100"),
         slow(2, "--data.limit 3000 --recipe.batch-size 64 --recipe.steps 100 --recipe.lr 0.02"),
         slow(3, "--data.limit 101 --recipe.batch-size 50 --recipe.steps 30 --recipe.lr 0.02"),  # 50, 50, 1
-        slow(2, f"{FEW_LABELS} --data.labelled-per-batch 3 --recipe.grad_clip 0.5 --recipe.steps 20"),
+        slow(2, f"{FEW_LABELS} --data.labelled-per-batch 3 --recipe.grad-clip 0.5 --recipe.steps 20"),
         slow(2, f"{FEW_LABELS} --recipe.optimizer adamw --recipe.lr 0.001 --model.latent 6 --recipe.steps 20"),
     ],
 )
-def test_several_processes_train_as_one(tmp_path: Path, processes: int, flags: str) -> None:
+def test_fit_in_several_processes_equals_one(tmp_path: Path, processes: int, flags: str) -> None:
     train(tmp_path / "one", *flags.split())
     train(tmp_path / "many", *flags.split(), processes=processes)
     check_same(tmp_path / "one", tmp_path / "many")
@@ -240,7 +238,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminated_job_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+def test_resume_accepts_another_number_of_processes(tmp_path: Path) -> None:
     run, flags = tmp_path / "many", [*SMALL, *LONG.split()]
     process = torchrun("experiments.joint", *flags, "--run.dir", run)
     wait_for(lambda: (run / "history.jsonl").exists() and len(history(run)) > 20)
@@ -249,13 +247,13 @@ def test_a_terminated_job_goes_on_with_another_number_of_processes(tmp_path: Pat
     process.communicate(timeout=60)
     assert time.monotonic() - began < 30
     assert not (run / "summary.json").exists()
-    ended(torchrun("experiments.joint", "--run.resume", run, processes=3))
+    wait_for_exit(torchrun("experiments.joint", "--run.resume", run, processes=3))
     train(tmp_path / "one", *LONG.split())
     check_same(tmp_path / "one", run)
 
 
 @pytest.mark.slow
-def test_a_dead_process_takes_the_job_down(tmp_path: Path) -> None:
+def test_fit_ends_when_a_process_is_killed(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = torchrun("experiments.joint", *SMALL, *LONG.split(), "--run.dir", run)
     wait_for(lambda: (run / "history.jsonl").exists() and len(history(run)) > 5)
@@ -268,12 +266,12 @@ def test_a_dead_process_takes_the_job_down(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
     assert process.returncode != 0
     assert re.search(r"Signal 9 \(SIGKILL\)", err)
-    ended(torchrun("experiments.joint", "--run.resume", run))
+    wait_for_exit(torchrun("experiments.joint", "--run.resume", run))
     assert (run / "summary.json").exists()
 
 
 @pytest.mark.slow
-def test_bad_input_ends_all_of_them_with_its_line(tmp_path: Path) -> None:
+def test_input_error_ends_all_processes_with_one_line(tmp_path: Path) -> None:
     process = torchrun("experiments.joint", *SMALL, "--run.resume", tmp_path / "none")
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -281,31 +279,31 @@ def test_bad_input_ends_all_of_them_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_machines_meet_on_the_loopback(tmp_path: Path) -> None:
+def test_fit_on_two_nodes_equals_one_process(tmp_path: Path) -> None:
     flags = f"{FEW_LABELS} --recipe.epochs 2".split()
     meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29511"]
     arguments = ["experiments.joint", *SMALL, *flags, "--run.dir", str(tmp_path / "many")]
     agents = [torchrun(*arguments, flags=[*meeting, "--rdzv-id=test"]) for _ in range(2)]
     for agent in agents:
-        ended(agent)
+        wait_for_exit(agent)
     train(tmp_path / "one", *flags)
     check_same(tmp_path / "one", tmp_path / "many")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["semi", "vqvae"])
-def test_other_experiments_run_in_several_processes(tmp_path: Path, experiment: str) -> None:
+def test_experiments_run_in_several_processes(tmp_path: Path, experiment: str) -> None:
     small = "--data.limit 300 --data.validation 64 --recipe.steps 4 --recipe.log-every 2 --run.wandb disabled".split()
     small += ["--prior-steps", "2"] if experiment == "vqvae" else ["--data.labels", "20"]
-    ended(torchrun(f"experiments.{experiment}", *small, "--run.dir", tmp_path / "run"))
+    wait_for_exit(torchrun(f"experiments.{experiment}", *small, "--run.dir", tmp_path / "run"))
     assert history(tmp_path / "run")[-1]["step"] == 4
     load(tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_batches_smaller_than_the_group_are_trained_on(tmp_path: Path, processes: int) -> None:
-    """Streamed, 61 images in batches of 20; and a codebook that begins with a batch of one image."""
+def test_fit_takes_batches_smaller_than_the_group(tmp_path: Path, processes: int) -> None:
+    """61 streamed images in batches of 20, and a codebook initialised from a batch of one image."""
     for i in range(90):
         folder = tmp_path / "images" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -313,12 +311,12 @@ def test_batches_smaller_than_the_group_are_trained_on(tmp_path: Path, processes
     flags = f"--data.name folder --data.root {tmp_path / 'images'} --data.size 16 --data.validation 9".split()
     flags += "--data.limit 61 --recipe.log-every 1 --run.wandb disabled".split()
     joint = ["--data.stream", "--recipe.batch-size", "20", "--model.channels", "4", "8", "--recipe.epochs", "2"]
-    ended(torchrun("experiments.joint", *flags, *joint, "--run.dir", tmp_path / "joint", processes=processes))
+    wait_for_exit(torchrun("experiments.joint", *flags, *joint, "--run.dir", tmp_path / "joint", processes=processes))
     assert [row["step"] for row in history(tmp_path / "joint")][-1] == 8
     vqvae = "--data.limit 130 --recipe.batch-size 1 --recipe.steps 2 --prior-steps 1 --run.wandb disabled".split()
     process = torchrun("experiments.vqvae", *vqvae, "--run.dir", tmp_path / "vqvae", processes=processes)
     try:
-        wait_for((tmp_path / "vqvae" / "model.safetensors").exists)  # drawing samples comes after it, and takes minutes
+        wait_for((tmp_path / "vqvae" / "model.safetensors").exists)  # the samples that follow take minutes
     finally:
         process.terminate()
         process.communicate(timeout=60)
@@ -326,24 +324,24 @@ def test_batches_smaller_than_the_group_are_trained_on(tmp_path: Path, processes
 
 
 @pytest.mark.slow
-def test_images_find_room_outside_of_a_small_memory(tmp_path: Path) -> None:
+def test_once_per_machine_falls_back_to_the_temporary_folder(tmp_path: Path) -> None:
     mount = "mount -t tmpfs -o size=2m tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
-        pytest.skip("no file system of its own may be mounted here")
+        pytest.skip("mounting a file system is not permitted here")
     train = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2 -m experiments.joint "
     train += f"--data.limit 300 --recipe.steps 2 {' '.join(SMALL)} --run.dir {tmp_path / 'run'}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     script = f"{mount}; {train} && ls -A /dev/shm"
-    found = subprocess.run(
+    result = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "run" / "summary.json").exists()
     assert not list(tmp_path.glob("ae-*"))
 
 
 @pytest.mark.slow
-def test_a_loop_of_its_own_refuses_several_processes(tmp_path: Path) -> None:
+def test_loop_refuses_several_processes(tmp_path: Path) -> None:
     small = ["--data.limit", "300", "--run.wandb", "disabled", "--run.dir", tmp_path / "run"]
-    _, err = ended(torchrun("experiments.gan", *small), code=1)
+    _, err = wait_for_exit(torchrun("experiments.gan", *small), code=1)
     assert "error: this experiment has a loop of its own, which runs in one process only" in err

@@ -5,19 +5,19 @@ from scipy import stats
 from ae.utils.seeding import derive, generator, normal_like
 
 
-def test_seeds_are_fixed_for_ever() -> None:
-    """Another value here would be another order of the images in everybody's runs."""
+def test_derive_returns_fixed_seeds() -> None:
+    """Other values would change the order of images in every run."""
     assert derive("order", 0, 0) == 4876581156571347824
     assert derive("noise", 3) == 5069319160893184368
 
 
-def test_keys_that_could_run_together_do_not() -> None:
+def test_derive_separates_keys_of_equal_concatenation() -> None:
     keys = [("a", 1, 11), ("a", 11, 1), ("a", 111), ("a1", 11), ("a", "1", 11), ("a", 1, "11")]
     assert len({derive(*key) for key in keys}) == len(keys)
     assert all(0 <= derive(*key) < 2**63 for key in keys)
 
 
-def test_a_generator_depends_on_its_key_alone() -> None:
+def test_generator_depends_on_its_key_only() -> None:
     first = torch.rand(3, generator=generator("a", 1))
     torch.rand(7)
     assert torch.equal(torch.rand(3, generator=generator("a", 1)), first)
@@ -26,9 +26,7 @@ def test_a_generator_depends_on_its_key_alone() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normal_draws_are_in_the_shape_and_format_of_what_they_are_added_to(
-    channels: int, memory_format: torch.memory_format
-) -> None:
+def test_normal_like_keeps_shape_dtype_and_memory_format(channels: int, memory_format: torch.memory_format) -> None:
     x = torch.empty(50, channels, 40, 30, dtype=torch.float64).contiguous(memory_format=memory_format)
     torch.manual_seed(0)
     drawn = normal_like(x)

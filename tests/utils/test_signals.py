@@ -22,7 +22,7 @@ class TerminatedError(Exception):
 
 @pytest.fixture(autouse=True)
 def _raises_on_signals() -> Iterator[None]:
-    """SIGTERM raises, and SIGINT as Python has it, also where a shell in the background has it ignored."""
+    """Raise on SIGTERM, and restore Python's SIGINT handler, which a background shell may ignore."""
 
     def handler(number: int, frame: object) -> None:
         raise TerminatedError
@@ -33,7 +33,7 @@ def _raises_on_signals() -> Iterator[None]:
 
 @contextmanager
 def disposition(number: int, handler: Any) -> Iterator[None]:
-    """Inside, a signal does this."""
+    """Set the handler of a signal inside the block."""
     before = signal.signal(number, handler)
     try:
         yield
@@ -42,24 +42,24 @@ def disposition(number: int, handler: Any) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, TerminatedError)])
-def test_a_signal_waits_for_the_end(number: int, error: type[BaseException]) -> None:
+def test_uninterrupted_delays_signals_to_its_end(number: int, error: type[BaseException]) -> None:
     done = []
 
     def work() -> None:
         with uninterrupted():
             signal.raise_signal(number)
             signal.raise_signal(number)
-            done.append("all of it")
-        done.append("no more")
+            done.append("inside")
+        done.append("after")
 
     with pytest.raises(error):
         work()
-    assert done == ["all of it"]
+    assert done == ["inside"]
     with pytest.raises(error):
-        signal.raise_signal(number)  # as before
+        signal.raise_signal(number)  # the previous handler
 
 
-def test_an_error_inside_is_not_hidden() -> None:
+def test_uninterrupted_propagates_errors() -> None:
     def fail() -> None:
         with uninterrupted():
             raise ValueError("inside")
@@ -70,14 +70,14 @@ def test_an_error_inside_is_not_hidden() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_training_that_a_notebook_has_interrupted_can_be_begun_again() -> None:
+def test_ending_is_reusable_after_an_interruption() -> None:
     ending, done = Ending(), []
 
     def train() -> None:
         with ending.deferred():
             signal.raise_signal(signal.SIGINT)
             assert ending.is_asked
-            done.append("to its end")
+            done.append("first")
             ending.take_effect()
 
     with pytest.raises(KeyboardInterrupt):
@@ -85,11 +85,11 @@ def test_a_training_that_a_notebook_has_interrupted_can_be_begun_again() -> None
     with ending.deferred():
         assert not ending.is_asked
         ending.take_effect()
-        done.append("again")
-    assert done == ["to its end", "again"]
+        done.append("second")
+    assert done == ["first", "second"]
 
 
-def test_other_threads_may_use_it() -> None:
+def test_uninterrupted_runs_in_other_threads() -> None:
     done = []
 
     def work() -> None:
@@ -103,7 +103,7 @@ def test_other_threads_may_use_it() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_ending_leaves_with_the_code_of_the_signal(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ending_exits_with_the_code_of_the_signal(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     ending = Ending()
 
     def train() -> None:
@@ -121,7 +121,7 @@ def test_ending_leaves_with_the_code_of_the_signal(number: int, capsys: pytest.C
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_ending_leaves_an_ignored_signal_ignored(number: int) -> None:
+def test_ending_keeps_ignored_signals_ignored(number: int) -> None:
     with disposition(number, signal.SIG_IGN):
         ending = Ending()
         with ending.deferred(), uninterrupted():
@@ -130,7 +130,7 @@ def test_ending_leaves_an_ignored_signal_ignored(number: int) -> None:
         assert not ending.is_asked
 
 
-def test_ending_leaves_a_handler_in_c_in_its_place() -> None:
+def test_ending_keeps_handlers_of_c_libraries() -> None:
     with disposition(signal.SIGUSR1, signal.SIG_DFL), open(os.devnull, "w") as nowhere:
         faulthandler.register(signal.SIGUSR1, nowhere)
         try:
@@ -142,8 +142,8 @@ def test_ending_leaves_a_handler_in_c_in_its_place() -> None:
             faulthandler.unregister(signal.SIGUSR1)
 
 
-def test_a_forked_process_leaves_ending_to_its_parent() -> None:
-    """A reader of data that a scheduler's signal ended would take the training with it before its state is saved."""
+def test_ending_ignores_signals_in_forked_processes() -> None:
+    """The end of a data worker by a scheduler's signal would fail training before its state is saved."""
     with disposition(signal.SIGUSR1, signal.SIG_DFL), disposition(signal.SIGTERM, signal.SIG_DFL), Ending():
         pid = os.fork()
         if pid == 0:
@@ -170,8 +170,8 @@ import experiments
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0])  # after the first of the libraries
-def test_ctrl_c_during_imports_is_one_line(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0])  # after the first library is loaded
+def test_end_imports_at_once_reports_one_line(seconds: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.joint", "--recipe.epochs", "100", "--run.wandb", "disabled"],
         stderr=subprocess.PIPE,

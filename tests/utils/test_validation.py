@@ -1,4 +1,4 @@
-"""What settings and arguments take, what they are converted to, and what is refused with which words."""
+"""Validation of settings and arguments: conversions, refusals, and their messages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -53,14 +53,14 @@ SPLITS = Splits(IMAGES)
 
 @dataclass(frozen=True)
 class Inner(Settings):
-    """A nested group."""
+    """Nested settings."""
 
     depth: Positive[int] = 1
 
 
 @dataclass(frozen=True)
 class Example(Settings):
-    """One field of each kind."""
+    """Settings with a field of each type."""
 
     count: Positive[int] = 1
     weight: AtLeast0[float] = 1.0
@@ -77,7 +77,7 @@ class Example(Settings):
 
 
 @pytest.mark.parametrize(
-    ("field", "given", "kept"),
+    ("field", "value", "expected"),
     [
         ("count", np.int64(3), 3),
         ("count", np.uint8(3), 3),
@@ -97,16 +97,16 @@ class Example(Settings):
         ("rule", abs, abs),
     ],
 )
-def test_settings_convert_what_means_the_same(field: str, given: Any, kept: Any) -> None:
-    found = getattr(Example(**{field: given}), field)
-    assert found == kept
-    assert type(found) is type(kept)
-    if isinstance(kept, tuple):
-        assert [type(each) for each in found] == [type(each) for each in kept]
+def test_settings_convert_equivalent_values(field: str, value: Any, expected: Any) -> None:
+    converted = getattr(Example(**{field: value}), field)
+    assert converted == expected
+    assert type(converted) is type(expected)
+    if isinstance(expected, tuple):
+        assert [type(each) for each in converted] == [type(each) for each in expected]
 
 
 @pytest.mark.parametrize(
-    ("field", "given", "message"),
+    ("field", "value", "message"),
     [
         ("count", 0, "must be positive, got 0"),
         ("count", 0.5, "must be a positive whole number, got 0.5"),
@@ -146,12 +146,12 @@ def test_settings_convert_what_means_the_same(field: str, given: Any, kept: Any)
         ("inner", None, "must be Inner, got None"),
     ],
 )
-def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, given: Any, message: str) -> None:
+def test_settings_raise_one_line_with_class_and_field(field: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^Example\.{field}\S* {message}") as caught:
-        Example(**{field: given})
+        Example(**{field: value})
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=message):
-        replace(Example(), **{field: given})
+        replace(Example(), **{field: value})
 
 
 @pytest.mark.parametrize(
@@ -234,18 +234,18 @@ def test_settings_refuse_in_one_line_that_names_class_and_field(field: str, give
         ),
     ],
 )
-def test_public_classes_and_functions_refuse_what_they_cannot_mean(make: Callable[[], Any], message: str) -> None:
+def test_public_api_refuses_invalid_arguments(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_paths_may_be_text_and_begin_with_the_home(tmp_path: Path) -> None:
+def test_settings_convert_text_to_paths_and_expand_home(tmp_path: Path) -> None:
     assert Example(path="~/x").path == Example(path=Path("~/x")).path == Path.home() / "x"
     assert RunConfig(dir=str(tmp_path)).dir == tmp_path
     assert Data("folder", root=str(tmp_path)).root == tmp_path
 
 
-def test_checked_arguments_leaves_other_types_alone() -> None:
+def test_checked_arguments_ignores_other_types() -> None:
     module = nn.Linear(1, 1)
 
     @checked_arguments
@@ -260,7 +260,7 @@ def test_checked_arguments_leaves_other_types_alone() -> None:
         make()
 
 
-def test_checked_names_the_arm_of_a_union_that_is_nearest() -> None:
+def test_checked_reports_the_closest_member_of_a_union() -> None:
     hint = Positive[float] | Sequence[Positive[float]]
     assert checked(2, hint, "std") == 2.0
     assert checked([1, 2], hint, "std") == (1.0, 2.0)
