@@ -176,7 +176,7 @@ def _gathered(values: dict[str, Tensor], index: Int64[Tensor, " m"]) -> dict[str
     """Gather the results of all processes, in the order of the images; `index` are the images of this process."""
     if distributed.world_size() == 1:
         return values
-    parts = [part for part in distributed.gathered((index, values)) if len(part[0])]
+    parts = [part for part in distributed.all_gather((index, values)) if len(part[0])]
     order = torch.cat([index for index, _ in parts]).argsort()
     return {name: torch.cat([values[name] for _, values in parts])[order] for name in parts[0][1]}
 

@@ -55,8 +55,8 @@ class Meter:
         """Return the state for `restore`, gathered over all processes."""
         seconds = time.perf_counter() - self._since
         self._fold()
-        totals, counts = (_summed(distributed.gathered(values)) for values in (self._totals, self._counts))
-        first_bad = [step_and_name for step_and_name in distributed.gathered(self.first_bad) if step_and_name]
+        totals, counts = (_summed(distributed.all_gather(values)) for values in (self._totals, self._counts))
+        first_bad = [step_and_name for step_and_name in distributed.all_gather(self.first_bad) if step_and_name]
         self.first_bad = min(first_bad, default=None)
         return {"totals": totals, "counts": counts, "images": self._images, "seconds": seconds}
 

@@ -38,7 +38,7 @@ def fit_prior(
     batches = data.to(device).batches(recipe.batch_size, recipe.seed)
     total_steps = steps or recipe.steps or recipe.epochs * len(batches)
     optimizer = recipe.make_optimizer(list(prior.parameters()))
-    forward, meter = distributed.wrapped(_PriorLoss(prior)), Meter()
+    forward, meter = distributed.data_parallel(_PriorLoss(prior)), Meter()
     prior.train()
     with Progress(total_steps) as progress, unchecked_range():
         for step, batch in enumerate(islice(batches.starting_at(0), total_steps)):

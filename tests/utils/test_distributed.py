@@ -123,8 +123,8 @@ def test_launched_is_one_process_by_default(environment: dict[str, str], monkeyp
 @pytest.mark.slow
 def test_launched_needs_no_local_rank() -> None:
     port = str(29700 + os.getpid() % 1000)
-    code = "from ae.utils.launch import launched\nfrom ae.utils.distributed import gathered, local_rank\n"
-    code += "with launched(): print(gathered(local_rank()))"
+    code = "from ae.utils.launch import launched\nfrom ae.utils.distributed import all_gather, local_rank\n"
+    code += "with launched(): print(all_gather(local_rank()))"
     group = {**GROUP, "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
