@@ -54,9 +54,9 @@ def digits(mnist: Splits) -> Splits:
 
 @pytest.fixture
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limit the test set to 300 digits."""
-    mnist = sources.mnist()
-    monkeypatch.setattr(sources, "mnist", lambda: replace(mnist, test=lambda: mnist.test().select(slice(300))))
+    """Of the test set, 300 digits."""
+    mnist = sources.read_mnist()
+    monkeypatch.setattr(sources, "read_mnist", lambda: replace(mnist, test=lambda: mnist.test().select(slice(300))))
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
-"""Data sets held as uint8 on the device, and the batches made of them."""
+"""Data sets, held on the device as uint8 or streamed, and the batches made of them."""
 
 from ae.data.augment import Augment
-from ae.data.images import Batch, Batches, Images, ImageSet
-from ae.data.splits import Data, Splits
+from ae.data.batches import Batches
+from ae.data.images import Batch, Images, ImageSet
+from ae.data.options import Data
+from ae.data.splits import Splits
 from ae.data.streamed import Streamed
 
 __all__ = ["Augment", "Batch", "Batches", "Data", "ImageSet", "Images", "Splits", "Streamed"]

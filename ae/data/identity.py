@@ -1,6 +1,6 @@
-"""What makes two data sets the same to a training: shape, classes, and which images with which labels.
+"""Identity of data sets: shape, classes, images and labels.
 
-Where the data are is no part of it, so that a folder that has been moved is the same.
+The location of the data is no part of the identity, so that a folder may be moved.
 """
 
 import hashlib
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ae.data import Images, ImageSet, Splits
+from ae.data.streamed import Selection
 
 
 def data_identity(data: Splits) -> dict[str, Any]:
     """Identity of the training and validation data, as JSON; test images are not read.
 
-    Images that are held in memory count by their pixels, files that are streamed by their names and sizes, and the
-    items of any other data set by their number; all with their labels.
+    Images in memory are identified by their pixels, streamed files by names and sizes, and other data sets by their
+    number of items; all of them also by their labels.
     """
     parts = {"training": data.train, "validation": data.validation}
     return {
@@ -30,25 +31,25 @@ def data_identity(data: Splits) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Describe the differences of two identities; empty where the data are the same."""
-    found = []
+    """Describe the differences between two identities; empty if the data are the same."""
+    messages = []
     if before.get("classes") != after["classes"]:
-        found.append(f"classes {_listed(before.get('classes'))} -> {_listed(after['classes'])}")
+        messages.append(f"classes {_listed(before.get('classes'))} -> {_listed(after['classes'])}")
     if before.get("shape") != after["shape"]:
-        found.append(f"the images' shape {before.get('shape')!s:.40} -> {after['shape']}")
+        messages.append(f"the images' shape {before.get('shape')!s:.40} -> {after['shape']}")
     for name in ("training", "validation"):
         old, new = before.get(name) or {}, after.get(name) or {}
         if not isinstance(old, Mapping):
             old = {}
         counts = old.get("images", 0), new.get("images", 0)
         if counts[0] != counts[1]:
-            found.append(f"the number of {name} images {counts[0]!s:.40} -> {counts[1]}")
+            messages.append(f"the number of {name} images {counts[0]!s:.40} -> {counts[1]}")
             continue
         changed = [kind for kind in ("content", "labels") if old.get(kind) != new.get(kind)]
         words = {"content": "the images themselves", "labels": "their labels"}
         if changed:
-            found.append(f"of the {counts[1]} {name} images {' and '.join(words[kind] for kind in changed)}")
-    return found
+            messages.append(f"of the {counts[1]} {name} images {' and '.join(words[kind] for kind in changed)}")
+    return messages
 
 
 def _part(images: ImageSet) -> dict[str, Any]:
@@ -67,19 +68,18 @@ def _content(images: ImageSet) -> str | None:
 
 
 def _paths(items: Any) -> Sequence[Path] | None:
-    """The files that the items of a data set are read from; None where they are not read from files."""
-    places, below = getattr(items, "places", None), getattr(items, "items", None)
-    if isinstance(places, list) and below is not None:  # some of the items of another data set
-        paths = _paths(below)
-        return None if paths is None else [paths[place] for place in places]
-    found = getattr(items, "paths", None)
-    return found if isinstance(found, Sequence) and all(isinstance(path, Path) for path in found) else None
+    """Files that the items of a data set are read from; None if they are not files."""
+    if isinstance(items, Selection):
+        paths = _paths(items.items)
+        return None if paths is None else [paths[i] for i in items.indices]
+    paths = getattr(items, "paths", None)
+    return paths if isinstance(paths, Sequence) and all(isinstance(path, Path) for path in paths) else None
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # reading it will say what is wrong
+    except OSError:  # reported when the file is read
         return -1
 
 

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST (yann.lecun.com/exdb/mnist): a header with the shape, then the bytes."""
+"""IDX files, the format of MNIST (yann.lecun.com/exdb/mnist): a header with the shape, then the values."""
 
 import gzip
 import hashlib
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ae.data.files import described
+from ae.data.decode import describe_content
 from ae.utils.errors import InputError
 from ae.utils.files import check_regular
 
@@ -21,13 +21,13 @@ _CHUNK = 1 << 20
 
 
 def read_idx(path: Path, sha256: str | None = None, content_sha256: str | None = None) -> UInt8[Tensor, "..."]:
-    """The uint8 array in an IDX file, gzipped or not, in its own shape.
+    """Read the uint8 array of an IDX file, gzipped or not.
 
-    sha256          of the file, if it is known
-    content_sha256  of what is inside, if that is known
+    sha256          expected checksum of the file
+    content_sha256  expected checksum of the decompressed content
 
-    Raises InputError, which names the file, where it is missing or no regular file, a SHA-256 is another one (corrupt,
-    truncated), or it holds no IDX array of bytes.
+    Raises InputError that names the file if it is missing, not a regular file, fails a checksum, or holds no IDX array
+    of bytes.
     """
     check_regular(path)
     try:
@@ -46,7 +46,7 @@ def read_idx(path: Path, sha256: str | None = None, content_sha256: str | None =
 def read_pair(
     images: Path, labels: Path, digests: tuple[str | None, str | None] = (None, None)
 ) -> tuple[Tensor, Tensor]:
-    """Images [n h w] and labels [n] of two IDX files; `digests` are SHA-256 of their content, where these are known."""
+    """Read images [n h w] and labels [n] of two IDX files; `digests` are the SHA-256 of their contents."""
     pixels, numbers = read_idx(images, content_sha256=digests[0]), read_idx(labels, content_sha256=digests[1])
     for path, array, axes, kind in ((images, pixels, 3, "images [n h w]"), (labels, numbers, 1, "labels [n]")):
         if array.ndim != axes:
@@ -60,30 +60,30 @@ def read_pair(
 
 
 def _check_digest(path: Path, content: bytes, expected: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise InputError(f"{path} is corrupt or truncated: SHA-256 expected {expected}, found {found}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        raise InputError(f"{path} is corrupt or truncated: SHA-256 expected {expected}, found {digest}")
 
 
 def _unzipped(path: Path, stored: bytes) -> bytes:
-    """Decompress an archive, up to one byte more than its IDX header announces."""
-    parts, size, wanted = [], 0, None
+    """Decompress an archive, until it exceeds the length in its IDX header."""
+    chunks, size, length = [], 0, None
     try:
         with gzip.open(io.BytesIO(stored)) as archive:
-            while wanted is None or size <= wanted:
-                part = archive.read(_CHUNK)
-                if not part:
+            while length is None or size <= length:
+                chunk = archive.read(_CHUNK)
+                if not chunk:
                     break
-                wanted = _length(part) if wanted is None else wanted
-                parts.append(part)
-                size += len(part)
+                length = _length(chunk) if length is None else length
+                chunks.append(chunk)
+                size += len(chunk)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is no whole gzip archive: {error}") from error
-    return b"".join(parts)
+    return b"".join(chunks)
 
 
 def _length(raw: bytes) -> int:
-    """How many bytes a header announces, with itself."""
+    """Length of the file in bytes, header included, according to the header."""
     shape = _shape(raw)
     return 4 + 4 * len(shape) + math.prod(shape)
 
@@ -100,7 +100,7 @@ def _array(path: Path, raw: bytes) -> UInt8[Tensor, "..."]:
             f"{path} holds no IDX array of bytes: {len(raw)} bytes, of {_TYPES[raw[2]]} where uint8 is read"
         )
     if raw[:3] != b"\0\0\x08" or not shape or len(raw) != _length(raw):
-        kind = described(raw[:512])
-        found = f"{len(raw)} bytes that begin with {raw[:4].hex()}" + (f" ({kind})" if kind else "")
-        raise InputError(f"{path} holds no IDX array of bytes: {found}")
+        kind = describe_content(raw[:512])
+        content = f"{len(raw)} bytes that begin with {raw[:4].hex()}" + (f" ({kind})" if kind else "")
+        raise InputError(f"{path} holds no IDX array of bytes: {content}")
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[4 + 4 * len(shape) :].reshape(shape)

@@ -1,4 +1,4 @@
-"""Items of users' data sets: where in them image and label are, and what they mean."""
+"""Conversion of the items of users' data sets to images and labels."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -10,16 +10,16 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from ae.data.files import as_pixels, as_shown
+from ae.data.decode import as_displayed, as_pixels
 from ae.utils.errors import InputError, one_line
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "pixels", "x")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
-_CHANNELS = (1, 2, 3, 4)  # as many as the last axis of an image has, where it is that of channels
+_CHANNELS = (1, 2, 3, 4)  # sizes of a last axis that can be the channels
 
 
 def image_of(item: Any, name: str, shape: tuple[int, int, int] | None = None) -> Tensor:
-    """The image of an item: uint8 [c h w], or float32 [c h w] in [0, 1]; of `shape`, where it is given."""
+    """Get the image of an item: uint8 [c h w] or float32 [c h w] in [0, 1]; raises InputError if not of `shape`."""
     if isinstance(item, Mapping):
         item = item[_key(item, _IMAGE_KEYS, name)]
     elif isinstance(item, tuple | list):
@@ -33,7 +33,7 @@ def image_of(item: Any, name: str, shape: tuple[int, int, int] | None = None) ->
 
 
 def label_of(item: Any, name: str) -> int:
-    """The label of an item; -1 where it has none. Raises InputError for anything but a whole number."""
+    """Get the label of an item, or -1 if it has none; raises InputError for a label that is not an integer."""
     if isinstance(item, Mapping):
         key = next((key for key in _LABEL_KEYS if key in item), None)
         label = None if key is None else item[key]
@@ -49,7 +49,7 @@ def label_of(item: Any, name: str) -> int:
 
 
 def labels_of(items: Any) -> Any:
-    """The labels that a data set gives without its images being decoded; None where it gives none."""
+    """Get all labels without decoding images; None if the data set has no such labels."""
     if isinstance(items, Subset):
         labels = labels_of(items.dataset)
         return None if labels is None else torch.as_tensor(np.asarray(labels))[torch.as_tensor(list(items.indices))]
@@ -67,14 +67,14 @@ def labels_of(items: Any) -> Any:
 
 
 def as_image(image: Any, name: str, shape: tuple[int, int, int] | None = None) -> Tensor:
-    """An image as uint8 [c h w] or float32 [c h w] in [0, 1]; raises InputError where it can't mean one thing only."""
+    """Convert an image to uint8 [c h w] or float32 [c h w] in [0, 1]; raises InputError if it is ambiguous."""
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return as_pixels(as_shown(image, None if shape is None else "L" if shape[0] == 1 else "RGB"))
+        return as_pixels(as_displayed(image, None if shape is None else "L" if shape[0] == 1 else "RGB"))
     if not isinstance(image, Tensor | np.ndarray):
-        wanted = "a tensor, uint8 or float32 in [0, 1], an array or one of Pillow's images"
-        raise InputError(f"{name} must be {wanted}, got {type(image).__name__}")
+        expected = "a tensor, uint8 or float32 in [0, 1], an array or a Pillow image"
+        raise InputError(f"{name} must be {expected}, got {type(image).__name__}")
     pixels = as_pixel_type(image, name)
     if pixels.ndim == 2:
         return pixels[None]
@@ -84,7 +84,7 @@ def as_image(image: Any, name: str, shape: tuple[int, int, int] | None = None) -
 
 
 def channels_first(pixels: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-    """[... h w c] -> [... c h w], where the last axis alone can be that of channels; else as it is."""
+    """Move channels first, [... h w c] -> [... c h w], if only the last axis can be the channels."""
     is_last = pixels.shape[-1] in _CHANNELS and pixels.shape[-3] not in _CHANNELS
     if tuple(pixels.shape) == shape or not is_last:
         return pixels
@@ -92,7 +92,7 @@ def channels_first(pixels: Tensor, shape: tuple[int, ...] | None = None) -> Tens
 
 
 def as_pixel_type(values: Any, name: str) -> Tensor:
-    """Numbers as uint8, or as float32 in [0, 1]; black and white as 0 and 255. Raises InputError for other ranges."""
+    """Convert values to uint8 or float32 in [0, 1], and booleans to 0 and 255; raises InputError for other ranges."""
     try:
         pixels = values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
     except (TypeError, ValueError) as error:
@@ -114,12 +114,12 @@ def as_pixel_type(values: Any, name: str) -> Tensor:
 
 
 def _key(item: Mapping[str, Any], names: Sequence[str], name: str) -> str:
-    found = [key for key in names if key in item]
-    if not found:
+    key = next((key for key in names if key in item), None)
+    if key is None:
         raise InputError(
             f"{name} must have an image under one of the keys {', '.join(names)}, got {_shortly(list(item))}"
         )
-    return found[0]
+    return key
 
 
 def _shortly(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A data set that does not fit in memory: read item by item, in worker processes, when a batch asks for it."""
+"""Data sets that do not fit in memory, read item by item in worker processes."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ _MANY_ITEMS = 5000
 
 @runtime_checkable
 class Items(Protocol):
-    """A map-style data set, as PyTorch's `Dataset` is: item i is (image, label), or another form that `items` reads."""
+    """Protocol of a map-style data set (`torch.utils.data.Dataset`); `ae.data.items` says which items are read."""
 
     def __len__(self) -> int: ...
 
@@ -32,13 +32,13 @@ class Items(Protocol):
 
 @dataclass(frozen=True)
 class Streamed:
-    """A data set that is read while it is used; in all else as `Images`.
+    """Data set read on demand, with the interface of `Images`.
 
-    items    item i is (image, label), a mapping with `image`, or an image alone; an image is uint8 or float in [0, 1],
-             [c h w], [h w] or [h w c], or one of Pillow's
-    labels   [n] the labels of all items, whole numbers; -1 = unlabelled
+    items    item i is (image, label), a mapping with `image`, or an image; an image is uint8 or float in [0, 1],
+             [c h w], [h w] or [h w c], or a Pillow image
+    labels   [n] integer labels of all items; -1 is unlabelled
     shape    (channels, height, width) of every image
-    workers  processes that read ahead; what they give, and in which order, is the same for any number; 0: none
+    workers  processes that read ahead (0: none); batches and their order do not depend on it
     """
 
     items: Items
@@ -56,17 +56,17 @@ class Streamed:
             got = len(self.labels) if hasattr(self.labels, "__len__") else type(self.labels).__name__
             raise InputError(f"must have a label for each of {len(self.items)} images, got {got}")
         object.__setattr__(self, "labels", as_labels(self.labels, len(self.items), len(self.classes)))
-        sides = checked(self.shape, tuple[Positive[int], Positive[int], Positive[int]], "shape")
-        object.__setattr__(self, "shape", sides)
+        shape = checked(self.shape, tuple[Positive[int], Positive[int], Positive[int]], "shape")
+        object.__setattr__(self, "shape", shape)
 
     @classmethod
     @checked_arguments
     def of(cls, items: Items, classes: Sequence[str] | None = None, workers: AtLeast0[int] = 2) -> "Streamed":
-        """A data set of which the items alone are known: the first one tells the shape.
+        """Infer shape, labels and classes from the items.
 
-        Labels are those of `items.targets` or `items.labels`, where there are such; else every item is read (decoded)
-        once for its label, which is said on stderr where there are many. Classes are by default those of
-        `items.classes`, else the numbers up to the highest label.
+        The first item gives the shape. Labels are `items.targets` or `items.labels` if there are any; else every item
+        is read once for its label, with a note on stderr for large data sets. Classes are by default `items.classes`,
+        else the numbers up to the highest label.
         """
         if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
             raise InputError(f"items must be a Dataset with a length, of (image, label), got {type(items).__name__}")
@@ -78,59 +78,60 @@ class Streamed:
             if len(items) >= _MANY_ITEMS:
                 note(f"{len(items):,} items are read once for their labels; a data set with `targets` is not")
             labels = [label_of(_item(items, i), f"item {i}") for i in range(len(items))]
-        found = as_labels(labels, len(items))
-        own = getattr(items, "classes", None) if classes is None else classes
-        names = [str(i) for i in range(int(found.max()) + 1)] if own is None else own
-        return cls(items, found, as_classes(names), (channels, height, width), workers)
+        labels = as_labels(labels, len(items))
+        if classes is None:
+            classes = getattr(items, "classes", None)
+        names = [str(i) for i in range(int(labels.max()) + 1)] if classes is None else classes
+        return cls(items, labels, as_classes(names), (channels, height, width), workers)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Streamed":
-        """The same, with its batches on another device."""
+        """Put the batches on a device."""
         return replace(self, labels=self.labels.to(device))
 
     def select(self, index: Int64[Tensor, " m"] | slice) -> "Streamed":
-        """The images of this index."""
-        places = _places(len(self), index)
-        return replace(self, items=_Selected(self.items, places.tolist()), labels=self.labels[places])
+        """Select images by index."""
+        indices = _as_indices(len(self), index)
+        return replace(self, items=Selection(self.items, indices.tolist()), labels=self.labels[indices])
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "Streamed":
-        """The same images with other labels."""
+        """Replace the labels."""
         return replace(self, labels=labels)
 
     def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
-        """The batch of this index, scaled to [0, 1]; read in this process."""
-        (batch,) = replace(self, workers=0).stream([_places(len(self), index)])
+        """Read the images at `index` in this process, as a batch scaled to [0, 1]."""
+        (batch,) = replace(self, workers=0).stream([_as_indices(len(self), index)])
         return batch
 
     @checked_arguments
     def in_order(self, batch_size: Positive[int]) -> Iterator[Batch]:
-        """Every image once, in order."""
+        """Iterate over all images once, in order."""
         return self.stream(torch.arange(len(self)).split(batch_size))
 
     def stream(self, indices: Iterable[Int64[Tensor, " _"]]) -> Iterator[Batch]:
-        """The batches of these indices, in their order; workers read ahead."""
+        """Iterate over the batches of `indices`, in order; workers read ahead."""
         lists = (index.tolist() for index in indices)
         loader: Iterable[Any] = DataLoader(
-            _Stacking(self.items, self.shape),  # type: ignore[arg-type]
+            _BatchReader(self.items, self.shape),  # type: ignore[arg-type]
             batch_size=None,
             sampler=lists,
             num_workers=self.workers,
-            worker_init_fn=_step_back,
+            worker_init_fn=_lower_priority,
             multiprocessing_context=_start_method() if self.workers else None,
         )
         device = self.labels.device
-        for found in _read(loader) if self.workers else loader:
-            if isinstance(found, str):
-                raise InputError(found)
-            places, pixels = found
+        for result in _iterate_workers(loader) if self.workers else loader:
+            if isinstance(result, str):
+                raise InputError(result)
+            indices_read, pixels = result
             pixels = pixels.to(device, non_blocking=True)
-            yield Batch(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels, self.labels[places])
+            yield Batch(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels, self.labels[indices_read])
 
 
 def _item(items: Items, index: int) -> Any:
-    """An item; whatever the data set raises of it becomes an InputError that names the item."""
+    """Read an item; errors of the data set become InputErrors that name the item."""
     try:
         return items[index]
     except InputError:
@@ -140,17 +141,17 @@ def _item(items: Items, index: int) -> Any:
 
 
 def _start_method() -> str | None:
-    """How workers begin: as forks on Linux, which do not run the script again; elsewhere as the system does it."""
+    """Start method of workers: fork on Linux, which does not import the script again; elsewhere the default."""
     return "fork" if sys.platform == "linux" else None
 
 
-_GUARD = "put what the script does under `if __name__ == '__main__':`, or read with workers=0"
+_GUARD = "put the body of the script under `if __name__ == '__main__':`, or read with workers=0"
 
 
-def _read(loader: Iterable[Any]) -> Iterator[Any]:
-    """Read with worker processes; raises InputError where they can't begin, since each runs the script again."""
+def _iterate_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over a loader; raises InputError if spawned workers fail because they run an unguarded script again."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(1)  # a worker that runs the script again: the process that began it says what to do
+        raise SystemExit(1)  # this is a spawned worker that runs the script: its parent raises the InputError
     try:
         yield from loader
     except RuntimeError as error:
@@ -159,46 +160,46 @@ def _read(loader: Iterable[Any]) -> Iterator[Any]:
         raise
 
 
-def _step_back(worker: int) -> None:
-    """Readers leave the cores to the training where they are too few: its threads wait for each other at every step."""
+def _lower_priority(worker: int) -> None:
+    """Let training have the cores if there are too few: its threads wait for each other at every step."""
     if hasattr(os, "nice"):  # Windows has none
         os.nice(5)
 
 
 @dataclass(frozen=True)
-class _Selected:
+class Selection:
     """Some of the items of a data set."""
 
     items: Items
-    places: list[int]
+    indices: list[int]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self.items[self.places[index]]
+        return self.items[self.indices[index]]
 
 
 @dataclass(frozen=True)
-class _Stacking:
-    """Given the places of a batch, these and its images [b c h w]; or what is wrong with one of them, as a text."""
+class _BatchReader:
+    """Data set of batches: `reader[indices]` is (indices, images [b c h w]), or the message of an InputError."""
 
     items: Items
     shape: tuple[int, int, int]
 
-    def __getitem__(self, places: list[int]) -> tuple[Tensor, Tensor] | str:
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
         images = []
-        for place in places:
+        for i in indices:
             try:
-                image = image_of(_item(self.items, place), f"item {place}", self.shape)
+                image = image_of(_item(self.items, i), f"item {i}", self.shape)
             except InputError as error:
                 return str(error)
             images.append(image)
         if len({image.dtype for image in images}) > 1:
             images = [image / 255 if image.dtype == torch.uint8 else image for image in images]
         pixels = torch.stack(images) if images else torch.empty((0, *self.shape), dtype=torch.uint8)
-        return torch.tensor(places, dtype=torch.int64), pixels
+        return torch.tensor(indices, dtype=torch.int64), pixels
 
 
-def _places(count: int, index: Int64[Tensor, " m"] | slice) -> Int64[Tensor, " m"]:
+def _as_indices(count: int, index: Int64[Tensor, " m"] | slice) -> Int64[Tensor, " m"]:
     return torch.arange(count)[index if isinstance(index, slice) else index.cpu()]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ae import Batch, Joint
-from ae.data.sources import mnist
+from ae.data.sources import read_mnist
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import contenders, quality
 from experiments.benchmark.turns import Pace, take_turns
@@ -28,7 +28,7 @@ def test_textbook_has_the_same_networks_and_loss() -> None:
 
 def test_torchvision_mnist_equals_our_data(tmp_path: Path) -> None:
     contenders.unpack_mnist(tmp_path)
-    theirs, ours = contenders.torchvision_mnist(tmp_path), mnist().train
+    theirs, ours = contenders.torchvision_mnist(tmp_path), read_mnist().train
     for i in (0, 1, 59_999):
         image, label = theirs[i]
         torch.testing.assert_close(image * 0.5 + 0.5, ours.batch(torch.tensor([i])).images[0])

@@ -48,7 +48,7 @@ from ae import (
     evaluate,
 )
 from ae.data.corruptions import PatchMask
-from ae.data.images import Batches
+from ae.data.batches import Batches
 from ae.functional import free_bits, masked_mean
 from ae.training.fit import Objective, Step
 from ae.utils.distributed import (
