@@ -48,9 +48,7 @@ class Augment(Settings):
             parameters += (self.elastic * torch.randn(2 * _KNOTS**2, count, generator=generator)).unbind()
         return torch.stack(parameters)
 
-    def apply(
-        self, images: Float[Tensor, "b c h w"], parameters: Float[Tensor, "rows b"]
-    ) -> Float[Tensor, "b c h w"]:
+    def apply(self, images: Float[Tensor, "b c h w"], parameters: Float[Tensor, "rows b"]) -> Float[Tensor, "b c h w"]:
         """Transform images [b c h w] by the parameters that `draw` gave; pixels from outside the image are 0."""
         if not self.moves or not len(images):
             return images

@@ -1,4 +1,4 @@
-"""What corruptions do to images, and on which pixels the loss is."""
+"""Corruptions of images, and masks of the loss."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from ae import Images, InputError
 from ae.data.corruptions import GaussianNoise, PatchMask, SaltAndPepper
 
 
-def test_noise_has_its_deviation_and_stays_in_range() -> None:
+def test_gaussian_noise_has_its_standard_deviation_and_range() -> None:
     images = torch.full((20, 1, 30, 30), 0.5)
     noisy, mask = GaussianNoise(0.1)(images)
     assert mask is None
@@ -17,7 +17,7 @@ def test_noise_has_its_deviation_and_stays_in_range() -> None:
     assert wild.max() == 1
 
 
-def test_salt_and_pepper_are_black_and_white_and_the_same_in_all_channels() -> None:
+def test_salt_and_pepper_sets_all_channels_to_black_or_white() -> None:
     images = torch.full((20, 3, 30, 30), 0.5)
     spoilt, mask = SaltAndPepper(0.2)(images)
     assert mask is None
@@ -27,7 +27,7 @@ def test_salt_and_pepper_are_black_and_white_and_the_same_in_all_channels() -> N
 
 
 @pytest.mark.parametrize(("side", "patch", "patches"), [(28, 4, 49), (28, 7, 16), (13, 4, 16), (5, 9, 1)])
-def test_patches_are_hidden_whole_and_as_many_in_each_image(side: int, patch: int, patches: int) -> None:
+def test_patch_mask_hides_whole_patches_equally_many_per_image(side: int, patch: int, patches: int) -> None:
     images = torch.rand(6, 2, side, side + 0) + 0.1
     shown, mask = PatchMask(patch, 0.5)(images)
     assert mask.shape == (6, 1, side, side)
@@ -41,7 +41,7 @@ def test_patches_are_hidden_whole_and_as_many_in_each_image(side: int, patch: in
     assert not torch.equal(mask[0], mask[1]) or patches == 1
 
 
-def test_what_is_drawn_is_a_function_of_the_seed(noise: Images) -> None:
+def test_corruptions_are_reproducible_by_seed(noise: Images) -> None:
     images = noise.batch(slice(None)).images
     for corruption in (GaussianNoise(), SaltAndPepper(), PatchMask()):
         found = []
@@ -61,6 +61,6 @@ def test_what_is_drawn_is_a_function_of_the_seed(noise: Images) -> None:
         (lambda: PatchMask(0), "patch must be positive, got 0"),
     ],
 )
-def test_bad_input_is_named(make: object, complaint: str) -> None:
+def test_corruptions_refuse_settings_out_of_range(make: object, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         make()  # type: ignore[operator]

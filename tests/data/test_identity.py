@@ -1,4 +1,4 @@
-"""The data of a run that is continued are those that it was begun with."""
+"""A resumed run requires the data that it was started with."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ from ae.runs.folder import read_config
 from tests.helpers.held import held
 
 
-def test_identity_is_of_images_and_labels(digits: Splits) -> None:
+def test_identity_covers_images_labels_and_classes(digits: Splits) -> None:
     identity = data_identity(digits)
     assert differences(identity, data_identity(digits.to("cpu"))) == []
     train = held(digits.train)
@@ -85,9 +85,7 @@ def _remove(root: Path) -> None:
         (_remove, "the number of training images"),
     ],
 )
-def test_a_run_goes_on_with_its_own_pictures(
-    tmp_path: Path, stream: bool, change: Callable[[Path], None], said: str
-) -> None:
+def test_resume_requires_the_same_data(tmp_path: Path, stream: bool, change: Callable[[Path], None], said: str) -> None:
     root = _pictures(tmp_path / "pictures")
     data = Data("folder", root, validation=4, stream=stream, workers=0 if stream else 2)
     recipe = Recipe(steps=1, batch_size=8, lr=0.01)
@@ -106,7 +104,7 @@ def test_a_run_goes_on_with_its_own_pictures(
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_identity_of_other_data_sets_is_their_labels_and_number() -> None:
+def test_identity_of_other_data_sets_is_their_count_and_labels() -> None:
     class Items:
         paths = ("not", "files")
 
@@ -121,13 +119,13 @@ def test_identity_of_other_data_sets_is_their_labels_and_number() -> None:
     assert identity["training"]["content"] is None
 
 
-def test_a_relative_root_means_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_root_is_saved_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled"), {"data": Data("folder", Path("pictures"))}).finish()
     assert read_config(tmp_path / "run")["config"]["data"]["root"] == str(tmp_path / "pictures")
 
 
-def test_differences_are_short_whatever_a_damaged_folder_holds(digits: Splits) -> None:
+def test_differences_of_a_damaged_identity_are_short(digits: Splits) -> None:
     damaged = {"classes": [10**280] * 20, "shape": "x" * 999, "training": {"images": 10**280}}
     said = "; ".join(differences(damaged, data_identity(digits)))
     assert len(said) < 800

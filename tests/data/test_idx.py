@@ -10,7 +10,7 @@ from ae.data.idx import read_idx
 
 
 def write(path: Path, raw: bytes) -> str:
-    """The file gzipped at `path`; its SHA-256."""
+    """Write a gzip archive, and return its SHA-256."""
     path.write_bytes(gzip.compress(raw))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -24,7 +24,7 @@ def write(path: Path, raw: bytes) -> str:
         (b"\0\0\x08\x01\0\0\0\0", []),
     ],
 )
-def test_reads_what_the_format_says(tmp_path: Path, raw: bytes, expected: list[int]) -> None:
+def test_read_idx_reads_arrays_of_bytes(tmp_path: Path, raw: bytes, expected: list[int]) -> None:
     array = read_idx(tmp_path / "a.gz", write(tmp_path / "a.gz", raw))
     assert array.dtype == torch.uint8
     assert array.tolist() == expected
@@ -39,18 +39,18 @@ def test_reads_what_the_format_says(tmp_path: Path, raw: bytes, expected: list[i
         b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0",  # floats
         b"\0\0\x08\x01\0\0\0\x03\x01\x02",  # a byte short
         b"\0\0\x08\x01\0\0\0\x03\x01\x02\x03\x04",  # a byte long
-        b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",  # 79 billion billion billion bytes announced
+        b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",  # a length of 7.9e28 bytes
         b"GIF89a",
     ],
 )
-def test_refuses_what_is_no_array_of_bytes(tmp_path: Path, raw: bytes) -> None:
+def test_read_idx_refuses_other_content(tmp_path: Path, raw: bytes) -> None:
     digest = write(tmp_path / "a.gz", raw)
     with pytest.raises(InputError, match=r"a\.gz holds no IDX array of bytes: \d+ bytes"):
         read_idx(tmp_path / "a.gz", digest)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_names_the_damaged_file_and_both_checksums(tmp_path: Path, damage: str) -> None:
+def test_read_idx_names_a_damaged_file_and_both_checksums(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.gz"
     expected = write(path, b"\0\0\x08\x01\0\0\0\x03\x01\x02\xff")
     whole = path.read_bytes()
@@ -61,7 +61,7 @@ def test_names_the_damaged_file_and_both_checksums(tmp_path: Path, damage: str) 
         read_idx(path, expected)
 
 
-def test_names_a_file_that_is_missing_or_no_archive(tmp_path: Path) -> None:
+def test_read_idx_names_a_missing_or_invalid_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can't read .*nowhere\.gz: No such file"):
         read_idx(tmp_path / "nowhere.gz", "")
     (tmp_path / "plain").write_bytes(b"plain")

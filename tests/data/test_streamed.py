@@ -1,6 +1,7 @@
-"""Data read while they are used give what data held in memory give."""
+"""Streamed data equal data in memory."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ class Squares(Dataset[tuple[Tensor, int]]):
 
 
 def data(root: Path, workers: int | None) -> Splits:
-    """With every option that chooses among images."""
+    """Load with every option that selects images."""
     options = {} if workers is None else {"stream": True, "workers": workers}
     choice = {"validation": 20, "limit": 70, "labels": 10, "labelled_per_batch": 4}
     return Data("folder", root, size=12, augment=Augment(shift=1), **choice, **options).load()  # type: ignore[arg-type]
@@ -67,35 +68,35 @@ def trained(splits: Splits) -> Autoencoder:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_images_are_the_same_as_in_memory(pictures: Path, workers: int) -> None:
-    held, streamed = data(pictures, None), data(pictures, workers)
-    assert held.test is not None
+def test_streamed_images_equal_images_in_memory(pictures: Path, workers: int) -> None:
+    in_memory, streamed = data(pictures, None), data(pictures, workers)
+    assert in_memory.test is not None
     assert streamed.test is not None
-    pairs = [(held.train, streamed.train), (held.validation, streamed.validation), (held.test(), streamed.test())]
-    for one, other in pairs:
-        assert isinstance(one, ImageSet)
-        assert isinstance(other, ImageSet)
-        assert (one.shape, one.classes, len(one)) == (other.shape, other.classes, len(other))
-        for a, b in zip(one.in_order(7), other.in_order(7), strict=True):
+    parts = [(splits.train, splits.validation, splits.test()) for splits in (in_memory, streamed)]  # type: ignore[misc]
+    for expected, images in zip(*parts, strict=True):
+        assert isinstance(expected, ImageSet)
+        assert isinstance(images, ImageSet)
+        assert (images.shape, images.classes, len(images)) == (expected.shape, expected.classes, len(expected))
+        for a, b in zip(expected.in_order(7), images.in_order(7), strict=True):
             assert torch.equal(a.images, b.images)
             assert torch.equal(a.labels, b.labels)
-        chosen = torch.tensor([5, 0, 3])
-        assert torch.equal(one.select(chosen).batch(slice(2)).images, other.select(chosen).batch(slice(2)).images)
+        index = torch.tensor([5, 0, 3])
+        assert torch.equal(expected.select(index).batch(slice(2)).images, images.select(index).batch(slice(2)).images)
 
 
-def test_training_is_the_same_for_any_number_of_workers(pictures: Path) -> None:
-    held = trained(data(pictures, None))
+def test_training_is_independent_of_workers(pictures: Path) -> None:
+    in_memory = trained(data(pictures, None))
     for workers in (0, 1, 2):
         streamed = trained(data(pictures, workers))
-        for (name, a), b in zip(held.state_dict().items(), streamed.state_dict().values(), strict=True):
+        for (name, a), b in zip(in_memory.state_dict().items(), streamed.state_dict().values(), strict=True):
             assert torch.equal(a, b), (workers, name)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_a_data_set_of_the_users_own_trains_in_three_lines(dtype: torch.dtype) -> None:
+def test_streamed_trains_on_a_user_data_set(dtype: torch.dtype) -> None:
     images = torch.randint(0, 256, (40, 1, 9, 13), dtype=torch.uint8, generator=generator("own"))
-    own = Squares(images if dtype == torch.uint8 else images / 255)
-    data = Splits(train=Streamed.of(own, classes=("a", "b", "c"), workers=1))
+    dataset = Squares(images if dtype == torch.uint8 else images / 255)
+    data = Splits(train=Streamed.of(dataset, classes=("a", "b", "c"), workers=1))
     assert (data.shape, data.train.labels.tolist()) == ((1, 9, 13), [0, 1, 2] * 13 + [0])
     model = Autoencoder(ConvEncoder(), DeconvDecoder())
     before = evaluate(model, data.train)["mse"]
@@ -115,7 +116,7 @@ def test_a_data_set_of_the_users_own_trains_in_three_lines(dtype: torch.dtype) -
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_wrong_item_gets_one_clear_line(second: object, complaint: str, workers: int) -> None:
+def test_streamed_raises_one_line_for_an_invalid_item(second: object, complaint: str, workers: int) -> None:
     streamed = Streamed.of([(torch.zeros(1, 4, 4), 0), (second, 0)], classes=("a",), workers=workers)
     with pytest.raises(InputError, match=complaint) as error:
         list(streamed.in_order(2))
@@ -129,7 +130,7 @@ def read_all(root: Path) -> None:
         list(part.in_order(16))
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(pictures: Path) -> None:
+def test_streamed_names_a_file_that_can_not_be_decoded(pictures: Path) -> None:
     read_all(pictures)
     broken = pictures / "cat/000.png"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -138,7 +139,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(pictures: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_refuses_what_cannot_be_streamed() -> None:
+def test_streamed_refuses_invalid_data() -> None:
     with pytest.raises(InputError, match="no images: the data set is empty"):
         Streamed.of([], classes=())
     with pytest.raises(InputError, match="must have a label for each of 1 images, got 2"):
@@ -147,3 +148,11 @@ def test_refuses_what_cannot_be_streamed() -> None:
         Data("folder", workers=-1)
     with pytest.raises(InputError, match="only a folder can be streamed, not mnist"):
         Data("mnist", stream=True)
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [True, False], torch.tensor([0.5, 1])])
+def test_streamed_refuses_labels_that_are_not_integers(labels: Any, unhooked: None) -> None:
+    with pytest.raises(InputError, match="labels must be whole numbers"):
+        Streamed([(torch.zeros(1, 2, 2), 0)] * 2, labels, ("a", "b"), (1, 2, 2))
+    with pytest.raises(InputError, match=r"the label of item 0 must be a whole number, got 0\.5"):
+        Streamed.of([(torch.zeros(1, 2, 2), 0.5)], ("a",))

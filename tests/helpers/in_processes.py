@@ -47,8 +47,8 @@ from ae import (
     VectorQuantizer,
     evaluate,
 )
-from ae.data.corruptions import PatchMask
 from ae.data.batches import Batches
+from ae.data.corruptions import PatchMask
 from ae.functional import free_bits, masked_mean
 from ae.training.fit import Objective, Step
 from ae.utils.distributed import (
