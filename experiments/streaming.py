@@ -1,7 +1,7 @@
-"""What reading images from disk costs a training: loader alone, step alone, and both.   python -m experiments.streaming
+"""Throughput of training on streamed images: loader alone, step alone, and both.   python -m experiments.streaming
 
-Real digits as PNG files, resized when they are read. With workers, reading and training overlap as far as there are
-cores; without them, images/s would be 1 / (1/loader + 1/step).
+MNIST digits are PNG files, resized when read. With workers, reading and training overlap if there are enough cores;
+without overlap, images/s would be 1 / (1/loader + 1/step).
 """
 
 import tempfile
@@ -21,25 +21,25 @@ from experiments import joint
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """How much to measure."""
+    """Size of the measurement."""
 
-    rounds: Positive[int] = 5  # in each, the three are measured in turn
-    images: Positive[int] = 6400  # in files
-    size: Positive[int] = 28  # pixels that they are resized to
-    original: Positive[int] = 64  # pixels that they are stored with
+    rounds: Positive[int] = 5  # each measures loader, step and both
+    images: Positive[int] = 6400  # number of files
+    size: Positive[int] = 28  # side in pixels after resizing
+    original: Positive[int] = 64  # side in pixels of the files
     workers: AtLeast0[int] = 2  # processes that read ahead
 
 
 def main(config: Config) -> None:
-    """Measure, and print medians of the rounds."""
+    """Measure, and print medians over the rounds."""
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), config)
         streamed = Data("folder", Path(folder), size=config.size, validation=0, stream=True, workers=config.workers)
-        held = replace(streamed, stream=False, workers=Data.workers)
+        in_memory = replace(streamed, stream=False, workers=Data.workers)
         loader, step, both = [], [], []
         for _ in range(config.rounds):
             loader.append(load_only(streamed))
-            step.append(train(held))
+            step.append(train(in_memory))
             both.append(train(streamed))
     serial = 1 / (1 / median(loader) + 1 / median(step))
     print(f"{config.images:,} files, {config.workers} workers, {torch.get_num_threads()} threads")
@@ -49,7 +49,7 @@ def main(config: Config) -> None:
 
 
 def write_files(folder: Path, config: Config) -> None:
-    """Digits, enlarged, as PNG files in a folder of their class."""
+    """Write enlarged digits as PNG files, in one folder per class."""
     from PIL import Image
 
     digits = Data("mnist", limit=config.images).load().train
@@ -61,18 +61,18 @@ def write_files(folder: Path, config: Config) -> None:
 
 
 def load_only(data: Data) -> float:
-    """Images a second of reading batches and nothing else."""
+    """Images per second of reading batches only."""
     job = joint.Config()
     batches = data.load().batches(job.recipe.batch_size, seed=0)
     stream = batches.starting_at(0)
-    next(stream)  # the workers have begun
-    began = time.perf_counter()
-    seen = sum(len(batch) for batch in islice(stream, len(batches)))
-    return seen / (time.perf_counter() - began)
+    next(stream)  # workers have started
+    start = time.perf_counter()
+    count = sum(len(batch) for batch in islice(stream, len(batches)))
+    return count / (time.perf_counter() - start)
 
 
 def train(data: Data) -> float:
-    """Images a second of the main job's training, over two epochs."""
+    """Images per second of training the main job, over two epochs."""
     job = joint.Config()
     splits = data.load()
     torch.manual_seed(0)

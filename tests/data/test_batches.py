@@ -90,10 +90,10 @@ def test_batches_refuse_invalid_sizes(numbered: Images, batch_size: int, labelle
         Batches(numbered, batch_size, seed=0, labelled_per_batch=labelled)
 
 
-@pytest.mark.parametrize(("label", "found"), [(-1, "0 and 23"), (0, "23 and 0")])
-def test_batches_refuse_labelled_per_batch_without_both_kinds(numbered: Images, label: int, found: str) -> None:
+@pytest.mark.parametrize(("label", "counts"), [(-1, "0 and 23"), (0, "23 and 0")])
+def test_batches_refuse_labelled_per_batch_without_both_kinds(numbered: Images, label: int, counts: str) -> None:
     alike = Images(numbered.pixels, torch.full((23,), label), numbered.classes)
-    with pytest.raises(InputError, match=f"mixes labelled and unlabelled images, got {found}"):
+    with pytest.raises(InputError, match=f"mixes labelled and unlabelled images, got {counts}"):
         Batches(alike, 5, seed=0, labelled_per_batch=2)
 
 
@@ -101,12 +101,12 @@ def test_binarise_samples_pixels_with_their_grey_as_probability() -> None:
     grey = torch.tensor([0, 51, 128, 255], dtype=torch.uint8).reshape(1, 1, 2, 2).expand(400, 1, 2, 2).contiguous()
     images = Images(grey, torch.zeros(400).long(), ("a",))
     batches = Batches(images, 400, seed=0, binarise=True)
-    (first,), (second,), (again,) = batches.epoch(0), batches.epoch(1), batches.epoch(0)
+    (first,), (second,), (repeated,) = batches.epoch(0), batches.epoch(1), batches.epoch(0)
     for batch in (first, second):
         assert set(batch.images.unique().tolist()) == {0, 1}
         means = batch.images.mean(0).flatten()
         torch.testing.assert_close(means, torch.tensor([0, 0.2, 0.5, 1]), rtol=0, atol=0.07)
-    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.images, repeated.images)
     assert not torch.equal(first.images, second.images)
     once = images.binarised("test")
     assert set(once.pixels.unique().tolist()) == {0, 255}

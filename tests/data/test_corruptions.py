@@ -44,12 +44,12 @@ def test_patch_mask_hides_whole_patches_equally_many_per_image(side: int, patch:
 def test_corruptions_are_reproducible_by_seed(noise: Images) -> None:
     images = noise.batch(slice(None)).images
     for corruption in (GaussianNoise(), SaltAndPepper(), PatchMask()):
-        found = []
+        corrupted = []
         for _ in range(2):
             torch.manual_seed(3)
-            found.append(corruption(images)[0])
-        assert torch.equal(*found)
-        assert not torch.equal(found[0], images)
+            corrupted.append(corruption(images)[0])
+        assert torch.equal(*corrupted)
+        assert not torch.equal(corrupted[0], images)
         assert corruption(images[:0])[0].shape == (0, 3, 9, 13)
 
 

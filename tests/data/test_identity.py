@@ -43,8 +43,10 @@ def test_identity_covers_images_labels_and_classes(digits: Splits) -> None:
     assert with_train(train.select(slice(250))) == ["the number of training images 256 -> 250"]
     renamed = replace(train, classes=(*train.classes[:9], "nine"))
     validation = replace(held(digits.validation), classes=renamed.classes)
-    other = data_identity(replace(digits, train=renamed, validation=validation))
-    assert differences(identity, other) == ["classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 -> 0, 1, 2, 3, 4, 5, 6, 7, 8, nine"]
+    renamed_identity = data_identity(replace(digits, train=renamed, validation=validation))
+    assert differences(identity, renamed_identity) == [
+        "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 -> 0, 1, 2, 3, 4, 5, 6, 7, 8, nine"
+    ]
     assert differences(identity, data_identity(replace(digits, validation=None))) == [
         "the number of validation images 64 -> 0"
     ]
@@ -78,14 +80,16 @@ def _remove(root: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "difference"),
     [
         (_rename, "classes cat, dog -> dog, wolf"),
         (_add, "the number of training images"),
         (_remove, "the number of training images"),
     ],
 )
-def test_resume_requires_the_same_data(tmp_path: Path, stream: bool, change: Callable[[Path], None], said: str) -> None:
+def test_resume_requires_the_same_data(
+    tmp_path: Path, stream: bool, change: Callable[[Path], None], difference: str
+) -> None:
     root = _pictures(tmp_path / "pictures")
     data = Data("folder", root, validation=4, stream=stream, workers=0 if stream else 2)
     recipe = Recipe(steps=1, batch_size=8, lr=0.01)
@@ -99,7 +103,7 @@ def test_resume_requires_the_same_data(tmp_path: Path, stream: bool, change: Cal
     train(replace(data, root=moved), resume=tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     change(moved)
-    with pytest.raises(InputError, match=f"was begun on other data: .*{said}.*--run.fork"):
+    with pytest.raises(InputError, match=f"was begun on other data: .*{difference}.*--run.fork"):
         train(replace(data, root=moved), resume=tmp_path / "run")
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
@@ -127,6 +131,6 @@ def test_relative_root_is_saved_as_an_absolute_path(tmp_path: Path, monkeypatch:
 
 def test_differences_of_a_damaged_identity_are_short(digits: Splits) -> None:
     damaged = {"classes": [10**280] * 20, "shape": "x" * 999, "training": {"images": 10**280}}
-    said = "; ".join(differences(damaged, data_identity(digits)))
-    assert len(said) < 800
-    assert "the images' shape xxxx" in said
+    difference = "; ".join(differences(damaged, data_identity(digits)))
+    assert len(difference) < 800
+    assert "the images' shape xxxx" in difference

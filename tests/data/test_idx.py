@@ -55,8 +55,8 @@ def test_read_idx_names_a_damaged_file_and_both_checksums(tmp_path: Path, damage
     expected = write(path, b"\0\0\x08\x01\0\0\0\x03\x01\x02\xff")
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[:-1], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage])
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    message = f"a.gz is corrupt or truncated: SHA-256 expected {expected}, found {found}"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    message = f"a.gz is corrupt or truncated: SHA-256 expected {expected}, found {digest}"
     with pytest.raises(InputError, match=message):
         read_idx(path, expected)
 

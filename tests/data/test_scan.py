@@ -24,10 +24,10 @@ def test_scan_ignores_system_files_and_lists_other_files(tmp_path: Path, capsys:
     assert source.train.labels.tolist() == [0, 1]
     assert source.validation is not None
     assert (len(source.validation), source.test().labels.tolist()) == (1, [2])
-    said = capsys.readouterr().err
+    notes = capsys.readouterr().err
     for part in ("1 nested folder", "b/deep", "1 file in", "a/notes.txt", "1 folder without images", "empty"):
-        assert part in said
-    assert "Thumbs" not in said
+        assert part in notes
+    assert "Thumbs" not in notes
 
 
 def test_scan_names_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ def test_hold_out_is_random_and_reproducible(numbered: Images) -> None:
     assert sorted(numbers(train) + numbers(validation)) == list(range(100))
     assert len(validation.labels.unique()) > 1
     torch.manual_seed(5)
-    again, _ = hold_out(numbered, 20)
-    assert numbers(again) == numbers(train)
+    second_train, _ = hold_out(numbered, 20)
+    assert numbers(second_train) == numbers(train)
 
 
 def test_hold_out_of_no_images_gives_no_validation(numbered: Images) -> None:
@@ -36,20 +36,20 @@ def test_hold_out_of_no_images_gives_no_validation(numbered: Images) -> None:
 
 @pytest.mark.parametrize(("count", "of_each"), [(3, [1, 1, 1]), (10, [4, 3, 3]), (30, [10, 10, 10])])
 def test_keep_labels_balances_classes(numbered: Images, count: int, of_each: list[int]) -> None:
-    kept = keep_labels(numbered, count, seed=0)
-    assert [(kept.labels == c).sum().item() for c in range(3)] == of_each
-    assert (kept.labels == -1).sum() == 100 - count
-    assert torch.equal(held(kept).pixels, numbered.pixels)
-    has_label = kept.labels >= 0
-    assert torch.equal(kept.labels[has_label], numbered.labels[has_label])
+    images = keep_labels(numbered, count, seed=0)
+    assert [(images.labels == c).sum().item() for c in range(3)] == of_each
+    assert (images.labels == -1).sum() == 100 - count
+    assert torch.equal(held(images).pixels, numbered.pixels)
+    has_label = images.labels >= 0
+    assert torch.equal(images.labels[has_label], numbered.labels[has_label])
 
 
 def test_keep_labels_depends_on_the_seed(numbered: Images) -> None:
-    def kept(seed: int) -> list[int]:
+    def kept_labels(seed: int) -> list[int]:
         return (keep_labels(numbered, 9, seed).labels >= 0).nonzero().flatten().tolist()
 
-    assert kept(0) == kept(0)
-    assert len({tuple(kept(seed)) for seed in range(5)}) == 5
+    assert kept_labels(0) == kept_labels(0)
+    assert len({tuple(kept_labels(seed)) for seed in range(5)}) == 5
 
 
 @pytest.mark.parametrize(

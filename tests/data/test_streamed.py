@@ -40,7 +40,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 class Squares(Dataset[tuple[Tensor, int]]):
-    """A user's own data set."""
+    """User-defined data set."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images

@@ -31,9 +31,11 @@ def test_read_mnist_names_a_damaged_archive(tmp_path: Path, name: str) -> None:
     shutil.copytree(sources.MNIST, folder)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
-    found = hashlib.sha256(whole[: len(whole) // 2]).hexdigest()
+    digest = hashlib.sha256(whole[: len(whole) // 2]).hexdigest()
     expected = _MNIST_SHA256[name]
-    with pytest.raises(InputError, match=f"{name} is corrupt or truncated: SHA-256 expected {expected}, found {found}"):
+    with pytest.raises(
+        InputError, match=f"{name} is corrupt or truncated: SHA-256 expected {expected}, found {digest}"
+    ):
         sources.read_mnist(folder).test()
 
 
