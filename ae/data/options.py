@@ -10,7 +10,7 @@ from ae.data.augment import Augment
 from ae.data.images import Images, ImageSet
 from ae.data.splits import Splits, hold_out, keep_labels
 from ae.utils.errors import InputError
-from ae.utils.shared_memory import once_a_machine
+from ae.utils.shared_memory import once_per_machine
 from ae.utils.validation import AtLeast0, Positive, Settings
 
 _VALIDATION = 5000
@@ -60,10 +60,10 @@ class Data(Settings):
         With several processes, one process per machine reads, and all share its memory.
         """
         source = cache(self._source)  # opened by the process that reads, which also reads the test images
-        train, validation = once_a_machine(lambda: self._split(source()))
+        train, validation = once_per_machine(lambda: self._split(source()))
 
         def read_test() -> ImageSet:
-            return once_a_machine(lambda: self._binarised(source().test(), "test"))
+            return once_per_machine(lambda: self._binarised(source().test(), "test"))
 
         return Splits(train, validation, read_test, self.augment, self.labelled_per_batch, self.binarise)
 

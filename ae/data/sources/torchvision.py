@@ -9,7 +9,7 @@ from einops import rearrange
 from ae.data.images import Images
 from ae.data.sources.mnist import CLASSES_OF_DIGITS, FOLDERS, find_idx, read_idx_folder, searched_places
 from ae.data.sources.source import Source
-from ae.utils.errors import InputError
+from ae.utils.errors import InputError, first_line
 
 
 def read_torchvision(name: str, root: Path) -> Source[Images]:
@@ -41,7 +41,7 @@ def _open(name: str, root: Path, train: bool) -> Any:
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of pickle, scipy and others
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         searched = f"; {searched_places(name, root)}" if name in FOLDERS else ""
         raise InputError(f"{name} is not whole in {root}, and can't be downloaded there: {reason}{searched}") from error
 
