@@ -1,4 +1,4 @@
-"""YAML as people write it: numbers as in YAML 1.2, no key twice, no text that grows when it is read."""
+"""YAML with numbers as in YAML 1.2, unique keys, and a limit on the values that aliases expand to."""
 
 import re
 from typing import Any
@@ -7,17 +7,17 @@ from yaml import AliasEvent, MappingNode, Node, SafeLoader, ScalarNode, Sequence
 
 from ae.utils.errors import InputError, one_line
 
-_LARGEST = 100_000  # values of a file, each as often as aliases repeat it
+_MAX_VALUES = 100_000  # in a file, after the expansion of aliases
 _INT, _FLOAT, _TIME, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp", "merge"))
 _INTEGER = r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+"
 _REAL = r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
 def load_yaml(text: str) -> Any:
-    """The content of a YAML document, of plain values, lists and dicts; raises InputError for what is none.
+    """Parse a YAML document of plain values, lists and dicts; raises InputError for anything else.
 
-    `1e-4` is a number, as in YAML 1.2, where PyYAML, which reads YAML 1.1, sees a text; `010` is ten, and `1:30` and
-    `2020-01-01` are texts.
+    Numbers are those of YAML 1.2: `1e-4` is a number and `010` is ten. `1:30` and `2020-01-01` are texts. PyYAML's
+    own loaders read YAML 1.1.
     """
     try:
         return load(text, _Loader)  # a SafeLoader
@@ -25,14 +25,20 @@ def load_yaml(text: str) -> Any:
         raise InputError("can't read it: it is nested too deeply") from error
     except InputError:
         raise
-    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # of tags with odd values, too
+    except (
+        YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:  # tags with invalid values raise them, too
         raise InputError(f"can't read it: {one_line(error)}") from error
 
 
 class _Loader(SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._sizes: dict[int, int] = {}  # values in a node, by the node's identity
+        self._sizes: dict[int, int] = {}  # values below each node, by the node's id
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         is_alias, line = self.check_event(AliasEvent), self.peek_event().start_mark.line + 1
@@ -40,19 +46,19 @@ class _Loader(SafeLoader):
         if node is None:
             return None
         if is_alias and id(node) not in self._sizes:
-            raise InputError(f"line {line}: an alias is within what it stands for")
+            raise InputError(f"line {line}: an alias refers to a node that contains it")
         if not is_alias:
-            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in _parts(node))
-        if self._sizes[id(node)] > _LARGEST:
-            raise InputError(f"line {line}: more than {_LARGEST:,} values, as often as aliases repeat them")
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
+        if self._sizes[id(node)] > _MAX_VALUES:
+            raise InputError(f"line {line}: more than {_MAX_VALUES:,} values after the expansion of aliases")
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, ScalarNode) and key.tag != _MERGE]
         if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"line {node.start_mark.line + 1}: the key {twice[1]:.60} is there twice")
+            _, repeated = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(f"line {node.start_mark.line + 1}: the key {repeated:.60} is there twice")
         return node
 
     def construct_integer(self, node: ScalarNode) -> int:
@@ -60,13 +66,13 @@ class _Loader(SafeLoader):
         return int(text, 0 if text[:2] in ("0o", "0x") else 10)
 
 
-def _parts(node: Node) -> list[Node]:
+def _children(node: Node) -> list[Node]:
     if isinstance(node, MappingNode):
-        return [part for pair in node.value for part in pair]
+        return [child for pair in node.value for child in pair]
     return node.value if isinstance(node, SequenceNode) else []
 
 
-def _set_up() -> None:
+def _use_yaml_1_2_numbers() -> None:
     _Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT, _TIME)]
         for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
@@ -76,4 +82,4 @@ def _set_up() -> None:
     _Loader.add_constructor(_INT, _Loader.construct_integer)
 
 
-_set_up()
+_use_yaml_1_2_numbers()

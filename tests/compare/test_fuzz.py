@@ -1,4 +1,4 @@
-"""Run folders and sweep files of any content: a result, or one InputError."""
+"""Run folders of any content: a result, or one InputError."""
 
 import json
 import tempfile
@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ae import InputError
 from ae.compare import compare, read_runs, table, verdict, write_csv
 from ae.compare.page import render
-from ae.sweeps import read_sweep
 from tests.helpers.tracked import slow
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -48,7 +46,7 @@ CONFIG = st.fixed_dictionaries(
 
 
 def as_bytes(content: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes | None]:
-    """A file's content: mostly as it should be, sometimes cut off, of another kind, of any bytes, or missing."""
+    """Draw a file's content: mostly valid, sometimes truncated, of another type, arbitrary bytes, or missing."""
     whole = content.map(lambda value: json.dumps(value).encode() + b"\n")
     cut = st.tuples(whole, st.integers(0, 60)).map(lambda pair: pair[0][: pair[1]])
     other = VALUES.map(lambda value: json.dumps(value).encode() + b"\n")
@@ -72,23 +70,23 @@ FILES = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("cases", [50, slow(2000)])
-def test_compare_takes_run_folders_of_any_content(cases: int, unhooked: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")  # megabytes that are the same in every page
+def test_compare_accepts_folders_of_any_content(cases: int, unhooked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")  # megabytes, the same in every page
 
     @settings(max_examples=cases, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
     @given(st.lists(FILES, min_size=1, max_size=5), st.none() | VALUES)
     def check(runs: list[dict[str, bytes | None]], study: Any) -> None:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as root:
             for number, files in enumerate(runs):
-                folder = Path(place, "s", f"r{number}")
+                folder = Path(root, "s", f"r{number}")
                 folder.mkdir(parents=True)
                 for name, content in files.items():
                     if content is not None:
                         (folder / name).write_bytes(content)
             if study is not None:
-                Path(place, "s/sweep.json").write_text(json.dumps(study))
+                Path(root, "s/sweep.json").write_text(json.dumps(study))
             try:
-                comparison = compare(read_runs([place]))
+                comparison = compare(read_runs([root]))
             except InputError as error:
                 assert "\n" not in str(error)  # noqa: PT017
                 return
@@ -96,77 +94,6 @@ def test_compare_takes_run_folders_of_any_content(cases: int, unhooked: None, mo
             assert len(table(comparison).splitlines()) == len(comparison.groups) + 1
             table(comparison, each=True)
             render(comparison)
-            write_csv(comparison, Path(place, "all.csv"))
-
-    check()
-
-
-PARAMETER = st.one_of(
-    VALUES,
-    st.fixed_dictionaries({"value": VALUES}),
-    st.fixed_dictionaries({"values": st.lists(NUMBERS, max_size=4) | VALUES}),
-    st.fixed_dictionaries(
-        {"min": NUMBERS | SCALARS, "max": NUMBERS | SCALARS},
-        optional={
-            "q": NUMBERS | SCALARS,
-            "distribution": st.sampled_from(["uniform", "int_uniform", "log_uniform_values", "q_uniform", "normal"])
-            | VALUES,
-        },
-    ),
-)
-NAMES = st.sampled_from(["hill.x", "hill.sizes", "hill.is_steep", "seconds", "hill", "run.name", "run.dir", "zzz"])
-PARAMETERS = st.dictionaries(
-    NAMES, PARAMETER | st.fixed_dictionaries({"parameters": st.dictionaries(NAMES, PARAMETER)}), max_size=3
-)
-
-
-def mostly(right: Any) -> st.SearchStrategy[Any]:
-    return st.integers(0, 9).flatmap(lambda kind: VALUES if kind == 0 else right)
-
-
-SWEEP = st.fixed_dictionaries(
-    {
-        "program": mostly(st.just("tests/helpers/hill.py")),
-        "method": mostly(st.sampled_from(["grid", "random", "bayes"])),
-        "metric": mostly(st.just({"name": "val/loss", "goal": "minimize"})),
-        "parameters": mostly(PARAMETERS),
-    },
-    optional={
-        "name": SCALARS,
-        "run_cap": NUMBERS | SCALARS,
-        "early_terminate": mostly(
-            st.fixed_dictionaries({"type": st.just("hyperband")}, optional={"min_iter": NUMBERS, "eta": NUMBERS})
-        ),
-        "command": VALUES,
-        "odd": VALUES,
-    },
-)
-TEXTS = st.one_of(
-    SWEEP.map(lambda content: json.dumps(content).encode()),
-    SWEEP.map(lambda content: yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")),
-    st.tuples(
-        SWEEP.map(lambda content: yaml.safe_dump(content).encode()), st.integers(0, 99), st.binary(max_size=3)
-    ).map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]),
-    st.binary(max_size=60),
-    st.text("ab:&*<!-[]{}\"'|>#\n 1.e", max_size=60).map(str.encode),
-)
-
-
-@pytest.mark.parametrize("cases", [50, slow(2000)])
-def test_read_sweep_takes_files_of_any_content(cases: int, unhooked: None, tmp_path: Path) -> None:
-    path = tmp_path / "s.yaml"
-
-    @settings(max_examples=cases, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
-    @given(TEXTS)
-    def check(content: bytes) -> None:
-        path.write_bytes(content)
-        try:
-            sweep = read_sweep(path)
-        except InputError as error:
-            assert str(error).startswith(f"{path}: ")  # noqa: PT017
-            assert len(str(error).splitlines()) == 1  # noqa: PT017
-            return
-        for parameter in sweep.parameters.values():
-            parameter.distribution()
+            write_csv(comparison, Path(root, "all.csv"))
 
     check()
