@@ -1,6 +1,7 @@
-"""Runs side by side: read from folders or W&B, grouped by configuration, as a table, CSV, or a page of their own."""
+"""Comparison of runs from folders or W&B, grouped by configuration, as a table, CSV or HTML page."""
 
-from ae.compare.comparison import Comparison, Group, compare
+from ae.compare.comparison import Comparison, compare
+from ae.compare.groups import Group
 from ae.compare.page import write_page
 from ae.compare.records import Record, read_runs
 from ae.compare.table import table, write_csv

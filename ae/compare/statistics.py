@@ -1,6 +1,6 @@
-"""Statistics of few runs: intervals, tests of two configurations, corrections, and how many seeds a test needs.
+"""Statistics of few runs: intervals, tests of two groups, Holm's correction, power, and effect sizes.
 
-Every function takes finite numbers. scipy is imported where it is used: `import ae` stays free of it.
+All functions take finite numbers. scipy is imported inside functions, so that `import ae` does not import it.
 """
 
 import math
@@ -13,19 +13,20 @@ import numpy as np
 Numbers = Sequence[int | float]
 Method = Literal["paired t-test", "Welch's t-test", "exact rank test"]
 
-LEVEL = 0.05  # of all tests; intervals are of 95 %
+LEVEL = 0.05  # significance level; intervals have 95 % confidence
 POWER = 0.8
-MOST_SEEDS = 100  # that a power calculation looks at
-_ROUNDING = 1e-12  # a spread below this share of the values is rounding
+MAX_SEEDS = 100  # of a power analysis
+_ROUNDING = 1e-12  # relative spread that counts as rounding error
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two means, the first minus the second, and the two-sided test that it is zero.
+    """The difference of two means, first minus second, and the two-sided test against zero.
 
-    error   its standard error; 0 where no group has any spread
-    df      degrees of freedom; None of the exact rank test, which has none
-    counts  runs of the first and of the second group; of pairs, their number twice
+    error   standard error; 0 where neither group has any spread
+    df      degrees of freedom; None for the exact rank test
+    counts  sizes of both groups; twice the number of pairs for a paired test
+    stds    standard deviations of both groups; for a paired test, of the differences, and 0
     """
 
     estimate: float
@@ -34,11 +35,11 @@ class Difference:
     p: float
     method: Method
     counts: tuple[int, int]
-    stds: tuple[float, float]  # of the groups; of pairs, of their differences and 0
+    stds: tuple[float, float]
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval by Student's t; None where the spread can't be estimated."""
+        """95 % confidence interval by Student's t; None for the exact rank test."""
         if self.df is None:
             return None
         half = _t_quantile(1 - LEVEL / 2, self.df) * self.error
@@ -46,7 +47,7 @@ class Difference:
 
 
 def mean_interval(values: Numbers) -> tuple[float, float] | None:
-    """The 95 % confidence interval of a mean, by Student's t with n - 1 degrees of freedom; None of a single value."""
+    """Return the 95 % confidence interval of a mean, by Student's t with n - 1 degrees of freedom; None if n < 2."""
     if len(values) < 2:
         return None
     scale, (scaled,) = _scaled(values)
@@ -55,10 +56,10 @@ def mean_interval(values: Numbers) -> tuple[float, float] | None:
 
 
 def difference(first: Numbers, second: Numbers) -> Difference | None:
-    """Welch's test of two groups with variances of their own (Welch 1947); None where a group has a single value.
+    """Test two means by Welch's t-test for unequal variances (Welch 1947); None where a group has a single value.
 
-    The degrees of freedom are Welch's and Satterthwaite's. Where neither group has any spread, t is not defined, and
-    the rank test is taken: all orders of the values are equally likely, and two of C(n + m, n) separate the groups.
+    Degrees of freedom follow Welch and Satterthwaite. Where neither group has any spread, t is undefined, and the exact
+    rank test is used: two of C(n + m, n) equally likely orders separate the groups.
     """
     n, m = len(first), len(second)
     if min(n, m) < 2:
@@ -78,9 +79,9 @@ def difference(first: Numbers, second: Numbers) -> Difference | None:
 
 
 def paired_difference(first: Numbers, second: Numbers) -> Difference | None:
-    """Student's test of the differences of pairs, `first[i] - second[i]`; None of a single pair.
+    """Test the differences of pairs, `first[i] - second[i]`, by Student's t-test; None for a single pair.
 
-    Differences without any spread give no estimate of it: then the groups are compared by `difference`.
+    Uses `difference` where the differences of pairs have no spread.
     """
     n = len(first)
     if n < 2:
@@ -96,9 +97,9 @@ def paired_difference(first: Numbers, second: Numbers) -> Difference | None:
 
 
 def holm(p_values: Numbers) -> list[float]:
-    """The p-values adjusted for their number by Holm's step-down method (Holm 1979), in the order given.
+    """Adjust p-values by Holm's step-down method (Holm 1979), in the order of the input.
 
-    Rejecting those below `LEVEL` keeps the probability of any wrong rejection below it, whatever depends on what.
+    Rejecting those below `LEVEL` controls the family-wise error rate at `LEVEL` under any dependence.
     """
     adjusted, largest, n = [0.0] * len(p_values), 0.0, len(p_values)
     for rank, i in enumerate(sorted(range(n), key=lambda i: p_values[i])):
@@ -108,17 +109,16 @@ def holm(p_values: Numbers) -> list[float]:
 
 
 def seeds_needed(measured: Difference, comparisons: int = 1) -> int | None:
-    """How many more seeds of each of two configurations a test needs to tell them apart; None: more than 100.
+    """Compute the additional seeds of each group for a power of 80 %; None: more than 100.
 
-    The smallest N at which the power reaches 80 %, if difference and spread are as measured:
-    P(|T| > t(1 - alpha / 2, df)) with T of the noncentral t distribution, noncentrality difference / error, where
-    error and df are those of the same test with N more runs in each group, and alpha = 0.05 / comparisons, Bonferroni's
-    level.
-    Without any spread, the smallest N at which the exact rank test can reach alpha.
+    The smallest N with P(|T| > t(1 - alpha / 2, df)) >= 0.8, if difference and spread are as measured. T follows the
+    noncentral t distribution with noncentrality difference / error. Error and df are those of the same test with N more
+    runs in each group. alpha = 0.05 / comparisons (Bonferroni). Without any spread, the smallest N at which the exact
+    rank test can reach alpha.
     """
     from scipy import stats
 
-    more, alpha = np.arange(1, MOST_SEEDS + 1), LEVEL / comparisons
+    more, alpha = np.arange(1, MAX_SEEDS + 1), LEVEL / comparisons
     n, m = (count + more for count in measured.counts)
     if measured.estimate == 0:
         return None
@@ -136,62 +136,63 @@ def seeds_needed(measured: Difference, comparisons: int = 1) -> int | None:
 
 
 def omega_squared(groups: Sequence[Numbers]) -> float | None:
-    """The share of the variance that a factor explains, corrected for chance (Hays 1963), at least 0.
+    """Compute omega squared, the share of the variance that a factor explains (Hays 1963), clipped at 0.
 
-    (SSB - (k - 1) MSW) / (SST + MSW) of k groups; the correlation ratio SSB / SST is 1 where each group has one value.
-    Groups of one value say nothing of the variance within groups and are left out. None for fewer than two others, and
-    where nothing varies.
+    (SSB - (k - 1) MSW) / (SST + MSW) for k groups. Unlike the correlation ratio SSB / SST, it is corrected for chance.
+    Groups of a single value are left out, since they have no variance within. None for fewer than two groups, and where
+    all values are equal.
     """
-    kept = [group for group in groups if len(group) > 1]
-    if len(kept) < 2:
+    replicated = [group for group in groups if len(group) > 1]
+    if len(replicated) < 2:
         return None
-    _, parts = _scaled(*kept)
-    every = np.concatenate(parts)
-    if _std(every) == 0:
+    _, samples = _scaled(*replicated)
+    pooled = np.concatenate(samples)
+    if _std(pooled) == 0:
         return None
-    total = float(((every - every.mean()) ** 2).sum())
-    within = float(sum(((part - part.mean()) ** 2).sum() for part in parts))
-    mean_square = within / (len(every) - len(parts))
-    return max(0.0, (total - within - (len(parts) - 1) * mean_square) / (total + mean_square))
+    total = float(((pooled - pooled.mean()) ** 2).sum())
+    within = float(sum(((sample - sample.mean()) ** 2).sum() for sample in samples))
+    mean_square = within / (len(pooled) - len(samples))
+    return max(0.0, (total - within - (len(samples) - 1) * mean_square) / (total + mean_square))
 
 
 def rank_correlation(first: Numbers, second: Numbers) -> tuple[float, float] | None:
-    """Spearman's rank correlation and its p-value; None for fewer than three pairs or where a side never varies."""
+    """Compute Spearman's rank correlation and its p-value; None for fewer than three pairs or a constant side."""
     from scipy import stats
 
     if len(first) < 3 or min(len(set(first)), len(set(second))) < 2:
         return None
-    found = stats.spearmanr([float(value) for value in first], [float(value) for value in second])
-    return float(found.statistic), float(found.pvalue)
+    result = stats.spearmanr([float(value) for value in first], [float(value) for value in second])
+    return float(result.statistic), float(result.pvalue)
 
 
 def _scaled(*groups: Numbers) -> tuple[float, list[np.ndarray]]:
-    """Groups in units of their largest magnitude, so that no square overflows or vanishes, and that unit."""
+    """Divide groups by their largest magnitude, so that no square overflows or underflows; returns scale and groups."""
     scale = max((abs(float(value)) for group in groups for value in group), default=1.0) or 1.0
     return scale, [np.array([float(value) / scale for value in group]) for group in groups]
 
 
 def _std(scaled: np.ndarray, size: float | None = None) -> float:
-    """The standard deviation of a sample; 0 where it is rounding, of values as large as `size`."""
+    """Compute the sample standard deviation; 0 where it is rounding error of values of magnitude `size`."""
     std, size = float(scaled.std(ddof=1)), size if size is not None else float(abs(scaled).max())
     return std if std > _ROUNDING * size else 0.0
 
 
 def _welch(stds: tuple[float, float], counts: Any) -> Any:
-    """Standard error and degrees of freedom of the difference of two means; counts are numbers or arrays."""
+    """Compute standard error and degrees of freedom of a difference of means; counts are numbers or arrays."""
     (a, b), (n, m) = (std**2 for std in stds), counts
     variance = a / n + b / m
     return variance**0.5, variance**2 / ((a / n) ** 2 / (n - 1) + (b / m) ** 2 / (m - 1))
 
 
 def _two_sided(t: float, df: float) -> float:
+    """Compute the two-sided p-value of Student's t."""
     from scipy.special import stdtr
 
     return float(2 * stdtr(df, -abs(t)))
 
 
-def _t_quantile(share: float, df: Any) -> Any:
-    """The quantile of Student's t distribution; degrees of freedom are a number or an array."""
+def _t_quantile(p: float, df: Any) -> Any:
+    """Compute a quantile of Student's t distribution; `df` is a number or an array."""
     from scipy.special import stdtrit
 
-    return stdtrit(df, share)
+    return stdtrit(df, p)

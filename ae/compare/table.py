@@ -7,20 +7,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ae.compare.comparison import Comparison, Group
-from ae.compare.records import Record, is_number, shown
+from ae.compare.comparison import Comparison
+from ae.compare.groups import Group
+from ae.compare.records import Record
+from ae.compare.values import format_setting, is_finite
 from ae.evaluation.metrics import is_percentage
 from ae.utils.errors import printable
 from ae.utils.files import write_whole
 
-_WIDEST = 60  # characters of a cell
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a text begins that a spreadsheet executes
+_MAX_WIDTH = 60  # characters of a cell
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # first characters of a text that a spreadsheet executes
 
 
 def table(comparison: Comparison, each: bool = False) -> str:
-    """A line for each group, the best first: what differs, how many runs, and their metrics, as mean ± deviation.
+    """Format a line for each group, best first: its settings, number of runs, and metrics as mean ± deviation.
 
-    With `each`, a line for each run instead. `Comparison.stars` have a star; of a single run nothing can be told.
+    With `each`, format a line for each run instead. A star marks the `Comparison.stars`.
     """
     groups = comparison.groups
     if each:
@@ -30,7 +32,7 @@ def table(comparison: Comparison, each: bool = False) -> str:
     for group in groups:
         count = group.runs[0].name if each else str(len(group.runs))
         state = describe_states(group.runs)
-        settings = [shown(value) for value in group.settings.values()]
+        settings = [format_setting(value) for value in group.settings.values()]
         starred = {metric: "*" if comparison.has_star(group, metric) else " " for metric in comparison.metrics}
         metrics = [number(group, metric) + star for metric, star in starred.items()]
         rows.append([f"{count} {state}".strip(), *settings, *metrics])
@@ -41,26 +43,26 @@ def table(comparison: Comparison, each: bool = False) -> str:
 
 
 def number(group: Group, metric: str) -> str:
-    """The mean of a metric over a group's seeds, with the standard deviation where there are several.
+    """Format the mean of a metric over seeds, with the standard deviation of several.
 
-    Where only some of the runs have it, as a finite number, it says how many.
+    Adds the number of runs with a finite value where others have none.
     """
     mean, std, count = group.mean(metric), group.std(metric), group.count(metric)
     if mean is None:
         return "–"  # noqa: RUF001
     some = f" ({count} of {len(group.runs)})" if count < len(group.runs) else ""
-    if std is None or (std == 0 and "/" not in metric):  # a size that is the same in all
+    if std is None or (std == 0 and "/" not in metric):  # a constant cost
         return form(metric, mean) + some
     if is_percentage(metric):
         return f"{mean:.2%} ± {std:.2%}{some}"
     digits = 4 if std == 0 or mean == 0 else math.floor(math.log10(abs(mean))) - math.floor(math.log10(std)) + 2
-    shown = form(metric, mean) if digits <= 4 else f"{mean:.{min(digits, 12)}g}"  # as far as the deviation reaches
+    shown = form(metric, mean) if digits <= 4 else f"{mean:.{min(digits, 12)}g}"  # digits down to the deviation's
     return f"{shown} ± {std:.2g}{some}"
 
 
 def form(metric: str, value: int | float) -> str:
-    """A metric's value as a person reads it."""
-    if not is_number(value):
+    """Format a value of a metric for people."""
+    if not is_finite(value):
         return f"{value:g}" if isinstance(value, float) else "–"  # noqa: RUF001
     if is_percentage(metric):
         return f"{value:.2%}" if abs(value) < 1e6 else f"{value:.4g}"
@@ -70,20 +72,20 @@ def form(metric: str, value: int | float) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that keeps its line and a bearable width."""
+    """Escape line breaks and truncate a text."""
     text = printable(text)
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+    return text if len(text) <= _MAX_WIDTH else text[: _MAX_WIDTH - 1] + "…"
 
 
 def describe_states(runs: list[Record]) -> str:
-    """Describe runs that have not finished."""
+    """Describe the state of each unfinished run."""
     return ", ".join(f"{run.state} at step {run.step}" for run in runs if run.state != "finished")
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """A row for each run: name, state, step, every field of the configuration, every metric; all as they are.
+    """Write a row for each run: name, state, step, every field of the configuration, and every metric.
 
-    A text that a spreadsheet would execute has an apostrophe before it; numbers stay numbers.
+    Values are unrounded. A text that a spreadsheet would execute is prefixed by an apostrophe.
     """
     runs = comparison.runs
     fields = list(dict.fromkeys(name for run in runs for name in run.config))
@@ -110,6 +112,6 @@ def _is_plain_number(text: str) -> bool:
 
 
 def short_names(fields: list[str]) -> dict[str, str]:
-    """The last part of each field's name; all of it where two would be the same."""
-    last = {field: field.rpartition(".")[2] for field in fields}
-    return {field: short if list(last.values()).count(short) == 1 else field for field, short in last.items()}
+    """Shorten each field to the last part of its name where that is unique."""
+    short = {field: field.rpartition(".")[2] for field in fields}
+    return {field: name if list(short.values()).count(name) == 1 else field for field, name in short.items()}

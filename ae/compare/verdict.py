@@ -1,17 +1,18 @@
-"""Whether the best configuration of a comparison is better than the others by more than chance, in words."""
+"""State in words whether the best configuration is significantly better than all others."""
 
 from dataclasses import dataclass
 
-from ae.compare.comparison import Comparison, Kind, Rival
-from ae.compare.statistics import MOST_SEEDS, mean_interval
+from ae.compare.comparison import Comparison
+from ae.compare.groups import Kind, Rival
+from ae.compare.statistics import MAX_SEEDS, mean_interval
 from ae.compare.table import form, number
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A conclusion of one of three kinds, and its reasons in a line.
+    """A conclusion of one of three kinds, with its evidence in a line.
 
-    settled        the best is better than every other configuration, with all p-values, adjusted, below 5 %
+    settled        the best is significantly better than every other configuration: all adjusted p-values are below 5 %
     not settled    some other configuration may be as good
     can't be told  the best, or the nearest that is not settled, has a single seed
     """
@@ -24,10 +25,10 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Judge the best configuration by the metric that is sorted by, beside the nearest one that is not settled.
+    """Compare the best configuration by `comparison.sort` with the nearest one that is not settled.
 
-    The p-values are adjusted by Holm's method for all comparisons of the best with the others: in 95 of 100 studies of
-    configurations that are equally good, nothing is called settled.
+    Holm's method adjusts the p-values for all comparisons with the best. Of equally good configurations, a best is
+    called settled in at most 5 % of studies.
     """
     metric, best = comparison.sort, comparison.best(comparison.sort)
     if best is None:
@@ -37,9 +38,7 @@ def verdict(comparison: Comparison) -> Verdict:
     if not rivals:
         interval = mean_interval(best.values(metric))
         between = f" (95 % interval {_range(metric, interval)})" if interval is not None else ""
-        return Verdict(
-            "can't be told", f"{text}{between}; there is no other configuration that has it.{_by_test(metric)}"
-        )
+        return Verdict("can't be told", f"{text}{between}; no other configuration has this metric.{_by_test(metric)}")
     undecided = [rival for rival in rivals if rival.kind != "settled"]
     nearest = (undecided or rivals)[0]
     which = "the next" if nearest is rivals[0] else "not the next, but"
@@ -50,34 +49,34 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def _reason(nearest: Rival, metric: str, undecided: list[Rival]) -> str:
-    if nearest.measured is None:
-        return "one of them has a single seed, so nothing tells it from chance. Run two or more seeds of each."
+    if nearest.difference is None:
+        return "one of the two has a single seed, so the difference can't be tested. Run two or more seeds of each."
     text = f"ahead by {_difference(nearest, metric)}."
     if nearest.kind == "settled":
         return text
     more = nearest.more_seeds
-    seeds = f"more than {MOST_SEEDS} more seeds" if more is None else f"{more} more seed{'s' if more > 1 else ''}"
+    seeds = f"more than {MAX_SEEDS} more seeds" if more is None else f"{more} more seed{'s' if more > 1 else ''}"
     text += f" {seeds[0].upper()}{seeds[1:]} of each would be needed, if the difference is as measured."
     if len(undecided) > 1:
-        text += f" In all, {len(undecided)} configurations are not settled to be worse than the best."
+        text += f" In all, {len(undecided)} configurations are not known to be worse than the best."
     return text
 
 
 def _difference(rival: Rival, metric: str) -> str:
-    """The difference with its interval, degrees of freedom and p-value."""
-    measured = rival.measured
-    assert measured is not None
-    interval, p = measured.interval, rival.p or 0.0
+    """Format the difference with its interval, degrees of freedom and p-value."""
+    difference = rival.difference
+    assert difference is not None
+    interval, p = difference.interval, rival.p or 0.0
     between, freedom = "", ""
-    if interval is not None and measured.df is not None:
-        low, high = sorted((interval[0] * _sign(measured.estimate), interval[1] * _sign(measured.estimate)))
+    if interval is not None and difference.df is not None:
+        low, high = sorted((interval[0] * _sign(difference.estimate), interval[1] * _sign(difference.estimate)))
         between, freedom = (
             f"95 % interval {_range(metric, (low, high))}, ",
-            f" with {_freedom(measured.df)}",
+            f" with {_freedom(difference.df)}",
         )
     corrected = f" after Holm's correction for {rival.comparisons} comparisons" if rival.comparisons > 1 else ""
-    said = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
-    return f"{form(metric, abs(measured.estimate))} ({between}{measured.method}{freedom}, {said}{corrected})"
+    p_value = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+    return f"{form(metric, abs(difference.estimate))} ({between}{difference.method}{freedom}, {p_value}{corrected})"
 
 
 def _freedom(df: float) -> str:
@@ -93,7 +92,7 @@ def _sign(value: float) -> int:
 
 
 def _by_test(metric: str) -> str:
-    """Return the sentence that warns of a choice by test data."""
+    """Return a warning where the best is selected on test data."""
     if not metric.startswith("test/"):
         return ""
-    return " It is chosen by test data: its own value there is better than what to expect of new images."
+    return " It is selected on test data, so its value there is optimistically biased."

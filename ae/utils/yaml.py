@@ -31,7 +31,7 @@ def load_yaml(text: str) -> Any:
         TypeError,
         AttributeError,
         LookupError,
-    ) as error:  # tags with invalid values raise them, too
+    ) as error:  # invalid tags raise any
         raise InputError(f"can't read it: {one_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Runs read from folders and from W&B, grouped, sorted and written down; damaged and hostile ones, too."""
+"""Runs read from folders and W&B, grouped, ranked and written; broken and hostile ones, too."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def record(name: str, metrics: dict[str, int | float], **config: object) -> Reco
 # Reading
 
 
-def test_reads_a_run_as_it_is(tmp_path: Path) -> None:
+def test_read_runs_reads_every_part_of_a_run(tmp_path: Path) -> None:
     make_run(tmp_path / "a", {"test/mse": 0.5, "seconds": 3.0}, seed=2, latent=16)
     (run,) = read_runs([str(tmp_path / "a")])
     assert (run.name, run.where, run.state, run.step) == ("a", str(tmp_path / "a"), "finished", 3)
@@ -44,39 +44,39 @@ def test_reads_a_run_as_it_is(tmp_path: Path) -> None:
     assert run.picture == (tmp_path / "a/reconstructions.png").read_bytes()
 
 
-def test_finds_runs_in_folders_of_folders_and_by_globs_each_once(tmp_path: Path) -> None:
+def test_read_runs_finds_each_run_once_in_subfolders_and_globs(tmp_path: Path) -> None:
     for name in ("b", "a", "study/t1", "study/t2"):
         make_run(tmp_path / name, {"test/mse": 0.5})
     (tmp_path / "notes").mkdir()
-    found = read_runs([f"{tmp_path}/study/t?", str(tmp_path)])
-    assert [run.name for run in found] == ["t1", "t2", "a", "b"]
+    runs = read_runs([f"{tmp_path}/study/t?", str(tmp_path)])
+    assert [run.name for run in runs] == ["t1", "t2", "a", "b"]
 
 
-def test_says_of_each_run_how_far_it_has_come(tmp_path: Path) -> None:
+def test_read_runs_reads_state_and_step(tmp_path: Path) -> None:
     make_run(tmp_path / "stopped", steps=4)
     make_run(tmp_path / "resumed", {"test/mse": 0.5}, steps=4)
     with Run("joint", RunConfig(resume=tmp_path / "resumed", wandb="disabled")) as run:
         log(run, range(5, 8))
     with Run("joint", RunConfig(dir=tmp_path / "running", wandb="disabled")) as run:
         log(run, range(1, 3))
-        found = {run.name: run for run in read_runs([str(tmp_path)])}
-    assert {name: (run.state, run.step) for name, run in found.items()} == {
+        runs = {run.name: run for run in read_runs([str(tmp_path)])}
+    assert {name: (run.state, run.step) for name, run in runs.items()} == {
         "stopped": ("stopped", 4),
         "resumed": ("stopped", 7),
         "running": ("running", 2),
     }
-    assert found["resumed"].metrics.keys() == {
+    assert runs["resumed"].metrics.keys() == {
         "val/mse",
         "val/accuracy",
         "val/accuracy/3",
         "best/val/mse",
         "best/val/accuracy",
     }
-    assert found["resumed"].metrics["val/mse"] == 0.1 / 7
+    assert runs["resumed"].metrics["val/mse"] == 0.1 / 7
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"test/mse": '])
-def test_goes_on_without_a_broken_summary(
+def test_read_runs_omits_a_broken_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, unhooked: None
 ) -> None:
     make_run(tmp_path / "a", {"test/mse": 0.5})
@@ -89,7 +89,7 @@ def test_goes_on_without_a_broken_summary(
 
 
 @pytest.mark.parametrize("content", ["nonsense", "5", "{}"])
-def test_goes_on_without_a_broken_history(
+def test_read_runs_omits_a_broken_history(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, unhooked: None
 ) -> None:
     make_run(tmp_path / "a", {"test/mse": 0.5})
@@ -100,7 +100,7 @@ def test_goes_on_without_a_broken_history(
 
 
 def write_run(folder: Path, **files: Any) -> Path:
-    """A run's folder with these contents, as JSON or as bytes, beside those of a whole run."""
+    """Write a run's folder, with some of its files replaced by other JSON or bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
         "config": {"experiment": "joint", "id": folder.name, "config": {"recipe": {"seed": 0}}},
@@ -147,16 +147,16 @@ def test_read_runs_opens_regular_files_only(tmp_path: Path, capsys: pytest.Captu
         folder = write_run(tmp_path / name)
         (folder / name).unlink(missing_ok=True)
         os.mkfifo(folder / name)
-    found = {run.name: run for run in read_runs([str(tmp_path)])}
-    assert {name: (run.state, len(run.history), run.picture) for name, run in found.items()} == {
+    runs = {run.name: run for run in read_runs([str(tmp_path)])}
+    assert {name: (run.state, len(run.history), run.picture) for name, run in runs.items()} == {
         "history.jsonl": ("finished", 0, None),
         "summary.json": ("stopped", 1, None),
         "reconstructions.png": ("finished", 1, None),
     }
-    said = sorted(capsys.readouterr().err.splitlines())
-    assert len(said) == 4
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert len(lines) == 4
     assert (
-        said[-1]
+        lines[-1]
         == f"skipping a run: can't read {tmp_path}/config.json/config.json: it must be a file, and is a named pipe"
     )
 
@@ -182,11 +182,11 @@ def test_read_runs_takes_numbers_only(
     assert run.metrics == metrics
 
 
-def test_read_runs_says_which_picture_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_runs_reports_an_invalid_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (write_run(tmp_path / "a") / "reconstructions.png").write_bytes(b"GIF89a")
     assert read_runs([str(tmp_path)])[0].picture is None
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"can't read {tmp_path}/a/reconstructions.png: it is no PNG; going on without it"
+    assert line == f"can't read {tmp_path}/a/reconstructions.png: it is not a PNG; going on without it"
 
 
 def test_read_runs_reads_the_goal_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_read_runs_reads_the_goal_of_a_study(tmp_path: Path, capsys: pytest.Capt
     by_error = compare(comparison.runs, sort="val/mse")
     assert (by_error.sort, by_error.maximize) == ("val/mse", False)
     write_run(tmp_path / "other")
-    assert compare(read_runs([str(tmp_path)])).sort == "val/mse"  # not all are trials of the study
+    assert compare(read_runs([str(tmp_path)])).sort == "val/mse"  # one run is not a trial of the study
     (tmp_path / "s/sweep.json").write_text('{"metric": 5}')
     capsys.readouterr()
     assert compare(read_runs([str(tmp_path / "s")])).sort == "val/mse"
@@ -209,7 +209,7 @@ def test_read_runs_reads_the_goal_of_a_study(tmp_path: Path, capsys: pytest.Capt
     assert line.startswith(f"can't read {tmp_path}/s/sweep.json: it must have metric")
 
 
-def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Path) -> None:
+def test_read_runs_from_wandb_equals_from_folders(server: WandbServer, tmp_path: Path) -> None:
     for name, group in (("a", "g"), ("b", "h")):
         with Run("joint", RunConfig(dir=tmp_path / name, project="p", group=group), Joint()) as run:
             log(run, range(1, 4))
@@ -217,30 +217,30 @@ def test_reads_runs_from_wandb_as_from_folders(server: WandbServer, tmp_path: Pa
     interrupted = Run("joint", RunConfig(dir=tmp_path / "c", project="p", group="g"))
     log(interrupted, range(1, 3))
     interrupted.finish(130)
-    local = {here.name: here for here in read_runs([str(tmp_path)])}
-    found = read_runs(["wandb:tester/p"])
-    assert {there.name for there in found} == {"a", "b", "c"}
-    for there in found:
+    local = {run.name: run for run in read_runs([str(tmp_path)])}
+    remote = read_runs(["wandb:tester/p"])
+    assert {run.name for run in remote} == {"a", "b", "c"}
+    for there in remote:
         here = local[there.name]
         assert (there.state, there.step, there.history) == (here.state, here.step, here.history)
         assert there.config == ({"experiment": "joint"} if there.name == "c" else here.config)
         assert there.metrics.items() >= here.metrics.items() - {("val/accuracy/3", 0.5)}
-    assert {there.name for there in read_runs(["wandb:tester/p/g"])} == {"a", "c"}
+    assert {run.name for run in read_runs(["wandb:tester/p/g"])} == {"a", "c"}
 
 
-def test_takes_pictures_from_wandb_too(server: WandbServer, tmp_path: Path) -> None:
+def test_read_runs_from_wandb_includes_pictures(server: WandbServer, tmp_path: Path) -> None:
     from PIL import Image
 
     from ae.tracking.media import Media
 
     with Run("joint", RunConfig(dir=tmp_path / "a", project="p")) as run:
         run.summarise({"test/mse": 0.5}, Media({"reconstructions": Image.new("RGB", (9, 9))}))
-    (run_there,) = read_runs(["wandb:tester/p"])
-    assert run_there.picture == (tmp_path / "a/reconstructions.png").read_bytes()
+    (remote,) = read_runs(["wandb:tester/p"])
+    assert remote.picture == (tmp_path / "a/reconstructions.png").read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("source", "complaint"),
+    ("source", "message"),
     [
         ("nowhere", "no run in nowhere, which does not exist"),
         (".", "no run in .: give a run's folder, one that holds such folders, or a glob"),
@@ -248,12 +248,12 @@ def test_takes_pictures_from_wandb_too(server: WandbServer, tmp_path: Path) -> N
         ("wandb:alone", "wandb:alone names no project"),
     ],
 )
-def test_refuses_what_holds_no_run(source: str, complaint: str) -> None:
-    with pytest.raises(InputError, match=re.escape(complaint)):
+def test_read_runs_refuses_sources_without_a_run(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         read_runs([source])
 
 
-def test_refuses_a_project_that_wandb_does_not_have(server: WandbServer) -> None:
+def test_read_runs_refuses_an_unknown_wandb_project(server: WandbServer) -> None:
     with pytest.raises(InputError, match="wandb:tester/nothing"):
         read_runs(["wandb:tester/nothing"])
 
@@ -261,7 +261,7 @@ def test_refuses_a_project_that_wandb_does_not_have(server: WandbServer) -> None
 # Comparing
 
 
-def test_seeds_of_one_configuration_are_a_group_and_the_best_comes_first(tmp_path: Path) -> None:
+def test_compare_groups_seeds_and_ranks_groups(tmp_path: Path) -> None:
     accuracies = {16: [0.9, 0.92, 0.97], 32: [0.95, 0.95], 64: [0.99]}
     for latent, values in accuracies.items():
         for seed, value in enumerate(values):
@@ -278,7 +278,7 @@ def test_seeds_of_one_configuration_are_a_group_and_the_best_comes_first(tmp_pat
     assert compare(comparison.runs, ["test/mse"], sort="test/accuracy").metrics == ["test/accuracy", "test/mse"]
 
 
-def test_only_fields_that_differ_are_shown_and_a_servers_integers_are_no_difference() -> None:
+def test_compare_shows_differing_fields_and_equates_20_and_20_0() -> None:
     first = record("a", {"test/mse": 1.0}, experiment="joint", model__latent=4, objective__beta=20.0, run__name="x")
     second = record("b", {"test/mse": 2.0}, experiment="joint", model__latent=8, objective__beta=20, run__name="y")
     third = record("c", {"test/mse": 3.0}, experiment="joint", objective__beta=True, model__latent=8)
@@ -296,13 +296,13 @@ def test_compare_ranks_by_validation(tmp_path: Path) -> None:
     assert compare([record("a", {"test/accuracy": 0.9, "val/mse": 1.0})]).sort == "val/mse"
     by_test = compare([record("a", {"test/mse": 1.0}), record("b", {"test/mse": 2.0}, a=1)])
     assert by_test.sort == "test/mse"
-    assert "It is chosen by test data" in verdict(by_test).text
-    shown = compare([record("a", measured), record("b", measured, a=1)]).metrics
-    assert shown == ["val/accuracy", "test/accuracy"]
+    assert "It is selected on test data" in verdict(by_test).text
+    metrics = compare([record("a", measured), record("b", measured, a=1)]).metrics
+    assert metrics == ["val/accuracy", "test/accuracy"]
 
 
 def groups(**accuracies: list[float]) -> Comparison:
-    """Configurations with these validation accuracies, the seeds from 0."""
+    """Compare configurations with these validation accuracies, one a seed."""
     return compare(
         [
             record(f"{name}{seed}", {"val/accuracy": value}, code=name, recipe__seed=seed)
@@ -312,19 +312,19 @@ def groups(**accuracies: list[float]) -> Comparison:
     )
 
 
-def test_verdict_of_two_seeds_each_is_not_settled_where_their_spread_is_large() -> None:
+def test_verdict_of_two_seeds_with_a_large_spread_is_not_settled() -> None:
     runs = [
         record(f"{name}{seed}", {"val/mse": value}, code=name, recipe__seed=seed)
         for name, values in {"a": [0.2567, 0.3375], "b": [0.10279, 0.10321, 0.103]}.items()
         for seed, value in enumerate(values)
     ]
-    said = verdict(compare(runs))
+    conclusion = verdict(compare(runs))
     expected = ttest_ind([0.2567, 0.3375], [0.10279, 0.10321, 0.103], equal_var=False)
-    assert said.kind == "not settled"
-    assert f"Welch's t-test with 1 degree of freedom, p = {expected.pvalue:.2g}" in said.text
+    assert conclusion.kind == "not settled"
+    assert f"Welch's t-test with 1 degree of freedom, p = {expected.pvalue:.2g}" in conclusion.text
 
 
-def test_verdict_looks_at_all_configurations() -> None:
+def test_verdict_considers_all_configurations() -> None:
     clear = groups(a=[0.99, 0.991, 0.992], b=[0.9, 0.902, 0.903], c=[0.8, 0.803, 0.804])
     assert verdict(clear).kind == "settled"
     assert "after Holm's correction for 2 comparisons" in verdict(clear).text
@@ -335,10 +335,10 @@ def test_verdict_looks_at_all_configurations() -> None:
     assert verdict(single).kind == "can't be told"
     assert verdict(groups(a=[0.5, 0.6, 0.7])).kind == "can't be told"
     repeated = [record(f"{n}{i}", {"val/mse": n + i / 99}, n=n, recipe__seed=0) for n in (1.0, 2.0) for i in (0, 1)]
-    assert verdict(compare(repeated)).kind == "can't be told"  # one seed each, twice
+    assert verdict(compare(repeated)).kind == "can't be told"  # a single seed, repeated
 
 
-def test_stars_mark_what_is_not_settled_to_be_worse() -> None:
+def test_stars_mark_configurations_not_significantly_worse() -> None:
     comparison = groups(a=[0.99, 0.991, 0.992], b=[0.989, 0.99, 0.995], c=[0.5, 0.51, 0.53], d=[0.7])
     assert [group.name for group in comparison.stars["val/accuracy"]] == ["code b", "code a"]
     assert [line.count("*") for line in table(comparison).splitlines()] == [0, 1, 1, 0, 0]
@@ -347,7 +347,7 @@ def test_stars_mark_what_is_not_settled_to_be_worse() -> None:
     assert len(equal.stars["val/accuracy"]) == 2
 
 
-def test_number_says_how_many_runs_have_the_metric() -> None:
+def test_number_counts_runs_with_the_metric() -> None:
     values = (0.5, math.nan, math.inf, 10**400, 0.7)
     runs = [record(str(i), {"val/mse": value}, recipe__seed=i) for i, value in enumerate(values)]
     comparison = compare(runs)
@@ -359,7 +359,7 @@ def test_number_says_how_many_runs_have_the_metric() -> None:
         write(comparison)
 
 
-def test_runs_without_the_metric_or_with_nan_come_last() -> None:
+def test_compare_ranks_missing_and_nan_last() -> None:
     runs = [
         record("none", {"test/accuracy": 0.5, "test/psnr": 3.0}, a=1),
         record("nan", {"test/mse": math.nan, "test/psnr": 1.0}, a=2),
@@ -386,12 +386,12 @@ def test_effects_of_values_that_occur_once_are_none() -> None:
     rates = [record(str(i), {"val/mse": 0.1 * i}, lr=0.1 * i) for i in range(6)]
     assert compare(rates).effects() == []
     rates.append(record("again", {"val/mse": 0.12}, lr=0.1, recipe__seed=1))
-    assert compare(rates).effects() == []  # one value of several measurements has none to be compared with
+    assert compare(rates).effects() == []  # a single replicated value has nothing to be compared with
     same_seed = [record(f"{i}{j}", {"val/mse": 0.1 * i}, lr=0.1 * i, recipe__seed=0) for i in range(6) for j in "ab"]
     assert compare(same_seed).effects() == []
 
 
-def test_of_many_values_the_rank_correlation_is_shown() -> None:
+def test_effects_of_many_values_are_rank_correlations() -> None:
     rng = np.random.default_rng(0)
     rates, errors = rng.random(30).round(1), rng.random(30).round(1)
     runs = [
@@ -405,14 +405,14 @@ def test_of_many_values_the_rank_correlation_is_shown() -> None:
     assert compare(same).effects() == []
 
 
-def test_an_unknown_metric_is_named_with_the_nearest() -> None:
+def test_compare_suggests_the_nearest_metric() -> None:
     with pytest.raises(InputError, match="no run has the metric test/acuracy; the nearest is test/accuracy"):
         compare([record("a", {"test/accuracy": 1.0})], sort="test/acuracy")
     with pytest.raises(InputError, match=r"no run has the metric zzzz$"):
         compare([record("a", {"test/accuracy": 1.0})], metrics=["zzzz"])
 
 
-def test_runs_that_share_no_metric_are_refused() -> None:
+def test_compare_refuses_runs_without_a_shared_metric() -> None:
     first = record("a", {"test/accuracy": 1.0, "seconds": 1.0, "val/loss": 1.0})
     second = record("b", {"test/mse": 1.0, "seconds": 1.0, "val/loss": 1.0})
     with pytest.raises(InputError, match="no two of these runs have a metric in common: one has test/accuracy"):
@@ -425,13 +425,13 @@ def test_runs_that_share_no_metric_are_refused() -> None:
 # Writing
 
 
-def test_the_table_says_what_each_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_shows_settings_states_and_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, accuracy in enumerate((0.98, 0.99)):
         make_run(tmp_path / f"a{seed}", {"test/accuracy": accuracy, "test/mse": 0.01, "code_size": 3136.0}, seed)
     make_run(tmp_path / "b", {"test/accuracy": 0.97, "test/mse": 0.005, "code_size": 16.0}, latent=16)
     make_run(tmp_path / "c", latent=8, steps=7)
     main(Config(runs=(str(tmp_path),), sort="test/accuracy"))
-    header, *rows, said = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    header, *rows, footer = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
     metrics = ["test/accuracy", "test/mse", "val/mse", "val/accuracy"]
     assert header == ["runs", "latent", *metrics, "code_size"]
     assert rows == [
@@ -439,13 +439,13 @@ def test_the_table_says_what_each_run_is(tmp_path: Path, capsys: pytest.CaptureF
         ["1", "16", "97.00%", "0.005", "–", "–", "16"],  # noqa: RUF001
         ["1 stopped at step 7", "8", "–", "–", "0.01429", "87.50%", "–"],  # noqa: RUF001
     ]
-    assert said[0].startswith("Can't be told: best by test/accuracy is latent none")
+    assert footer[0].startswith("Can't be told: best by test/accuracy is latent none")
     main(Config(runs=(str(tmp_path),), sort="test/accuracy", each=True))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "a0", "a1", "b", "c", "Can't"]
 
 
-def test_experiments_of_different_kinds_can_be_compared(tmp_path: Path) -> None:
+def test_compare_accepts_different_experiments(tmp_path: Path) -> None:
     make_run(tmp_path / "a", {"test/accuracy": 0.9, "test/mse": 0.1})
     make_run(tmp_path / "b", {"test/accuracy": 0.8}, config=classify.Config())
     make_run(tmp_path / "c", {"test/mse": 0.2}, config=reconstruct.Config())
@@ -467,7 +467,7 @@ def test_write_csv_escapes_what_a_spreadsheet_executes(tmp_path: Path, text: str
     assert row == [f"'{text}", f"'{text}", "finished", "0", f"'{text}", f"'{text}", "-1.5", "-1e-5", "-1", "-2.0"]
 
 
-def test_what_users_write_keeps_its_line_and_a_bearable_width(tmp_path: Path) -> None:
+def test_table_escapes_and_truncates_text(tmp_path: Path) -> None:
     name = "a\nb\x1b[31m\u2028\udc80" + "x" * 280
     comparison = compare([record(name, {"val/mse": 1.0}, a=name), record("b", {"val/mse": 2.0}, a=[[{"c": 1}]])])
     lines = table(comparison, each=True).split("\n")
@@ -482,17 +482,17 @@ def test_compare_needs_a_run() -> None:
         compare([])
 
 
-def test_configurations_of_different_kinds_can_be_compared() -> None:
+def test_compare_accepts_settings_of_different_types() -> None:
     values: list[Any] = [1, 1.0, True, None, "1", [1], {}, math.nan, math.inf, 10**400]
     runs = [record(str(i), {"val/mse": 1.0 + i}, model=value) for i, value in enumerate(values)]
     runs.append(record("nested", {"val/mse": 0.5}, model__latent=3))
     comparison = compare(runs)
-    assert len(comparison.groups) == 10  # 1 and 1.0 are the same, and so are none and missing
+    assert len(comparison.groups) == 10  # 1 equals 1.0, and None equals missing
     assert "nan" in table(comparison)
     render(comparison)
 
 
-def test_the_csv_holds_everything(tmp_path: Path) -> None:
+def test_write_csv_writes_every_field_and_metric(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / "a b", {"test/mse": 1 / 3}, latent=4),
         make_run(tmp_path / "c", config=replace(Joint(), model=replace(Joint().model, channels=(1, 2)))),

@@ -1,4 +1,4 @@
-"""The page that compares runs, as text and in a real browser."""
+"""The HTML page of a comparison, as text and in a browser."""
 
 import json
 import re
@@ -24,7 +24,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of six runs: three codes of two seeds each, and one run that stopped."""
+    """Write the page of three codes with two seeds each, and a stopped run."""
     folder = tmp_path_factory.mktemp("compared")
     for latent, accuracy in ((4, 0.9), (16, 0.95), (64, 0.99)):
         for seed in (0, 1):
@@ -36,12 +36,12 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_of(html: str) -> dict[str, list[dict[str, object]]]:
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', html, flags=re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
+    script = re.search(r'<script id="data" type="application/json">(.*?)</script>', html, flags=re.DOTALL)
+    assert script is not None
+    return json.loads(script[1])
 
 
-def test_the_page_holds_all_that_it_shows(page_file: Path) -> None:
+def test_write_page_includes_runs_groups_curves_and_pictures(page_file: Path) -> None:
     html = page_file.read_text(encoding="utf-8")
     data = data_of(html)
     assert len(data["runs"]) == 7
@@ -49,11 +49,11 @@ def test_the_page_holds_all_that_it_shows(page_file: Path) -> None:
     assert data["groups"][0]["settings"] == [64]
     assert data["runs"][0]["curves"]["val/mse"] == [[1, 2, 3], [0.1, 0.05, 0.033333]]  # type: ignore[index]
     assert "val/accuracy/3" not in data["runs"][0]["curves"]  # type: ignore[operator]
-    picture = "data:image/webp;base64,"  # some releases of plotly hold pictures of their own
+    picture = "data:image/webp;base64,"  # some releases of plotly contain pictures
     assert html.count(picture) - get_plotlyjs().count(picture) == 3
 
 
-def test_what_users_write_is_text_on_the_page() -> None:
+def test_render_escapes_names_and_settings() -> None:
     bad = "</script><script>alert(1)</script>"
     html = render(compare([record(bad, {"test/mse": 1.0}, a=bad), record("b", {"test/mse": 2.0}, a="b")]))
     assert bad not in html
@@ -61,8 +61,8 @@ def test_what_users_write_is_text_on_the_page() -> None:
 
 
 @pytest.mark.slow
-def test_a_page_of_a_hundred_runs_is_below_ten_megabytes(tmp_path: Path) -> None:
-    """With as many rows as a training of 50 epochs has, of as many metrics as the main job logs."""
+def test_write_page_of_100_runs_is_below_10_mb(tmp_path: Path) -> None:
+    """Each run has the rows of 50 epochs, with as many metrics as the joint experiment logs."""
     history = [
         {
             "step": step,
@@ -80,7 +80,7 @@ def test_a_page_of_a_hundred_runs_is_below_ten_megabytes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "text"),
     [
         (
             {"a": [0.9, 0.913], "b": [0.5, 0.51]},
@@ -95,23 +95,23 @@ def test_a_page_of_a_hundred_runs_is_below_ten_megabytes(tmp_path: Path) -> None
         ),
         (
             {"a": [0.9], "b": [0.5]},
-            "Can't be told: best by val/accuracy is code a, with 90.00%; the next code b has 50.00%: one of them has a "
-            "single seed, so nothing tells it from chance. Run two or more seeds of each.",
+            "Can't be told: best by val/accuracy is code a, with 90.00%; the next code b has 50.00%: one of the two has a "
+            "single seed, so the difference can't be tested. Run two or more seeds of each.",
         ),
         (
             {"a": [0.9, 0.91]},
-            "Can't be told: best by val/accuracy is r0, with 90.50% ± 0.71% (95 % interval 84.15% to 96.85%); there is "
-            "no other configuration that has it.",
+            "Can't be told: best by val/accuracy is r0, with 90.50% ± 0.71% (95 % interval 84.15% to 96.85%); no "
+            "other configuration has this metric.",
         ),
     ],
 )
-def test_the_verdict_is_of_three_kinds(values: dict[str, list[float]], said: str) -> None:
+def test_verdict_is_of_three_kinds(values: dict[str, list[float]], text: str) -> None:
     runs = [
         record(f"r{i}", {"val/accuracy": value}, code=name, recipe__seed=i)
-        for name, found in values.items()
-        for i, value in enumerate(found)
+        for name, accuracies in values.items()
+        for i, value in enumerate(accuracies)
     ]
-    assert str(verdict(compare(runs))) == said
+    assert str(verdict(compare(runs))) == text
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +126,14 @@ def browser_page(page_file: Path) -> Iterator["Page"]:
         page = browser.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: None if request.url.startswith("data:") else asked_for.append(request.url))
+        page.on("request", lambda request: None if request.url.startswith("data:") else requested.append(request.url))
         errors: list[str] = []
-        asked_for: list[str] = []
+        requested: list[str] = []
         page.goto(page_file.as_uri())
         page.wait_for_selector("body[data-drawn=yes]", timeout=20_000)
         yield page
         assert errors == []
-        assert asked_for == [page_file.as_uri()]  # nothing comes from elsewhere
+        assert requested == [page_file.as_uri()]  # nothing else is loaded
         browser.close()
 
 
@@ -143,7 +143,7 @@ def traces(page: "Page", chart: str) -> list[dict[str, object]]:
     )
 
 
-def test_a_browser_draws_every_chart(browser_page: "Page") -> None:
+def test_page_draws_every_chart(browser_page: "Page") -> None:
     assert len(traces(browser_page, "curves")) == 7
     assert len(traces(browser_page, "parallel")) == len(traces(browser_page, "scatter")) == 4
     for chart in ("curves", "parallel", "scatter"):
@@ -155,7 +155,7 @@ def test_a_browser_draws_every_chart(browser_page: "Page") -> None:
     assert "stopped at step 2" in browser_page.locator("#runs").inner_text()
 
 
-def test_another_metric_can_be_chosen(browser_page: "Page") -> None:
+def test_page_changes_the_metric_of_a_chart(browser_page: "Page") -> None:
     browser_page.select_option("#curve", "train/loss")
     assert traces(browser_page, "curves")[0]["y"] in ([1, 0.5], [1, 0.5, 0.33333])
     browser_page.select_option("#x", "code_size")
@@ -163,7 +163,7 @@ def test_another_metric_can_be_chosen(browser_page: "Page") -> None:
     assert sorted(map(tuple, shown)) == [(), (4, 4), (16, 16), (64, 64)]
 
 
-def test_a_click_brings_a_configuration_out_and_a_head_sorts(browser_page: "Page") -> None:
+def test_page_highlights_a_clicked_row_and_sorts_by_a_clicked_header(browser_page: "Page") -> None:
     row = browser_page.locator("#groups tr[data-group='1']")
     row.click()
     bright = {trace["name"] for trace in traces(browser_page, "curves") if trace["opacity"] == 1}

@@ -1,4 +1,4 @@
-"""Tests of few runs, beside scipy's, and how often they are wrong over many draws."""
+"""Statistics of few runs, against scipy and by simulation."""
 
 import math
 import warnings
@@ -27,24 +27,24 @@ from tests.helpers.tracked import slow
 def test_difference_is_scipys_welch(n: int, m: int, scale: float) -> None:
     rng = np.random.default_rng(n + m)
     x, y = rng.normal(0, 1, n), rng.normal(1, 3, m)
-    found, expected = difference(list(x * scale), list(y * scale)), stats.ttest_ind(x, y, equal_var=False)
-    assert found is not None
-    assert found.interval is not None
-    assert (found.p, found.df) == pytest.approx((expected.pvalue, expected.df))
+    result, expected = difference(list(x * scale), list(y * scale)), stats.ttest_ind(x, y, equal_var=False)
+    assert result is not None
+    assert result.interval is not None
+    assert (result.p, result.df) == pytest.approx((expected.pvalue, expected.df))
     interval = expected.confidence_interval(0.95)
-    assert np.array(found.interval) / scale == pytest.approx([interval.low, interval.high])
-    assert found.estimate / scale == pytest.approx(x.mean() - y.mean())
+    assert np.array(result.interval) / scale == pytest.approx([interval.low, interval.high])
+    assert result.estimate / scale == pytest.approx(x.mean() - y.mean())
 
 
 def test_paired_difference_is_scipys() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, 1, 5), rng.normal(1, 3, 5)
-    found, expected = paired_difference(list(x), list(y)), stats.ttest_rel(x, y)
-    assert found is not None
-    assert found.interval is not None
-    assert (found.p, found.df) == pytest.approx((expected.pvalue, expected.df))
+    result, expected = paired_difference(list(x), list(y)), stats.ttest_rel(x, y)
+    assert result is not None
+    assert result.interval is not None
+    assert (result.p, result.df) == pytest.approx((expected.pvalue, expected.df))
     interval = expected.confidence_interval(0.95)
-    assert found.interval == pytest.approx((interval.low, interval.high))
+    assert result.interval == pytest.approx((interval.low, interval.high))
 
 
 def test_mean_interval_is_scipys() -> None:
@@ -60,40 +60,40 @@ def test_mean_interval_is_scipys() -> None:
         ([0.9, 0.9], [0.5, 0.5], 1 / 3),  # two of six orders
         ([0.9] * 4, [0.5] * 4, 2 / 70),
         ([0.5, 0.5], [0.5, 0.5], 1.0),
-        ([0.1 + 0.2, 0.3], [0.3, 0.3], 1.0),  # apart by rounding alone
+        ([0.1 + 0.2, 0.3], [0.3, 0.3], 1.0),  # differ by rounding
     ],
 )
 def test_difference_without_spread_is_the_exact_rank_test(first: list[float], second: list[float], p: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = difference(first, second)
-    assert found is not None
-    assert (found.p, found.df, found.interval, found.method) == (p, None, None, "exact rank test")
+        result = difference(first, second)
+    assert result is not None
+    assert (result.p, result.df, result.interval, result.method) == (p, None, None, "exact rank test")
     if p < 1:
         same = stats.permutation_test((first, second), lambda x, y: np.mean(x) - np.mean(y), n_resamples=np.inf)
-        assert found.p >= same.pvalue - 1e-12  # which counts ties of equal values, too
+        assert result.p >= same.pvalue - 1e-12  # scipy also counts ties
 
 
-def test_pairs_of_equal_differences_are_compared_as_groups() -> None:
+def test_paired_difference_without_spread_is_unpaired() -> None:
     first, second = [0.9, 0.91], [0.5, 0.51]
     assert paired_difference(first, second) == difference(first, second)
 
 
-def test_a_single_run_tells_nothing() -> None:
+def test_differences_of_a_single_value_are_none() -> None:
     assert difference([1.0], [2.0, 3.0]) is None
     assert difference([1.0, 2.0], [2.0]) is None
     assert paired_difference([1.0], [2.0]) is None
 
 
 def test_holm_adjusts_step_by_step() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as in Holm's method by hand
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # by hand
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
 
 
 @pytest.mark.parametrize("method", ["paired t-test", "Welch's t-test"])
 def test_seeds_needed_reaches_the_power(method: str) -> None:
-    """Draws with as many seeds as it says are significant in 80 % of cases, and with one less in fewer."""
+    """With this many seeds 80 % of simulated tests are significant, and fewer with one seed less."""
     rng = np.random.default_rng(0)
     is_paired = method == "paired t-test"
     measured = Difference(1.0, 0.0, 2.0, 0.5, method, (3, 3), (1.0, 0.0 if is_paired else 1.0))  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_seeds_needed_reaches_the_power(method: str) -> None:
     assert powers[1] < 0.8 + 0.02
 
 
-def test_seeds_needed_has_its_bounds() -> None:
+def test_seeds_needed_of_zero_small_and_exact_differences() -> None:
     same = difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
     close = difference([1.0, 2.0, 3.0], [1.001, 2.0, 3.0])
     exact = difference([0.9, 0.9], [0.5, 0.5])
@@ -121,14 +121,14 @@ def test_seeds_needed_has_its_bounds() -> None:
     assert seeds_needed(exact, comparisons=10) == 4  # two of C(12, 6) = 924
 
 
-def test_omega_squared_is_zero_of_noise_and_one_of_none() -> None:
+def test_omega_squared_is_near_0_of_noise_and_1_without_noise() -> None:
     rng = np.random.default_rng(0)
     groups = [list(rng.normal(0, 1, 3)) for _ in range(4)]
     f = stats.f_oneway(*groups).statistic
     assert omega_squared(groups) == pytest.approx(max(0.0, 3 * (f - 1) / (3 * (f - 1) + 12)))
     assert omega_squared([[1.0, 1.0], [2.0, 2.0]]) == pytest.approx(1.0)
-    drawn = [omega_squared([list(rng.normal(0, 1, 2)) for _ in range(6)]) or 0.0 for _ in range(300)]
-    assert np.median(drawn) < 0.1  # the correlation ratio is 0.45 there
+    noise = [omega_squared([list(rng.normal(0, 1, 2)) for _ in range(6)]) or 0.0 for _ in range(300)]
+    assert np.median(noise) < 0.1  # the correlation ratio is 0.45
     assert omega_squared([[1.0], [2.0], [3.0]]) is None
     assert omega_squared([[1.0, 2.0], [3.0]]) is None
     assert omega_squared([[1.0, 1.0], [1.0, 1.0]]) is None
@@ -145,26 +145,26 @@ def test_rank_correlation_is_scipys() -> None:
 
 @pytest.mark.parametrize("draws", [200, slow(10_000)])
 @pytest.mark.parametrize("is_paired", [False, True])
-def test_intervals_cover_the_difference(draws: int, is_paired: bool) -> None:
-    """95 % of them; Welch's of 2 and 5 runs with unequal spreads, a little fewer or more."""
+def test_intervals_cover_the_true_difference(draws: int, is_paired: bool) -> None:
+    """95 % of intervals cover; Welch's coverage with unequal spreads is approximate."""
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(draws):
         shared = rng.normal(0, 2, 3)
         x = shared + rng.normal(1, 1, 3) if is_paired else rng.normal(1, 1, 3)
         y = shared + rng.normal(0, 1, 3) if is_paired else rng.normal(0, 2, 4)
-        found = (paired_difference if is_paired else difference)(list(x), list(y))
-        assert found is not None
-        assert found.interval is not None
-        covered += found.interval[0] <= 1 <= found.interval[1]
+        result = (paired_difference if is_paired else difference)(list(x), list(y))
+        assert result is not None
+        assert result.interval is not None
+        covered += result.interval[0] <= 1 <= result.interval[1]
     error = math.sqrt(0.05 * 0.95 / draws)
     assert abs(covered / draws - 0.95) < 3 * error + (0.0 if is_paired else 0.01)
 
 
 @pytest.mark.parametrize("draws", [100, slow(10_000)])
 @pytest.mark.parametrize("is_paired", [False, True])
-def test_best_of_equal_configurations_is_seldom_settled(draws: int, is_paired: bool, unhooked: None) -> None:
-    """Of configurations that are equally good, a best is settled in 5 % of the studies at most."""
+def test_rivals_of_equal_configurations_are_settled_in_5_percent(draws: int, is_paired: bool, unhooked: None) -> None:
+    """Among equally good configurations, a best is settled in at most 5 % of studies."""
     rng = np.random.default_rng(1)
     settled = 0
     for _ in range(draws):

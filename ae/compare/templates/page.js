@@ -1,17 +1,17 @@
 "use strict";
-// Draws the charts from the data in the page, and brings out the groups whose lines are clicked.
+// Draw the charts from the data in the page, and highlight the groups whose rows are clicked.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#3b3b98"];
-const OTHERS = "#b5b5b5"; // all but the ten best
+const GREY = "#b5b5b5"; // all but the ten best
 const LAYOUT = { margin: { l: 60, r: 20, t: 10, b: 45 }, showlegend: false, hovermode: "closest" };
 const OPTIONS = { displaylogo: false, responsive: true, displayModeBar: false };
 const chosen = new Set();
-const groupsOf = {}; // for each chart, the group of each of its traces
+const groupsOf = {}; // the group of each trace, by chart
 
-const colour = (group) => COLOURS[group] ?? OTHERS;
+const colour = (group) => COLOURS[group] ?? GREY;
 const SIGNS = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
-const escaped = (text) => String(text).replace(/[&<>]/g, (sign) => SIGNS[sign]); // Plotly reads some tags in its texts
+const escaped = (text) => String(text).replace(/[&<>]/g, (sign) => SIGNS[sign]); // Plotly renders some tags in text
 const byId = (id) => document.getElementById(id);
 const opacity = (group) => (chosen.size === 0 || chosen.has(group) ? 1 : 0.07);
 
@@ -22,7 +22,7 @@ function fill(select, names, first) {
 function draw(id, traces, layout) {
   groupsOf[id] = traces.map((trace) => trace.group);
   const faded = traces.map(({ group, ...trace }) => ({ ...trace, opacity: opacity(group) }));
-  Plotly.react(id, faded.reverse(), { ...LAYOUT, ...layout }, OPTIONS); // the best are drawn last, on top
+  Plotly.react(id, faded.reverse(), { ...LAYOUT, ...layout }, OPTIONS); // draw the best last, on top
   groupsOf[id].reverse();
 }
 
@@ -39,12 +39,12 @@ function drawCurves() {
   draw("curves", traces, { xaxis: { title: { text: "step" } }, yaxis: { title: { text: escaped(metric) }, type } });
 }
 
-function scale(values, isReversed) { // to [0, 1]: numbers by size, all else in order
+function scale(values, isReversed) { // to [0, 1]: numbers linearly, other values by rank
   const present = values.filter((value) => value !== null);
   if (present.every((value) => typeof value === "number")) {
     const low = Math.min(...present), high = Math.max(...present);
-    const part = (value) => (high > low ? (value - low) / (high - low) : 0.5);
-    const place = (value) => (value === null ? null : isReversed ? 1 - part(value) : part(value));
+    const fraction = (value) => (high > low ? (value - low) / (high - low) : 0.5);
+    const place = (value) => (value === null ? null : isReversed ? 1 - fraction(value) : fraction(value));
     return { place, ticks: [...new Set([low, high])] };
   }
   const ticks = [...new Set(present)].sort((a, b) => (typeof a === typeof b ? (a < b ? -1 : 1) : typeof a === "number" ? -1 : 1));
@@ -103,7 +103,7 @@ function sortBy(head) {
     return data.higher[head.textContent] ? m - n : n - m;
   };
   table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
-  for (const other of head.parentNode.children) other.classList.toggle("by", other === head);
+  for (const sibling of head.parentNode.children) sibling.classList.toggle("by", sibling === head);
 }
 
 for (const row of document.querySelectorAll("tr[data-group]")) {
