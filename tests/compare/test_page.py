@@ -13,8 +13,7 @@ from plotly.offline import get_plotlyjs
 from ae.compare import compare, verdict, write_page
 from ae.compare.page import render
 from experiments.compare import Config, main
-from tests.compare.test_comparison import record
-from tests.helpers.compared import make_run
+from tests.helpers.compared import make_run, record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -18,7 +18,7 @@ from ae.compare.statistics import (
     rank_correlation,
     seeds_needed,
 )
-from tests.compare.test_comparison import record
+from tests.helpers.compared import record
 from tests.helpers.tracked import slow
 
 

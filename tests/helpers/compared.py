@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from ae import Recipe, Run, RunConfig
+from ae.compare import Record
 from ae.tracking.media import Media
 from experiments.joint import Config, Model
 
@@ -32,3 +33,9 @@ def log(run: Run, steps: range) -> None:
     for step in steps:
         row = {"train/loss": 1 / step, "val/mse": 0.1 / step, "val/accuracy": 1 - 1 / (step + 1), "val/accuracy/3": 0.5}
         run.log(row, step, step / 2)
+
+
+def record(name: str, metrics: dict[str, int | float], **config: object) -> Record:
+    """Create a record; `__` in the name of a setting is a dot."""
+    settings = {key.replace("__", "."): value for key, value in config.items()}
+    return Record(name, f"runs/{name}", "finished", settings, metrics)
