@@ -94,8 +94,8 @@ def test_write_page_of_100_runs_is_below_10_mb(tmp_path: Path) -> None:
         ),
         (
             {"a": [0.9], "b": [0.5]},
-            "Can't be told: best by val/accuracy is code a, with 90.00%; the next code b has 50.00%: one of the two has "
-            "a single seed, so the difference can't be tested. Run two or more seeds of each.",
+            "Can't be told: best by val/accuracy is code a, with 90.00%; the next code b has 50.00%: one of the two "
+            "has a single seed, so the difference can't be tested. Run two or more seeds of each.",
         ),
         (
             {"a": [0.9, 0.91]},
