@@ -1,4 +1,4 @@
-"""Losses: pure functions from a batch to one value per example, and the one function that averages them."""
+"""Pure functions: losses and divergences with a value per example, and their mean."""
 
 import math
 
@@ -13,10 +13,10 @@ from ae.utils.validation import checks_range
 
 
 def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
-    """The mean of `values` where `mask` is true; 0, with a gradient of 0, where it never is.
+    """Average `values` where `mask` is true; 0 with zero gradient if the mask is empty.
 
-    In training in several processes, over the whole batch: the mean of what the processes get is that mean. In float32
-    at least, whatever the autocast.
+    In distributed training, the average of the result over processes is the mean over the global batch. Half precision
+    is averaged in float32.
     """
     values = at_least_float32(values)
     if mask is None:
@@ -30,9 +30,9 @@ def squared_error(
     target: Float[Tensor, "b c h w"],
     mask: Bool[Tensor, "b #c h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """The mean over an image's pixels, or those where `mask` is true, of (reconstruction - target)^2.
+    """Squared error, averaged over the pixels of each image, or those where `mask` is true.
 
-    Raises InputError where the shapes differ, here and below: nothing is broadcast but a mask of one channel.
+    Raises InputError if the shapes differ, as do all losses of images: only a mask of one channel is broadcast.
     """
     reconstruction, target = _comparable(reconstruction, target, mask)
     return _mean_over_pixels((reconstruction - target).square(), mask)
@@ -43,7 +43,7 @@ def bernoulli_nll(
     target: Float[Tensor, "b c h w"],
     mask: Bool[Tensor, "b #c h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """-log p(target | logits) in nats per image, summed over pixels; grey targets count as probabilities.
+    """-log p(target | logits) in nats per image, summed over pixels; grey targets are probabilities.
 
     Kingma & Welling 2014, appendix C.1, equation 11.
     """
@@ -67,9 +67,9 @@ def gaussian_nll(
 
 
 def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """-log p(label | logits) in nats; 0 where the label is -1, unlabelled.
+    """-log p(label | logits) in nats; 0 for the label -1 (unlabelled).
 
-    Raises InputError for other shapes, labels that are not int64, and, outside of `unchecked_range`, out of range.
+    Raises InputError for other shapes, labels that are not int64 and, outside `unchecked_range`, labels out of range.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = f"logits {list(logits.shape)} and labels {list(labels.shape)}"
@@ -79,49 +79,49 @@ def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"
     if checks_range() and labels.numel():
         low, high = labels.aminmax()
         if low < -1 or high >= logits.shape[1]:
-            wanted = f"0 to {logits.shape[1] - 1}, or -1 for unlabelled: there are {logits.shape[1]} logits"
-            raise InputError(f"labels must be {wanted}; got {low} to {high}")
+            valid = f"0 to {logits.shape[1] - 1}, or -1 for unlabelled: there are {logits.shape[1]} logits"
+            raise InputError(f"labels must be {valid}; got {low} to {high}")
     return F.cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="none")
 
 
 def adversarial(logits: Float[Tensor, " b"], real: bool) -> Float[Tensor, " b"]:
     """-log p(real | logits), or -log p(not real | logits), in nats (Goodfellow et al. 2014, equation 1).
 
-    For a generator it is the first of these on what it has made: the form that does not saturate (their section 3).
+    With real=True on generated images, this is the non-saturating loss of the generator (section 3).
     """
     return F.softplus(-logits if real else logits)
 
 
 def gradient_penalty(logits: Float[Tensor, " b"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """The squared norm of each logit's gradient by its image; has a gradient itself (Mescheder et al. 2018, R1)."""
-    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return slope.square().flatten(1).sum(1)
+    """Squared norm of the gradient of each logit with respect to its image, differentiable (R1, Mescheder et al. 2018)."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(1)
 
 
 def kl_to_standard_normal(mean: Float[Tensor, "b d"], std: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """KL(N(mean, std^2) || N(0, 1)) in nats, of each number (Kingma & Welling 2014, appendix B).
+    """KL(N(mean, std^2) || N(0, 1)) in nats, for each dimension (Kingma & Welling 2014, appendix B).
 
-    As `torch.distributions.kl_divergence` gives it, whose search for the pair of distributions can't be compiled.
+    Equal to `torch.distributions.kl_divergence`, of which the dispatch can't be compiled.
     """
     return 0.5 * (mean.square() + std.square() - 1) - std.log()
 
 
 def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, ""]:
-    """The rate of a batch, of which `nats` of each latent cost nothing: sum over latents of max(nats, mean rate).
+    """Free bits: the sum over latents of max(nats, mean rate over the batch).
 
-    Kingma et al. 2016, equation 15; a latent that carries less than that is not pushed to carry nothing.
+    Kingma et al. 2016, equation 15. The rate of a latent below `nats` has no gradient.
     """
-    means = torch.stack([masked_mean(of_one) for of_one in rates.unbind(1)])
-    return torch.where(distributed.all_mean(means) > nats, means, nats).sum()
+    means = torch.stack([masked_mean(rate) for rate in rates.unbind(1)])
+    return torch.where(distributed.averaged(means) > nats, means, nats).sum()
 
 
 def at_least_float32(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The same in float32 where it is in half precision, as autocast gives it."""
+    """Convert half precision to float32; other dtypes are unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def check_same_shape(output: Tensor, target: Tensor) -> None:
-    """Raise InputError unless a decoder's output has the shape of its target."""
+    """Raise InputError unless a decoder's output has its target's shape."""
     if output.shape != target.shape:
         raise InputError(
             f"output and target must have the same shape, got {list(output.shape)} and {list(target.shape)}: "
@@ -130,15 +130,15 @@ def check_same_shape(output: Tensor, target: Tensor) -> None:
 
 
 def _comparable(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Output and target, in float32 at least; raises InputError where they, or the mask, do not fit."""
+    """Convert output and target to at least float32; raises InputError for invalid shapes and dtypes."""
     check_same_shape(output, target)
     if not target.is_floating_point():
         raise InputError(f"the target must be floating-point, in [0, 1], got {_name(target.dtype)}: divide it by 255.0")
     if mask is not None:
         b, _, *size = target.shape
         if mask.dtype != torch.bool or tuple(mask.shape) not in {tuple(target.shape), (b, 1, *size)}:
-            wanted = f"bool {list(target.shape)}, or with one channel"
-            raise InputError(f"the mask must be {wanted}; got {_name(mask.dtype)} {list(mask.shape)}")
+            valid = f"bool {list(target.shape)}, or with one channel"
+            raise InputError(f"the mask must be {valid}; got {_name(mask.dtype)} {list(mask.shape)}")
     return at_least_float32(output), at_least_float32(target)
 
 

@@ -1,4 +1,4 @@
-"""The autoencoder: encoder -> bottleneck -> decoder, and heads that read the code."""
+"""The autoencoder: encoder -> bottleneck -> decoder, with heads on the code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Output:
     """Result of `Autoencoder.forward` for images [b c h w]."""
 
     code: Code
-    params: Float[Tensor, "b c h w"] | None  # of the pixels' likelihood: logits; None without a decoder
-    logits: dict[str, Float[Tensor, "b classes"]]  # one entry a head
+    params: Float[Tensor, "b c h w"] | None  # of the likelihood: pixel logits; None without a decoder
+    logits: dict[str, Float[Tensor, "b classes"]]  # {head: logits}
 
     @property
     def reconstruction(self) -> Float[Tensor, "b c h w"]:
@@ -30,11 +30,11 @@ class Output:
         return self.params.sigmoid()
 
 
-torch.export.register_dataclass(Output)  # so that a whole model can be exported
+torch.export.register_dataclass(Output)  # for torch.export of whole models
 
 
 def _check_modules(parts: Mapping[str, Any], heads: Any) -> None:
-    """Raise InputError for what is no module, or has a name that no module can have."""
+    """Raise InputError for values that are not modules, and for invalid names of heads."""
     for name, part in parts.items():
         if not isinstance(part, nn.Module) and (part is not None or name == "encoder"):
             raise InputError(f"{name} must be a torch.nn.Module, got {part!r:.60}")
@@ -50,10 +50,10 @@ def _check_modules(parts: Mapping[str, Any], heads: Any) -> None:
 
 
 class Autoencoder(nn.Module):
-    """encoder -> bottleneck -> decoder, plus heads {name: module} that read the code's mean.
+    """encoder -> bottleneck -> decoder, with heads {name: module} on the code's mean.
 
-    Any `nn.Module` with the right shapes goes in: nothing is inherited, named or registered. Without a decoder it is a
-    classifier, without heads a plain autoencoder.
+    Parts are any `nn.Module`s of matching shapes, with no base class or registration. Without a decoder the model is a
+    classifier; without heads, a plain autoencoder.
     """
 
     def __init__(
@@ -69,21 +69,21 @@ class Autoencoder(nn.Module):
         self.bottleneck = Identity() if bottleneck is None else bottleneck
         self.decoder = decoder
         self.heads = nn.ModuleDict(heads or {})
-        self.image_shape: tuple[int, ...] | None = None  # [c h w] that it was trained on, where that is known
+        self.image_shape: tuple[int, ...] | None = None  # [c h w] of the training images, if known
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
-        """Images [b c h w] in [0, 1] -> Code; raises InputError for images that the modules can't take."""
+        """Images [b c h w] in [0, 1] -> Code; raises InputError for images that the modules reject."""
         try:
             return self.bottleneck(self.encoder(images))
         except InputError as error:
-            raise self._explained(error, images) from None
+            raise self._with_expected_shape(error, images) from None
 
     def decode(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
         return self.decode_params(z, size).sigmoid()
 
     def decode_params(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
-        """z -> pixel logits, cropped to `size`; raises InputError where the decoder gives less, or not [b c h w]."""
+        """z -> pixel logits, cropped to `size`; raises InputError if its output is smaller, or not [b c h w]."""
         if self.decoder is None:
             raise InputError("can't decode: the model has no decoder")
         params = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
@@ -97,7 +97,7 @@ class Autoencoder(nn.Module):
         if params.shape[-2] < height or params.shape[-1] < width:
             raise InputError(f"the decoder gives {list(params.shape[-2:])} pixels, fewer than the image's {list(size)}")
         if torch.compiler.is_exporting():
-            # a slice would fix whether there is anything to crop; a negative padding does not
+            # a slice would specialise on whether there is anything to crop; negative padding does not
             return F.pad(params, (0, width - params.shape[-1], 0, height - params.shape[-2]))
         return params[..., :height, :width]
 
@@ -105,20 +105,20 @@ class Autoencoder(nn.Module):
         """Code -> {head: logits}."""
         return {name: at_least_float32(head(code.mean)) for name, head in self.heads.items()}
 
-    def _explained(self, error: InputError, images: Tensor) -> InputError:
-        """The error, with the images that it was made for where those are known, and were others."""
+    def _with_expected_shape(self, error: InputError, images: Tensor) -> InputError:
+        """Add the shape of the training images to the error if `images` have another shape."""
         if self.image_shape is None or tuple(images.shape[1:]) == self.image_shape:
             return error
         expected = " ".join(map(str, self.image_shape))
         return InputError(f"the model was trained on images [b {expected}], got {list(images.shape)}: {error}")
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
-        """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and every head's logits."""
+        """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and logits of every head."""
         code = self.encode(images)
         params = None if self.decoder is None else self.decode_params(code.z, images.shape[-2:])
-        if params is not None and not torch.compiler.is_compiling():  # an exported model takes other sizes, too
+        if params is not None and not torch.compiler.is_compiling():  # exported models have dynamic sizes
             check_same_shape(params, images)
         try:
             return Output(code, params, self.classify(code))
         except InputError as error:
-            raise self._explained(error, images) from None
+            raise self._with_expected_shape(error, images) from None

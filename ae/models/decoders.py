@@ -1,4 +1,4 @@
-"""Decoders: features -> pixel logits. Any module will do that gives at least the image's height and width."""
+"""Decoders: features -> pixel logits, at least as high and wide as the image."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from ae.utils.validation import Positive, check_shape, checked_arguments
 
 
 class DeconvDecoder(nn.Module):
-    """The DeconvNetwork: stages of transposed conv 3x3 - (batch norm) - ReLU, each doubling height and width.
+    """Stages of transposed conv 3x3 - (batch norm) - ReLU, each doubling height and width.
 
-    Features [b channels[0] h w] -> pixel logits [b out_channels h*stride w*stride], stride = 2**stages; the last stage
-    has neither norm nor ReLU. Raises InputError for features with other channels.
+    Features [b channels[0] h w] -> pixel logits [b out_channels h*stride w*stride], stride = 2**stages. The last
+    stage has no norm and no ReLU. Raises InputError for a wrong number of channels.
 
     A transposed convolution gives (h-1)*stride - 2*padding + kernel + output_padding rows (Dumoulin & Visin 2016,
-    relationship 14): with kernel 3, stride 2, padding 1 it takes output_padding=1 to double 7 to 14 to 28; without, 7
-    becomes 13, then 25.
+    relationship 14). With kernel 3, stride 2 and padding 1, output_padding=1 doubles 7 to 14 to 28; without output
+    padding, 7 becomes 13, then 25.
     """
 
     @checked_arguments
@@ -48,7 +48,7 @@ class DeconvDecoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """Fully connected layers, with a ReLU before each but the first.
+    """Fully connected layers with ReLUs between them.
 
     Features [b widths[0]] -> pixel logits [b *image_shape]. Raises InputError for features of another size.
     """
@@ -65,11 +65,11 @@ class DenseDecoder(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
 
     def forward(self, features: Float[Tensor, "b features"]) -> Float[Tensor, "b c h w"]:
-        """Features, as bottlenecks expand them to -> pixel logits; their sigmoid is the image."""
+        """Features [b widths[0]] -> pixel logits; their sigmoid is the image."""
         check_shape("features", features, self.widths[:1])
-        first, *others = self.layers
+        first, *rest = self.layers
         x = first(features)
-        for layer in others:
+        for layer in rest:
             x = layer(x.relu())
         return x.unflatten(1, self.image_shape)
 

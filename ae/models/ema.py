@@ -1,4 +1,4 @@
-"""An average of a module's weights over the steps of its training."""
+"""Exponential moving average (EMA) of a module's weights."""
 
 import torch
 from torch import Tensor, nn
@@ -7,24 +7,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def average_(average: nn.Module, module: nn.Module, step: int, decay: float, statistics: bool = True) -> None:
-    """Take the weights and buffers that `module` has at `step`, counted from 0, into their exponential average.
+    """Update the exponential moving average of `module`'s weights and buffers at `step`, counted from 0.
 
-    The first steps count alike, so that the start is forgotten: 1 - decay is at least 1 / (step + 1), as in the code of
-    Tarvainen & Valpola 2017. Without `statistics`, those of batch norm that is in training mode are left to the average
-    itself. Both modules are of the same kind. Shared weights are averaged once.
+    The decay is at most step / (step + 1), so that the initial weights have no influence (code of Tarvainen & Valpola
+    2017). Without `statistics`, running statistics of batch norms in training mode are not updated. Both modules have
+    the same structure. Shared weights are averaged once. Buffers of integers are copied.
     """
-    new = 1 - min(decay, step / (step + 1))
-    averaged = set()
-    for own, other in zip(average.modules(), module.modules(), strict=True):
+    weight = 1 - min(decay, step / (step + 1))
+    seen = set()
+    for target, source in zip(average.modules(), module.modules(), strict=True):
         pairs: list[tuple[Tensor, Tensor]] = []
-        pairs += zip(own.parameters(recurse=False), other.parameters(recurse=False), strict=True)
-        if statistics or not (isinstance(own, _BatchNorm) and own.training):
-            pairs += zip(own.buffers(recurse=False), other.buffers(recurse=False), strict=True)
+        pairs += zip(target.parameters(recurse=False), source.parameters(recurse=False), strict=True)
+        if statistics or not (isinstance(target, _BatchNorm) and target.training):
+            pairs += zip(target.buffers(recurse=False), source.buffers(recurse=False), strict=True)
         for mean, value in pairs:
-            if mean in averaged:
+            if mean in seen:
                 continue
-            averaged.add(mean)
+            seen.add(mean)
             if mean.is_floating_point():
-                mean.lerp_(value, new)
+                mean.lerp_(value, weight)
             else:
                 mean.copy_(value)

@@ -15,18 +15,29 @@ from ae.utils.validation import Positive, check_images, check_shape, checked_arg
 
 
 class Stage(NamedTuple):
-    """Output of a stage: channels, and stride in pixels of the image."""
+    """Output of a stage: channels, and stride in image pixels."""
 
     channels: int
     stride: int
 
 
+class ConvStage(nn.Sequential):
+    """A stage of `ConvEncoder`: conv 3x3 - (batch norm) - max pool 2 - ReLU."""
+
+    def pre_activation(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features fh fw"]:
+        """Output of all layers but the ReLU."""
+        *layers, _ = self
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
 class ConvEncoder(nn.Module):
-    """The CNN's trunk: stages of conv 3x3 - (batch norm) - max pool 2 - ReLU, each halving height and width.
+    """The trunk of a CNN: stages of conv 3x3 - (batch norm) - max pool 2 - ReLU, each halving height and width.
 
     Images [b in_channels h w] in [0, 1] -> features [b channels[-1] ceil(h/stride) ceil(w/stride)], stride = 2**stages.
-    The ReLU after the pool gives the same values as before it, on a quarter of the elements.
-    It normalises its own input by `mean` and `std`, so that a reused encoder can't be fed wrongly scaled pixels.
+    ReLU and max pool commute; after the pool, the ReLU has a quarter of the elements.
+    Images are normalised by `mean` and `std` in the encoder, so that a reused encoder sees the same scale.
     Raises InputError for images of another shape, dtype or range.
     """
 
@@ -61,7 +72,7 @@ class ConvEncoder(nn.Module):
         return self.features(images)[-1]
 
     def features(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Images [b c h w] in [0, 1] -> every stage's features, as `feature_info` describes them."""
+        """Images [b c h w] in [0, 1] -> features of every stage; `feature_info` has their channels and strides."""
         check_images(images, self.in_channels, self.mean.dtype)
         x = (images - self.mean) / self.std
         features = []
@@ -71,14 +82,14 @@ class ConvEncoder(nn.Module):
         return features
 
     def feature_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the features of images of this size."""
+        """(channels, height, width) of the features for images of this height and width."""
         return self.out_channels, -(-height // self.stride), -(-width // self.stride)
 
 
 class DenseEncoder(nn.Module):
-    """Fully connected layers with a ReLU each, for images that are small and of one size.
+    """Fully connected layers, each followed by a ReLU, for small images of fixed size.
 
-    Images [b *image_shape] in [0, 1] -> features [b widths[-1]]. It normalises its own input by `mean` and `std`.
+    Images [b *image_shape] in [0, 1] -> features [b widths[-1]]. Images are normalised by `mean` and `std`.
     Raises InputError for images of another shape, dtype or range.
     """
 
@@ -112,17 +123,17 @@ class DenseEncoder(nn.Module):
         return x
 
     def feature_shape(self, height: int, width: int) -> tuple[int]:
-        """(features,); the size of the images is fixed."""
+        """(features,), for images of `image_shape`."""
         return (self.widths[-1],)
 
 
-def _stage(c_in: int, c_out: int, norm: bool) -> nn.Sequential:
+def _stage(c_in: int, c_out: int, norm: bool) -> ConvStage:
     layers = OrderedDict[str, nn.Module](conv=nn.Conv2d(c_in, c_out, 3, padding=1))
     if norm:
         layers["norm"] = nn.BatchNorm2d(c_out)
-    layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)  # ceil: an odd last row or column is not lost
+    layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)  # ceil_mode keeps an odd last row or column
     layers["relu"] = nn.ReLU()
-    return nn.Sequential(layers)
+    return ConvStage(layers)
 
 
 def _per_channel(value: float | Sequence[float], channels: int) -> Float[Tensor, "c 1 1"]:

@@ -1,4 +1,4 @@
-"""Modules that the user froze, by `.eval()` or `requires_grad_(False)`, and that training leaves as they are."""
+"""Frozen modules: those that the user set to `.eval()` or `requires_grad_(False)` stay so in training."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,14 +8,14 @@ from ae.utils.errors import InputError
 
 
 class TrainingMode:
-    """Puts modules in training mode, but for what the user froze before it was made.
+    """Put modules in training mode, except those that were frozen at construction.
 
-    - A submodule that is in evaluation mode, in a module that is in training mode, stays in evaluation mode. A module
-      that is in evaluation mode as a whole, as `ae.load` returns it, is trained as a whole.
-    - Where all parameters of a module are frozen by `requires_grad_(False)`, those of its submodules that have buffers
-      stay in evaluation mode: batch norm normalises by its running statistics, which do not move.
+    - A submodule in evaluation mode, in a module in training mode, stays in evaluation mode. A module that is entirely
+      in evaluation mode, as returned by `ae.load`, is trained entirely.
+    - If all parameters of a module have `requires_grad=False`, its submodules with buffers stay in evaluation mode:
+      batch norm uses its running statistics, which stay fixed.
 
-    `average` = (an average of a module's weights, the module): it is frozen where the module is.
+    `average` = (average of a module's weights, the module): the same submodules are frozen in both.
     """
 
     def __init__(self, modules: Iterable[nn.Module], average: tuple[nn.Module, nn.Module] | None = None) -> None:
@@ -28,10 +28,10 @@ class TrainingMode:
         if average is not None:
             frozen = set(self._frozen)
             pairs = zip(average[0].modules(), average[1].modules(), strict=True)
-            self._frozen += [own for own, other in pairs if other in frozen]
+            self._frozen += [averaged for averaged, module in pairs if module in frozen]
 
     def apply(self) -> None:
-        """Put all that is not frozen in training mode."""
+        """Put all modules in training mode, and the frozen ones in evaluation mode."""
         for module in self._modules:
             module.train()
         for part in self._frozen:
@@ -43,13 +43,13 @@ class TrainingMode:
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of the parameters that are not frozen; raises InputError where all are."""
-    given = list(parameters)
-    found = [parameter for parameter in given if parameter.requires_grad]
-    if not found:
-        wanted = "all parameters are frozen: call requires_grad_(True) on what is to be trained"
-        raise InputError(wanted if given else "there are no parameters")
-    return found
+    """The parameters that are not frozen; raises InputError if there are none."""
+    parameters = list(parameters)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        frozen = "all parameters are frozen: call requires_grad_(True) on what is to be trained"
+        raise InputError(frozen if parameters else "there are no parameters")
+    return trained
 
 
 def _frozen(root: nn.Module) -> Iterator[nn.Module]:

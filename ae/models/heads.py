@@ -1,4 +1,4 @@
-"""Heads: small modules that read the code's mean."""
+"""Heads: small modules on the code's mean."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ae.utils.validation import Positive, check_shape, checked_arguments
 
 
 class Classifier(nn.Module):
-    """The CNN's two fully connected layers: in_shape -> `hidden` -> ReLU -> `classes` logits.
+    """The fully connected layers of a CNN: in_shape -> `hidden` -> ReLU -> `classes` logits.
 
     Raises InputError for codes of another shape than `in_shape`.
     """
@@ -31,6 +31,10 @@ class Classifier(nn.Module):
         return self.fc2(self.features(code))
 
     def features(self, code: Float[Tensor, "b *code"]) -> Float[Tensor, "b hidden"]:
-        """Code [b *in_shape] -> the hidden layer's values, which the logits are linear in."""
+        """Code [b *in_shape] -> activations of the hidden layer, the input of the last linear layer."""
+        return self.pre_activation(code).relu()
+
+    def pre_activation(self, code: Float[Tensor, "b *code"]) -> Float[Tensor, "b hidden"]:
+        """Code [b *in_shape] -> the hidden layer before its ReLU."""
         check_shape("code", code, self.in_shape)
-        return self.fc1(code.flatten(1)).relu()
+        return self.fc1(code.flatten(1))

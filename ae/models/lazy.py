@@ -1,4 +1,4 @@
-"""Lazy modules, such as `nn.LazyLinear`, which have no weights until they are called."""
+"""Lazy modules, such as `nn.LazyLinear`, which are uninitialised until the first call."""
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ def is_uninitialized(tensor: Tensor) -> bool:
 
 
 def check_materialised(module: nn.Module) -> None:
-    """Raise InputError where a lazy module has no weights yet."""
+    """Raise InputError if a lazy module is uninitialised."""
     names = [name for name, parameter in module.named_parameters() if is_uninitialized(parameter)]
     if names:
         raise InputError(

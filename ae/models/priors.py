@@ -1,4 +1,4 @@
-"""Priors over discrete codes, so that a model with a quantised bottleneck can be sampled."""
+"""Learned priors over discrete codes, to sample from models with a quantiser."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,12 @@ from ae.utils.validation import Positive, checked_arguments
 
 
 class PixelCNN(nn.Module):
-    """p(index) of a grid of codes [b h w], place by place in reading order, each given all of those before it.
+    """Autoregressive distribution of a grid of code indices [b h w], in raster order.
 
-    van den Oord et al. 2016b (gated PixelCNN), section 2.3: a vertical stack sees the rows above, a horizontal one the
-    places to the left and what the vertical one has seen; so there is no blind spot. Beside the first convolutions both
-    see the mean of all that is above, or to the left: nothing is out of reach on grids of any size.
+    van den Oord et al. 2016b (gated PixelCNN), section 2.3. A vertical stack sees the rows above; a horizontal stack
+    sees the positions to the left and the vertical stack, so that there is no blind spot. Beside their first
+    convolution, the stacks see the mean of all rows above, or all positions to the left: the receptive field covers
+    grids of any size.
     """
 
     @checked_arguments
@@ -32,27 +33,27 @@ class PixelCNN(nn.Module):
         self.last = nn.Sequential(nn.SiLU(), hidden, nn.SiLU(), logits)
 
     def forward(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b codes h w"]:
-        """Indices [b h w] -> the logits of each place's code, which do not depend on it or on any after it."""
+        """Indices [b h w] -> logits of the code at each position, given the positions before."""
         x = self.embedding(index).movedim(-1, 1)
-        return self._along(x, self._above(x))
+        return self._horizontal(x, self._vertical(x))
 
-    def _above(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ h w"]]:
-        """The vertical stack: what each layer of the horizontal one gets to know of the rows above."""
+    def _vertical(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ h w"]]:
+        """The vertical stack: its contribution to each layer of the horizontal stack."""
         above = _mean_before(x.shape[2], x) @ x.mean(3, keepdim=True)
-        vertical, known = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1]) + self.all_above(above), []
+        vertical, contributions = self.above(F.pad(x, (3, 3, 3, 0))[:, :, :-1]) + self.all_above(above), []
         for layer in self._gated():
             above = layer.above(F.pad(vertical, (1, 1, 1, 0)))
             vertical = _gate(above)
-            known.append(layer.across(above))
-        return known
+            contributions.append(layer.across(above))
+        return contributions
 
-    def _along(
-        self, x: Float[Tensor, "b c h w"], known: Sequence[Float[Tensor, "b _ h w"]]
+    def _horizontal(
+        self, x: Float[Tensor, "b c h w"], contributions: Sequence[Float[Tensor, "b _ h w"]]
     ) -> Float[Tensor, "b codes h w"]:
-        """The horizontal stack: logits from what is to the left in each row, and what is known of the rows above."""
+        """The horizontal stack: logits from the positions to the left and the contributions of the vertical stack."""
         left = x @ _mean_before(x.shape[3], x).T
         horizontal = self.left(F.pad(x, (3, 0))[..., :-1]) + self.all_left(left)
-        for layer, above in zip(self._gated(), known, strict=True):
+        for layer, above in zip(self._gated(), contributions, strict=True):
             horizontal = horizontal + layer.out(_gate(layer.left(F.pad(horizontal, (1, 0))) + above))
         return self.last(horizontal)
 
@@ -65,26 +66,28 @@ class PixelCNN(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, height: int, width: int) -> Int64[Tensor, "b h w"]:
-        """`count` grids of codes, drawn place by place."""
+        """Draw `count` grids of code indices, position by position."""
         index = torch.zeros(count, height, width, dtype=torch.int64, device=self.embedding.weight.device)
         for row in range(height):
-            known = [above[:, :, -1:] for above in self._above(self.embedding(index[:, : row + 1]).movedim(-1, 1))]
+            contributions = [
+                above[:, :, -1:] for above in self._vertical(self.embedding(index[:, : row + 1]).movedim(-1, 1))
+            ]
             for column in range(width):
-                so_far = self.embedding(index[:, row : row + 1, : column + 1]).movedim(-1, 1)
-                logits = self._along(so_far, [above[..., : column + 1] for above in known])[:, :, 0, column]
+                drawn = self.embedding(index[:, row : row + 1, : column + 1]).movedim(-1, 1)
+                logits = self._horizontal(drawn, [above[..., : column + 1] for above in contributions])[:, :, 0, column]
                 index[:, row, column] = torch.multinomial(logits.softmax(1), 1).squeeze(1)
         return index
 
 
 class _Gated(nn.Module):
-    """The convolutions of a layer of both stacks, each before a gate (equation 2); masks are where they are padded."""
+    """Convolutions of a layer of both stacks, before their gates (equation 2); masked by padding."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.above = nn.Conv2d(channels, 2 * channels, (2, 3))  # of the vertical stack: this row and the one above
-        self.left = nn.Conv2d(channels, 2 * channels, (1, 2))  # of the horizontal one: this place and that to the left
-        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)  # from the vertical to the horizontal one
-        self.out = nn.Conv2d(channels, channels, 1)  # to the residual connection of the horizontal one
+        self.above = nn.Conv2d(channels, 2 * channels, (2, 3))  # vertical stack: this row and the row above
+        self.left = nn.Conv2d(channels, 2 * channels, (1, 2))  # horizontal stack: this position and the left neighbour
+        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)  # from the vertical to the horizontal stack
+        self.out = nn.Conv2d(channels, channels, 1)  # residual branch of the horizontal stack
 
 
 def _gate(x: Float[Tensor, "b two_c h w"]) -> Float[Tensor, "b c h w"]:
@@ -93,6 +96,6 @@ def _gate(x: Float[Tensor, "b two_c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def _mean_before(size: int, like: Tensor) -> Float[Tensor, "{size} {size}"]:
-    """The matrix that gives, of `size` places, the mean of those before each; 0 where none is."""
-    places = torch.arange(size, device=like.device, dtype=like.dtype)
-    return (places < places[:, None]).to(like.dtype) / places.clamp(min=1)[:, None]
+    """Matrix that maps `size` positions to the mean of the positions before each; 0 for the first."""
+    positions = torch.arange(size, device=like.device, dtype=like.dtype)
+    return (positions < positions[:, None]).to(like.dtype) / positions.clamp(min=1)[:, None]

@@ -1,4 +1,4 @@
-"""Names of classes, arguments and tensors in files of weights written by version 0.1, and their names since 0.2."""
+"""Names of classes, arguments and tensors in files written by version 0.1, and their names since 0.2."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ _TENSORS = {
 
 
 def renamed_description(description: Any) -> Any:
-    """The description of a module, and of the modules in it, with classes and arguments by their names since 0.2."""
+    """Rename the classes and arguments in the description of a module to their names since 0.2."""
     if not isinstance(description, Mapping):
         return description
     kind = description.get("class")
@@ -30,7 +30,7 @@ def renamed_description(description: Any) -> Any:
 
 
 def renamed_tensors(tensors: Mapping[str, Value], expected: Collection[str]) -> dict[str, Value]:
-    """The tensors, with those that a module `expected` under a name since 0.2 alone by that name."""
+    """Rename tensors to their names since 0.2, where `expected` has only the new name."""
 
     def current(name: str) -> str:
         new = ".".join(_TENSORS.get(part, part) for part in name.split("."))

@@ -1,17 +1,19 @@
-"""Bottlenecks: features -> Code -> features again. The model never asks which one it has.
+"""Bottlenecks: features -> Code, and z -> features for the decoder.
 
-The contract is two methods: `forward(features) -> Code` and `expand(z) -> features`, what the decoder reads.
+Required methods: `forward(features) -> Code` and `expand(z) -> features`.
 
-Three more are optional, for codes that are not those of an image (`ae.evaluation.sampling` asks for them):
-    sample(count) -> z              codes from the bottleneck's prior
-    project(z) -> z                 the nearest codes that the bottleneck can give; without it, every z is one
-    mix(one, other, fraction) -> z  the codes at a fraction of the way; without it, the linear mixture, projected
+Optional methods, for codes that do not come from an image (`ae.evaluation.sampling`):
+    sample(count) -> z              draw codes from the prior
+    project(z) -> z                 the nearest valid codes; without this method, every z is valid
+    mix(one, other, fraction) -> z  interpolate codes; without this method, linearly and then projected
 """
 
 from ae.models.bottlenecks.code import Code
 from ae.models.bottlenecks.fsq import FSQ
 from ae.models.bottlenecks.gaussian import Gaussian
-from ae.models.bottlenecks.linear import Dense, Identity, Sphere, TopK
+from ae.models.bottlenecks.linear import Dense, Identity
+from ae.models.bottlenecks.sphere import Sphere
+from ae.models.bottlenecks.topk import TopK
 from ae.models.bottlenecks.vq import VectorQuantizer
 
 __all__ = ["FSQ", "Code", "Dense", "Gaussian", "Identity", "Sphere", "TopK", "VectorQuantizer"]

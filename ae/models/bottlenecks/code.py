@@ -1,4 +1,4 @@
-"""What a bottleneck makes of features."""
+"""The output of a bottleneck."""
 
 from dataclasses import dataclass, field
 
@@ -10,13 +10,13 @@ from torch.distributions import Distribution
 
 @dataclass
 class Code:
-    """Result of a bottleneck for the features of b images.
+    """Output of a bottleneck for the features of b images.
 
-    z          what the decoder reads; a sample where the bottleneck is stochastic
-    mean       deterministic; what heads and probes read; is z where there is no noise
-    rate       [b] nats; zeros where there is none
-    penalty    [b] with gradient (commitment, sparsity); zeros where there is none
-    posterior  for objectives that need more than the rate
+    z          input of the decoder; a sample if the bottleneck is stochastic
+    mean       deterministic input of heads and probes; equal to z if the bottleneck is deterministic
+    rate       [b] in nats, or zeros
+    penalty    [b] with gradient (commitment, sparsity), or zeros
+    posterior  q(z|x), for objectives that need more than the rate
     stats      detached scalars to log: perplexity, active units, ...
     """
 
@@ -29,9 +29,9 @@ class Code:
 
     @classmethod
     def deterministic(cls, z: Float[Tensor, "b *code"]) -> "Code":
-        """The code of a bottleneck with no noise, no rate and no penalty."""
-        zeros = z.new_zeros(z.shape[:1])  # len(z) would fix the batch size where the model is exported
+        """Code without noise, rate and penalty."""
+        zeros = z.new_zeros(z.shape[:1])  # len(z) would specialise the batch size in torch.export
         return cls(z=z, mean=z, rate=zeros, penalty=zeros)
 
 
-torch.export.register_dataclass(Code)  # so that what returns one can be exported
+torch.export.register_dataclass(Code)  # for torch.export of modules that return a Code

@@ -12,17 +12,17 @@ from ae.models.bottlenecks.usage import code_usage
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast2, Positive, checked_arguments
 
-_LARGEST_CODEBOOK = 2**24  # codes whose usage can be counted
+_LARGEST_CODEBOOK = 2**24  # largest codebook of which usage is counted
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantisation: each place becomes a few numbers, each rounded to one of its `levels`.
+    """Finite scalar quantisation: project each position to a few channels and round channel i to `levels[i]` values.
 
-    Mentzer et al. 2024, section 3.1: a linear map to len(levels) numbers, bounded by a tanh and rounded with gradients
-    that pass straight through; z holds them divided by half their levels, in [-1, 1]. No codebook, no penalty. Of an
-    even number of levels 0 is one, and the tanh is shifted by half a level; of two it is not, since both would lie
-    where the tanh has no slope: 0 is then between them. `stats`: perplexity of the prod(levels) codes in the batch, and
-    the fraction used. Raises InputError for more than 2^24 codes.
+    Mentzer et al. 2024, section 3.1. A linear map to len(levels) channels is bounded by a tanh and rounded, with
+    straight-through gradients; z is normalised to [-1, 1] by half the number of levels. There is no codebook and no
+    penalty. For an even number of levels, 0 is a level and the tanh is shifted by half a level. For two levels there is
+    no shift, since both levels would lie where the tanh is flat: 0 is between the levels. `stats` are the batch's
+    `perplexity` and `codes_used` of prod(levels) codes (`code_usage`). Raises InputError for more than 2^24 codes.
     """
 
     @checked_arguments
@@ -40,18 +40,18 @@ class FSQ(nn.Module):
         """Features [b channels h w] -> Code with z [b len(levels) h w] in [-1, 1]."""
         if features.ndim != 4 or features.shape[1] != self.channels:
             raise InputError(f"features must be [b {self.channels} h w], got {list(features.shape)}")
-        numbers = self.project_in(features)
+        projected = self.project_in(features)
         with torch.autocast(features.device.type, enabled=False):
-            z = self._quantized(numbers.to(torch.promote_types(numbers.dtype, torch.float32)))
+            z = self._quantized(projected.to(torch.promote_types(projected.dtype, torch.float32)))
         code = Code.deterministic(z)
         code.stats = code_usage(self.indices(z.detach()), math.prod(self.levels))
         return code
 
-    def _quantized(self, numbers: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
-        """Any numbers -> their levels, with gradients straight through; in bfloat16 the tanh has no room for shifts."""
-        levels = self._levels(numbers)
+    def _quantized(self, projected: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
+        """Bound and round with straight-through gradients; in float32, as bfloat16 does not resolve the shifts."""
+        levels = self._levels(projected)
         half, shift = (levels - 1) * (1 + 1e-3) / 2, torch.where(levels % 2 == 0, 0.5, 0.0)
-        bounded = (numbers + torch.where(levels > 2, shift / half, 0.0).atanh()).tanh() * half - shift
+        bounded = (projected + torch.where(levels > 2, shift / half, 0.0).atanh()).tanh() * half - shift
         return (bounded + (self._rounded(bounded) - bounded).detach()) / (levels // 2)
 
     def _rounded(self, bounded: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
@@ -64,11 +64,11 @@ class FSQ(nn.Module):
         return self._rounded(z * half) / half
 
     def expand(self, z: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b c h w"]:
-        """z [b len(levels) h w] -> features [b channels h w], not negative."""
+        """z [b len(levels) h w] -> non-negative features [b channels h w]."""
         return self.project_out(z).relu()
 
     def indices(self, z: Float[Tensor, "b levels h w"]) -> Int64[Tensor, "b h w"]:
-        """The index of each place's code, 0 to prod(levels) - 1."""
+        """Index of the code at each position, 0 to prod(levels) - 1."""
         levels = self._levels(z)
         digits = (z * (levels // 2) + levels // 2).round().long()
         basis = torch.cumprod(torch.tensor([1, *self.levels[:-1]], device=z.device), 0)

@@ -1,4 +1,4 @@
-"""Stochastic bottlenecks: the code is drawn from a distribution that the features give."""
+"""The bottleneck of a VAE: a sample of a diagonal Gaussian posterior."""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from ae.models.bottlenecks.code import Code
 from ae.utils import distributed
 from ae.utils.validation import AtLeast0, Positive, check_shape, checked_arguments
 
-_LOG_VARIANCES = (-14.0, 14.0)  # in nats; beyond them a variance is not told from 0, or from infinity, in float32
-_ACTIVE = 0.01  # variance over images from which a latent's mean counts as active
+_LOG_VARIANCES = (-14.0, 14.0)  # bounds of the log variance, so that the variance is neither 0 nor infinite in float32
+_ACTIVE = 0.01  # variance of a latent's posterior mean over images above which it counts as active
 
 
 class Gaussian(nn.Module):
-    """A latent vector drawn from a diagonal Gaussian, of which the features give mean and variance by a linear map.
+    """Latent vector with a diagonal Gaussian posterior; mean and log variance are a linear map of the features.
 
-    Kingma & Welling 2014: z = mean + std * noise, in training and evaluation alike, so that a loss is that of a sample;
-    the prior is N(0, I), the rate KL(q(z|x) || N(0, I)) in nats. `mean` of the code is the posterior's mean. Posterior
-    and rate are computed in float32, whatever the autocast.
-    `stats`: the number of active units, whose mean varies over the batch by more than 0.01 (Burda et al. 2016, 5.2).
+    Kingma & Welling 2014: z = mean + std * noise, in training and in evaluation. The prior is N(0, I); the rate is
+    KL(q(z|x) || N(0, I)) in nats. `Code.mean` is the posterior's mean. Posterior and rate are float32 under autocast.
+    `stats`: `active_units`, the number of latents whose posterior mean has a variance above 0.01 over the batch (Burda
+    et al. 2016, section 5.2).
     """
 
     @checked_arguments
@@ -39,12 +39,12 @@ class Gaussian(nn.Module):
         check_shape("features", features, self.in_shape)
         with torch.autocast(features.device.type, enabled=False):
             mean, log_variance = self.project_in(features.flatten(1).to(self.project_in.weight.dtype)).chunk(2, dim=1)
-        centre = at_least_float32(mean)
+        loc = at_least_float32(mean)
         std = (0.5 * at_least_float32(log_variance).clamp(*_LOG_VARIANCES)).exp()
-        posterior = Normal(centre, std, validate_args=False)  # NaN is found by whoever trains, and named
-        rate = kl_to_standard_normal(centre, std).sum(1)
+        posterior = Normal(loc, std, validate_args=False)  # the training loop reports NaN
+        rate = kl_to_standard_normal(loc, std).sum(1)
         return Code(
-            z=(centre + std * torch.randn_like(centre)).to(mean.dtype),
+            z=(loc + std * torch.randn_like(loc)).to(mean.dtype),
             mean=mean,
             rate=rate,
             penalty=torch.zeros_like(rate),
@@ -53,15 +53,15 @@ class Gaussian(nn.Module):
         )
 
     def prior(self, like: Float[Tensor, "b latent"]) -> Normal:
-        """N(0, I), on the device and of the type of what it is compared with."""
+        """N(0, I), of the shape, device and dtype of `like`."""
         return Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False)
 
     @checked_arguments
     def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
-        """`count` codes from the prior."""
+        """Draw `count` codes from the prior."""
         return torch.randn(count, self.latent, device=self.project_out.weight.device)
 
     def expand(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b *features"]:
-        """z [b latent] -> features [b *in_shape], not negative."""
+        """z [b latent] -> non-negative features [b *in_shape]."""
         check_shape("z", z, (self.latent,))
         return self.project_out(z).relu().unflatten(1, self.in_shape)

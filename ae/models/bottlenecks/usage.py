@@ -18,6 +18,6 @@ def code_usage(index: Int64[Tensor, "..."], codebook_size: int) -> dict[str, Ten
 
 
 def code_counts(index: Int64[Tensor, " n"], codebook_size: int) -> Float[Tensor, " codes"]:
-    """The number of times that each code occurs."""
+    """Count the occurrences of each code."""
     count = torch.zeros(codebook_size, device=index.device)
     return count.index_add_(0, index, torch.ones_like(index, dtype=count.dtype))

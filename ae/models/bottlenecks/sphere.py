@@ -1,0 +1,58 @@
+"""Hyperspherical bottleneck: a latent vector of unit length."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ae.models.bottlenecks.code import Code
+from ae.models.bottlenecks.linear import Dense
+from ae.utils.validation import AtLeast0, check_shape, checked_arguments
+
+_PARALLEL = 1e-6  # sine of the angle below which two directions count as equal or opposite
+
+
+class Sphere(Dense):
+    """`Dense` with the latent vector divided by its norm.
+
+    The prior is the uniform distribution on the unit sphere. Interpolation follows great circles.
+    """
+
+    def forward(self, features: Float[Tensor, "b *features"]) -> Code:
+        """Features [b *in_shape] -> Code with z [b latent] on the unit sphere."""
+        check_shape("features", features, self.in_shape)
+        return Code.deterministic(self.project(self.project_in(features.flatten(1))))
+
+    @checked_arguments
+    def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
+        """Draw `count` codes uniformly on the sphere (Muller 1959)."""
+        return self.project(torch.randn(count, self.latent, device=self.project_out.weight.device))
+
+    def project(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
+        """z [b latent] -> the nearest point on the sphere; the first basis vector for z = 0."""
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        largest = z.detach().abs().amax(1, keepdim=True)
+        first_axis = torch.cat([torch.ones_like(z[:, :1]), torch.zeros_like(z[:, 1:])], dim=1)
+        scaled = torch.where(
+            largest > 0, z / torch.where(largest > 0, largest, 1), first_axis
+        )  # so that the squares do not overflow
+        return scaled / scaled.norm(dim=1, keepdim=True)
+
+    def mix(
+        self, one: Float[Tensor, "b latent"], other: Float[Tensor, "b latent"], fraction: float
+    ) -> Float[Tensor, "b latent"]:
+        """Spherical linear interpolation at `fraction` from `one` to `other` (slerp, Shoemake 1985).
+
+        Between opposite points, the path leads through the basis vector that is most nearly perpendicular to them.
+        """
+        one, other = self.project(one), self.project(other)
+        angle = 2 * torch.atan2((one - other).norm(dim=1, keepdim=True), (one + other).norm(dim=1, keepdim=True))
+        towards = other - (one * other).sum(1, keepdim=True) * one
+        axis = F.one_hot(one.abs().argmin(1), self.latent).to(one.dtype)
+        perpendicular = axis - (one * axis).sum(1, keepdim=True) * one
+        direction = torch.where(towards.norm(dim=1, keepdim=True) > _PARALLEL, towards, perpendicular)
+        tangent = F.normalize(direction, dim=1)
+        tangent = F.normalize(
+            tangent - (one * tangent).sum(1, keepdim=True) * one, dim=1
+        )  # once more, against rounding
+        return self.project((fraction * angle).cos() * one + (fraction * angle).sin() * tangent)

@@ -1,0 +1,131 @@
+"""Build a model from the description in its file of weights."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ae.models import bottlenecks
+from ae.models.autoencoder import Autoencoder
+from ae.models.decoders import DeconvDecoder, DenseDecoder
+from ae.models.encoders import ConvEncoder, DenseEncoder
+from ae.models.heads import Classifier
+from ae.tracking.server import download_weights
+from ae.utils.errors import InputError, one_line
+from ae.utils.validation import checked
+from ae.weights.file import load_weights
+from ae.weights.metadata import Metadata, read_metadata, shortened
+
+_BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
+_CLASSES: dict[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier, *_BOTTLENECKS)
+    if issubclass(kind, nn.Module)  # all but Code
+}
+_LONGEST_LIST = 1024  # values of a constructor's argument, or heads
+_PARTS = ("encoder", "bottleneck", "decoder")
+
+
+def load(
+    path: str | Path,
+    *,
+    encoder: nn.Module | None = None,
+    bottleneck: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    heads: Mapping[str, nn.Module] | None = None,
+) -> Autoencoder:
+    """Load a model in evaluation mode from a run's folder, a file of weights, or `wandb:entity/project/artifact:alias`.
+
+    Only classes of `ae` are built from the description. Pass a module of another class, as in `encoder=MyEncoder(...)`;
+    its weights are loaded. Raises InputError for a broken file, a newer format, and tensors that don't fit.
+    """
+    modules = {"encoder": encoder, "bottleneck": bottleneck, "decoder": decoder}
+    with tempfile.TemporaryDirectory() as folder:
+        file = _find(path, Path(folder))
+        metadata = read_metadata(file)
+        try:
+            model = _build(metadata, modules, heads or {})
+        except InputError as error:
+            raise InputError(f"can't load {path}: {error}") from error
+        load_weights(file, model)
+        try:
+            _tie(model, metadata.tied)
+        except InputError as error:
+            raise InputError(f"can't load {path}: {error}") from error
+    model.image_shape = metadata.image
+    return model.to(memory_format=torch.channels_last).eval()  # as in training; on CPUs four times as fast
+
+
+def _build(metadata: Metadata, modules: Mapping[str, nn.Module | None], heads: Mapping[str, nn.Module]) -> Autoencoder:
+    """Build the described model from the passed modules, and new modules on the meta device for the rest."""
+    if metadata.model.get("class") != "Autoencoder":
+        raise InputError(f"it holds no Autoencoder but {metadata.model.get('class')}: read it with load_weights")
+    parts = {}
+    for name in _PARTS:
+        module, description = modules[name], metadata.model.get(name)
+        parts[name] = _module(description, name) if module is None and description is not None else module
+    head_descriptions = metadata.model.get("heads", {})
+    if not isinstance(head_descriptions, dict):
+        raise InputError("its heads are not described as they should be")
+    if len(head_descriptions) > _LONGEST_LIST:
+        raise InputError(f"it has {len(head_descriptions)} heads, which can't be right")
+    unknown = [name for name in heads if name not in head_descriptions]
+    if unknown:
+        raise InputError(f"it has no head {unknown[0]}, but {', '.join(head_descriptions) or 'none'}")
+    built_heads = {
+        name: heads[name] if name in heads else _module(description, name)
+        for name, description in head_descriptions.items()
+    }
+    if parts["encoder"] is None:
+        raise InputError("it does not describe its encoder")
+    return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], built_heads)
+
+
+def _module(description: Any, name: str) -> nn.Module:
+    """Build a module of a class of `ae` on the meta device, which takes no memory, whatever the described sizes."""
+    if not isinstance(description, dict):
+        raise InputError(f"its {name} is not described as it should be")
+    kind = _CLASSES.get(str(description.get("class")))
+    if kind is None:
+        argument = f"{name}=..." if name in _PARTS else f"heads={{{name!r}: ...}}"
+        raise InputError(
+            f"its {name} is of class {description.get('class')}, not one of ae's: give it, as in load(path, {argument})"
+        )
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "class"}
+    for key, value in arguments.items():
+        values = value if isinstance(value, tuple) else [value]
+        if len(values) > _LONGEST_LIST or not all(isinstance(each, int | float) for each in values):
+            raise InputError(f"its {name} has an argument {key} that can't be right: {shortened(value)}")
+    try:
+        with torch.device("meta"):
+            return kind(**arguments)
+    except (InputError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        raise InputError(f"its {name} can't be built: {shortened(one_line(error))}") from error
+
+
+def _find(path: str | Path, folder: Path) -> Path:
+    """The path of the file of weights; an artifact of W&B is downloaded to `folder`."""
+    if isinstance(path, str) and path.startswith("wandb:"):
+        return download_weights(path.removeprefix("wandb:"), folder)
+    location: Path = checked(path, Path, "path")
+    if not location.is_dir():
+        return location
+    if (location / "model.safetensors").exists():
+        return location / "model.safetensors"
+    best = location / "best.safetensors"
+    hint = f"its training did not end; the best weights so far are in {best}" if best.exists() else "it is no run"
+    raise InputError(f"no model.safetensors in {location}: {hint}")
+
+
+def _tie(model: nn.Module, groups: Sequence[Sequence[str]]) -> None:
+    """Share the parameters of each group; raises InputError if a name is missing or the shapes differ."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for first, *others in groups:
+        for name in others:
+            if first not in parameters or name not in parameters or parameters[first].shape != parameters[name].shape:
+                raise InputError(f"its weights {first} and {name} can't be shared, as they should be")
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, parameters[first])
