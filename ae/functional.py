@@ -93,7 +93,7 @@ def adversarial(logits: Float[Tensor, " b"], real: bool) -> Float[Tensor, " b"]:
 
 
 def gradient_penalty(logits: Float[Tensor, " b"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Squared norm of the gradient of each logit with respect to its image, differentiable (R1, Mescheder et al. 2018)."""
+    """Squared norm of the gradient of each logit by its image, differentiable (R1, Mescheder et al. 2018)."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(1)
 

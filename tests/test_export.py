@@ -98,7 +98,7 @@ def test_exported_and_onnx_programs_equal_the_modules(tmp_path: Path, exports: s
     assert (tmp_path / "joint.onnx").exists()
 
 
-def test_a_frozen_encoder_stays_and_a_new_head_learns() -> None:
+def test_frozen_encoder_is_unchanged_by_training_a_head() -> None:
     model = joint()
     encoder = model.encoder.requires_grad_(False)
     before = copy.deepcopy(encoder)
@@ -117,7 +117,7 @@ def test_a_frozen_encoder_stays_and_a_new_head_learns() -> None:
     assert all(parameter.grad is None for parameter in encoder.parameters())
 
 
-def test_a_part_can_be_fine_tuned() -> None:
+def test_single_stage_can_be_fine_tuned() -> None:
     model = joint().requires_grad_(False)
     model.encoder.stages[-1].requires_grad_(True)  # type: ignore[index]
     model(torch.rand(2, 1, 28, 28)).logits["digit"].sum().backward()
@@ -125,7 +125,7 @@ def test_a_part_can_be_fine_tuned() -> None:
     assert trained == ["encoder.stages.1.conv.weight", "encoder.stages.1.conv.bias"]
 
 
-def test_encoder_and_decoder_are_swapped_between_models() -> None:
+def test_encoder_and_decoder_combine_across_models() -> None:
     first, second = joint(), joint(norm=True)
     mixed = Autoencoder(first.encoder, second.decoder)
     images = torch.rand(2, 1, 28, 28)
@@ -143,7 +143,7 @@ def test_compiled_equals_eager_at_any_batch_and_size() -> None:
         torch.testing.assert_close(compiled(images).params, model(images).params)
 
 
-def test_what_the_encoder_gives_is_said_before_it_runs() -> None:
+def test_encoder_feature_info_matches_features() -> None:
     encoder = ConvEncoder(3, (8, 16, 32))
     for size in (32, 37):
         images = torch.rand(2, 3, size, size)
@@ -155,7 +155,7 @@ def test_what_the_encoder_gives_is_said_before_it_runs() -> None:
         encoder(torch.rand(2, 1, 32, 32))
 
 
-def test_it_is_a_backbone_for_torchvisions_pyramid() -> None:
+def test_encoder_is_a_backbone_for_feature_pyramid_network() -> None:
     from torchvision.ops import FeaturePyramidNetwork
 
     encoder = ConvEncoder(1, (8, 16))
@@ -165,7 +165,7 @@ def test_it_is_a_backbone_for_torchvisions_pyramid() -> None:
     assert shapes == [(2, 12, 14, 14), (2, 12, 7, 7)]
 
 
-def test_how_fast_an_encoder_is_elsewhere(
+def test_reuse_benchmark_runs(
     digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], unhooked: None
 ) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
@@ -173,7 +173,9 @@ def test_how_fast_an_encoder_is_elsewhere(
     assert "onnxruntime" in capsys.readouterr().out
 
 
-def test_a_trained_encoder_segments(digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segment_experiment_runs_and_keeps_weights(
+    digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main_job(digits, tmp_path / "run")
     before = (tmp_path / "run/model.safetensors").read_bytes()
     for fine_tune in (False, True):

@@ -10,13 +10,13 @@ from ae.utils.errors import InputError
 SHAPE = (4, 2, 5, 3)
 
 
-def test_masked_mean_is_the_mean_of_the_chosen() -> None:
+def test_masked_mean_averages_masked_values() -> None:
     values = torch.tensor([1.0, 2.0, 4.0, 8.0])
     assert masked_mean(values).item() == 3.75
     assert masked_mean(values, torch.tensor([True, False, True, False])).item() == 2.5
 
 
-def test_masked_mean_of_none_is_zero_with_zero_gradient() -> None:
+def test_masked_mean_of_empty_mask_is_zero_with_zero_gradient() -> None:
     values = torch.tensor([1.0, torch.nan], requires_grad=True)
     mean = masked_mean(values, torch.zeros(2, dtype=torch.bool))
     mean.backward()
@@ -31,13 +31,13 @@ def test_squared_error_is_the_mean_over_pixels() -> None:
         assert value == pytest.approx(sum((x - y) ** 2 for x, y in zip(*map(flat, (a[i], b[i])), strict=True)) / 30)
 
 
-def test_bernoulli_is_the_log_likelihood_of_binary_images() -> None:
+def test_bernoulli_nll_equals_log_likelihood() -> None:
     logits, target = torch.randn(SHAPE) * 3, torch.randint(0, 2, SHAPE).float()
     expected = -Bernoulli(logits=logits.double()).log_prob(target.double()).sum((1, 2, 3))
     torch.testing.assert_close(bernoulli_nll(logits, target).double(), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_bernoulli_is_finite_far_out_and_expected_for_grey() -> None:
+def test_bernoulli_nll_is_finite_for_extreme_logits_and_takes_grey() -> None:
     grey, p = torch.tensor(0.25), 1 / (1 + math.exp(-2))
     value = bernoulli_nll(torch.full((1, 1, 1, 1), 2.0), grey.reshape(1, 1, 1, 1)).item()
     assert value == pytest.approx(-(0.25 * math.log(p) + 0.75 * math.log(1 - p)))
@@ -45,14 +45,14 @@ def test_bernoulli_is_finite_far_out_and_expected_for_grey() -> None:
 
 
 @pytest.mark.parametrize("std", [1.0, 0.1, 3.0])
-def test_gaussian_is_the_log_density(std: float) -> None:
+def test_gaussian_nll_equals_log_density(std: float) -> None:
     mean, target = torch.rand(SHAPE), torch.rand(SHAPE)
     expected = -Normal(mean.double(), std).log_prob(target.double()).sum((1, 2, 3))
     torch.testing.assert_close(gaussian_nll(mean, target, std).double(), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_masks_leave_pixels_out(channels: int) -> None:
+def test_image_losses_exclude_masked_pixels(channels: int) -> None:
     a, b = torch.rand(SHAPE), torch.rand(SHAPE)
     mask = torch.rand(4, channels, 5, 3) > 0.5
     mask[3] = False  # an image with nothing to look at
@@ -67,7 +67,7 @@ def test_masks_leave_pixels_out(channels: int) -> None:
     assert bernoulli_nll(a, b, mask)[3].item() == 0
 
 
-def test_cross_entropy_skips_the_unlabelled() -> None:
+def test_cross_entropy_is_zero_for_unlabelled() -> None:
     logits, labels = torch.randn(4, 3), torch.tensor([2, -1, 0, -1])
     values = cross_entropy(logits, labels)
     expected = -logits.double().softmax(1).log()
@@ -76,7 +76,7 @@ def test_cross_entropy_skips_the_unlabelled() -> None:
     assert values[[1, 3]].tolist() == [0, 0]
 
 
-def test_cross_entropy_refuses_a_label_out_of_range() -> None:
+def test_cross_entropy_rejects_labels_out_of_range() -> None:
     with pytest.raises(InputError, match="0 to 2, or -1 for unlabelled: there are 3 logits; got 0 to 3"):
         cross_entropy(torch.randn(2, 3), torch.tensor([0, 3]))
 

@@ -1,4 +1,4 @@
-"""Objectives: what training minimises. `objective(model, batch, step) -> Loss`."""
+"""Objectives: `objective(model, batch, step) -> Loss`, the loss that training minimises."""
 
 from ae.objectives.consistency import Consistency, TeacherConfig
 from ae.objectives.contractive import Contractive

@@ -1,4 +1,4 @@
-"""Learning from few labels: what is predicted of an unlabelled image is to hold under augmentation."""
+"""Semi-supervised learning by consistency regularisation: FixMatch and mean teacher."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,35 +25,35 @@ _STRONG = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)
 
 @dataclass(frozen=True)
 class TeacherConfig(Settings):
-    """How a teacher, an average of the model's weights, teaches what it sees in a weakly augmented image.
+    """Settings of the teacher, an exponential moving average of the model's weights, and of its loss.
 
-    `pseudo-labels`: its most likely class, where it is confident, is the strongly augmented image's label (Sohn et al.
-    2020, FixMatch, equation 4). `mean-teacher`: the squared distance of their class probabilities (Tarvainen & Valpola
-    2017, equation 1). At first its predictions are aligned with classes that are equally frequent (Berthelot et al.
-    2020, ReMixMatch, section 3.1), so that none is forgotten; as no class is quite that frequent, not for ever.
+    `pseudo-labels`: the teacher's most likely class for the weakly augmented image, if confident, is the label of the
+    strongly augmented image (Sohn et al. 2020, FixMatch, equation 4). `mean-teacher`: squared distance between the
+    class probabilities of model and teacher (Tarvainen & Valpola 2017, equation 1). The teacher's predictions are
+    aligned with a uniform distribution of classes (Berthelot et al. 2020, ReMixMatch, section 3.1), so that no class is
+    lost. The alignment decays to none, since the true distribution is not exactly uniform.
     """
 
     method: Literal["pseudo-labels", "mean-teacher"] = "pseudo-labels"
-    weight: AtLeast0[float] = 1.0  # of the teacher's term; 0: it is an average only
-    ramp: AtLeast0[int] = 0  # steps in which the weight grows from 0, linearly
-    decay: BelowOne = 0.99  # of the average, a step
-    confidence: Fraction = 0.8  # of the teacher, from which it labels an image, and is counted as `taught`
-    align: AtLeast0[int] = (
-        2000  # steps in which its predictions are aligned with equally frequent classes, less and less
-    )
+    weight: AtLeast0[float] = 1.0  # of the teacher's term; 0: the teacher is only an average
+    ramp: AtLeast0[int] = 0  # steps of the linear warm-up of the weight from 0
+    decay: BelowOne = 0.99  # of the moving average, per step
+    confidence: Fraction = 0.8  # threshold of the teacher's probability for a pseudo-label, and for `taught`
+    align: AtLeast0[int] = 2000  # steps in which the distribution alignment decays to none
     weak: Augment = Augment(shift=2)
     strong: Augment = _STRONG
-    hide: PatchMask = PatchMask(4, 0.1)  # hides part of the strongly augmented images
+    hide: PatchMask = PatchMask(4, 0.1)  # masks patches of the strongly augmented images
 
 
 class Consistency(nn.Module):
-    """A `Joint` on augmented images, and a teacher's term on those without a label.
+    """`Joint` on augmented images, plus the teacher's term on unlabelled images.
 
-    Labelled images are augmented weakly, the others strongly, with parts hidden that reconstructions are to restore;
-    the teacher sees those weakly augmented, and its batch norm takes its statistics of these: they are nearer than the
-    model's to the images that it is made for. It is what is validated and saved (`averaged`), and what the model is at
-    the end of `fit`. Terms: `consistency`, a mean over all unlabelled images, and `taught`, the fraction of them
-    that the teacher was sure of. In evaluation it is the `Joint` alone, on images as they are.
+    Labelled images are weakly augmented. Unlabelled images are strongly augmented and masked; the target of their
+    reconstruction is unmasked. The teacher sees weakly augmented images, which also give its batch norm statistics:
+    these images are closer than strongly augmented images to those of evaluation. The teacher (`averaged`) is validated
+    and saved, and replaces the model's weights at the end of `fit`. Terms: `consistency`, the mean over unlabelled
+    images, and `taught`, the fraction of unlabelled images on which the teacher was confident. In evaluation, the loss
+    is that of `Joint` on images without augmentation.
     """
 
     frequencies: Tensor
@@ -74,11 +74,11 @@ class Consistency(nn.Module):
             )
         self.teaching = teaching or TeacherConfig()
         self.averaged = deepcopy(model).requires_grad_(False)
-        self.register_buffer("frequencies", torch.full((classes,), 1 / classes))  # of classes in what it predicts
+        self.register_buffer("frequencies", torch.full((classes,), 1 / classes))  # moving average, of the teacher
         self.train()
 
     def train(self, mode: bool = True) -> "Consistency":
-        """As any module's; but of the teacher only batch norm is ever in training mode."""
+        """Set the mode as in `nn.Module`; of the teacher, only batch norm is put in training mode."""
         super().train(mode)
         self.averaged.eval()
         for module in self.averaged.modules():
@@ -87,42 +87,44 @@ class Consistency(nn.Module):
         return self
 
     def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
-        """The loss of `model` on `batch`; the first step's teacher is the model."""
+        """The loss of `model` on `batch`; in the first step, the teacher equals the model."""
         if not model.training:
             return self.joint(model, batch, step)
         teaching, unlabelled = self.teaching, batch.labels < 0
-        average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else it takes its own
+        average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else its own statistics
         weak = teaching.weak(batch.images)
         if not teaching.weight:
             return self.joint(model, Batch(weak, batch.labels), step)
-        moved = teaching.strong(batch.images)
-        hidden, _ = teaching.hide(moved)
+        augmented = teaching.strong(batch.images)
+        masked, _ = teaching.hide(augmented)
         is_strong = unlabelled[:, None, None, None]
-        code = model.encode(torch.where(is_strong, hidden, weak))
-        loss = self.joint.of(model, Batch(torch.where(is_strong, moved, weak), batch.labels), code, step)
-        values, sure = self._values(only_head(model.classify(code)), self._taught(weak, unlabelled, step))
+        code = model.encode(torch.where(is_strong, masked, weak))
+        loss = self.joint.of(model, Batch(torch.where(is_strong, augmented, weak), batch.labels), code, step)
+        values, confident = self._values(
+            only_head(model.classify(code)), self._teacher_probabilities(weak, unlabelled, step)
+        )
         term = masked_mean(values, unlabelled)
         weight = teaching.weight * (min(1.0, (step + 1) / teaching.ramp) if teaching.ramp else 1.0)
-        terms = {"consistency": term.detach(), "taught": masked_mean(sure.float(), unlabelled)}
+        terms = {"consistency": term.detach(), "taught": masked_mean(confident.float(), unlabelled)}
         counts = dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(unlabelled.sum())))
         weights = {**loss.weights, "consistency": weight}
         return Loss(loss.total + weight * term, {**loss.terms, **terms}, {**loss.counts, **counts}, weights)
 
     def _values(
-        self, logits: Float[Tensor, "b classes"], taught: Float[Tensor, "b classes"]
+        self, logits: Float[Tensor, "b classes"], teacher: Float[Tensor, "b classes"]
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-        """How far each image's prediction is from what was taught, and whether the teacher was sure."""
-        confidence, label = taught.max(1)
-        sure = confidence >= self.teaching.confidence
+        """The loss of each image against the teacher's prediction, and whether the teacher was confident."""
+        confidence, label = teacher.max(1)
+        confident = confidence >= self.teaching.confidence
         if self.teaching.method == "mean-teacher":
-            return (logits.softmax(1) - taught).square().sum(1), sure
-        return torch.where(sure, F.cross_entropy(logits, label, reduction="none"), 0), sure
+            return (logits.softmax(1) - teacher).square().sum(1), confident
+        return torch.where(confident, F.cross_entropy(logits, label, reduction="none"), 0), confident
 
     @torch.no_grad()
-    def _taught(
+    def _teacher_probabilities(
         self, weak: Float[Tensor, "b c h w"], unlabelled: Bool[Tensor, " b"], step: int
     ) -> Float[Tensor, "b classes"]:
-        """The teacher's class probabilities, aligned."""
+        """The teacher's class probabilities after distribution alignment."""
         probabilities = only_head(self.averaged.classify(self.averaged.encode(weak))).float().softmax(1)
         if step >= self.teaching.align:
             return probabilities

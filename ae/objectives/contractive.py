@@ -1,4 +1,4 @@
-"""The contractive autoencoder's objective."""
+"""Objective of the contractive autoencoder."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from ae.utils.validation import AtLeast0, Positive, Settings
 
 @dataclass(frozen=True)
 class Contractive(Settings):
-    """Adds the squared Frobenius norm of the Jacobian of the code by what the encoder sees, mean over the batch.
+    """`Joint` plus the squared Frobenius norm of the Jacobian of the code by the encoder's input, mean over the batch.
 
-    Rifai et al. 2011, equation 7; estimated by random projections (Hutchinson).
+    Rifai et al. 2011, equation 7; the norm is estimated by random projections (Hutchinson).
     """
 
     weight: AtLeast0[float] = 0.1  # of the squared norm
-    projections: Positive[int] = 1  # an image, of which the norm is estimated
+    projections: Positive[int] = 1  # random projections per image
     joint: Joint = Joint(classification=0.0)  # all other terms
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:

@@ -1,4 +1,4 @@
-"""What one step minimises, and the objective that says most of it."""
+"""The loss of a step, the checks of objectives, and the joint objective."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,18 +20,18 @@ from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, Positive, Settings, check_unread
 
 Corruption = Callable[[Float[Tensor, "b c h w"]], tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]]
-"""Clean images -> (corrupted images, mask of the pixels that the loss is taken on, or None: all)."""
+"""Clean images -> (corrupted images, mask of the pixels in the loss, or None for all)."""
 
 
 @dataclass
 class Loss:
-    """Result of an objective for one batch.
+    """Output of an objective for a batch.
 
-    total   scalar with gradient
-    terms   detached, unweighted scalars, each a mean over examples
-    counts  over how many examples a term is a mean, where it is not the whole batch
-    weights of the terms in `counts` that are a part of `total`: what each counts there. A total over several batches
-            is then right, whatever the counts of each; what is left of it is taken as a mean over the whole batch
+    total    scalar with gradient
+    terms    detached, unweighted scalars, each a mean over examples
+    counts   number of examples in the mean of a term, if it is not the batch size
+    weights  weights in `total` of the terms in `counts`, to average `total` over batches with different counts. The
+             rest of `total` is a mean over the whole batch
     """
 
     total: Float[Tensor, ""]
@@ -41,25 +41,25 @@ class Loss:
 
 
 def check_objective(objective: Any) -> None:
-    """Raise InputError unless it can be called as `objective(model, batch, step)`."""
-    wanted = "an objective is called as objective(model, batch, step)"
+    """Raise InputError unless `objective` can be called as `objective(model, batch, step)`."""
+    signature_rule = "an objective is called as objective(model, batch, step)"
     if isinstance(objective, type):
-        raise InputError(f"{wanted}: give an instance, {objective.__name__}(...), instead of the class")
+        raise InputError(f"{signature_rule}: give an instance, {objective.__name__}(...), instead of the class")
     if not callable(objective) or getattr(type(objective), "forward", None) is nn.Module.forward:
-        raise InputError(f"{wanted}, got {type(objective).__name__}, which can't be called")
+        raise InputError(f"{signature_rule}, got {type(objective).__name__}, which can't be called")
     function: Callable[..., Any] = objective.forward if isinstance(objective, nn.Module) else objective
     try:
         signature = inspect.signature(function)
-    except ValueError:  # of a function that is not written in Python
+    except ValueError:  # builtin functions have no signature
         return
     try:
         signature.bind(None, None, 0)
     except TypeError as error:
-        raise InputError(f"{wanted}, got one that takes {signature}: {error}") from error
+        raise InputError(f"{signature_rule}, got one that takes {signature}: {error}") from error
 
 
 def checked_loss(loss: Any, trains: bool = False) -> Loss:
-    """Check an objective's result; raises InputError unless it is a Loss of scalars, with a gradient in training."""
+    """Return `loss`; raises InputError unless it is a Loss of scalars, with a gradient in training."""
     if not isinstance(loss, Loss):
         raise InputError(f"an objective must give a Loss(total, terms), gave {_kind(loss)}")
     scalars = {"total": loss.total, **loss.terms}
@@ -86,7 +86,7 @@ Ramp = tuple[AtLeast0[float], Positive[int]]
 
 @dataclass(frozen=True)
 class WeightSchedule(Settings):
-    """Linear schedules of the weights of terms: (initial weight, number of steps until the final weight)."""
+    """Linear schedules of the weights of terms: (initial weight, steps until the final weight)."""
 
     reconstruction: Ramp | None = None  # of the reconstruction term
     beta: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
@@ -100,17 +100,17 @@ class Joint(Settings):
 
     The reconstruction term is `mse`, the squared error, mean over pixels and batch; or in nats per image, summed over
     pixels, mean over the batch: `bernoulli`, `gaussian`. The target is the clean image in [0, 1]. Classification is the
-    cross-entropy of the model's one head in nats, mean over the batch's labelled images. What a bottleneck tells of
-    itself (`Code.stats`) is among the terms. Training and evaluation reduce alike. Raises InputError where the model
-    lacks what a term needs.
+    cross-entropy of the model's single head in nats, mean over the batch's labelled images. The bottleneck's
+    `Code.stats` are among the terms. Training and evaluation use the same reductions. Raises InputError if the model
+    has no decoder, head or posterior for a term.
     """
 
     likelihood: Literal["mse", "bernoulli", "gaussian"] = "mse"  # mse per pixel; bernoulli, gaussian: nats per image
     corruption: Corruption | None = None
     reconstruction: AtLeast0[float] = 20.0  # weight of the reconstruction term
     beta: AtLeast0[float] = 0.0  # weight of the code's rate in nats (Higgins et al. 2017); needs a likelihood in nats
-    free_bits: AtLeast0[float] = 0.0  # nats a latent that cost nothing; needs a bottleneck with a posterior
-    penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's own penalty
+    free_bits: AtLeast0[float] = 0.0  # nats per latent without cost; needs a bottleneck with a posterior
+    penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's penalty
     classification: AtLeast0[float] = 1.0  # weight of the cross-entropy
     std: Positive[float] = 1.0  # standard deviation of the gaussian likelihood
     weight_schedule: WeightSchedule = WeightSchedule()
@@ -132,7 +132,7 @@ class Joint(Settings):
     def __call__(
         self, model: Autoencoder, batch: Batch, step: int, weights: Mapping[str, Tensor] | None = None
     ) -> Loss:
-        """The loss of `model` on `batch`; `weights`, by the fields' names, go before their own."""
+        """The loss of `model` on `batch`; `weights` by name override those of the fields."""
         images, mask = self.corrupted(batch.images)
         return self.of(model, batch, model.encode(images), step, mask, weights)
 
@@ -145,7 +145,7 @@ class Joint(Settings):
         mask: Bool[Tensor, "b #c h w"] | None = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> Loss:
-        """The loss where the code is known: what other objectives add their own term to."""
+        """The loss for a given code, to which other objectives add their terms."""
         weight: dict[str, float | Tensor] = {
             **{name: self.weight(name, step) for name in vars(self.weight_schedule)},
             **(weights or {}),
@@ -153,7 +153,7 @@ class Joint(Settings):
         total = functional.at_least_float32(code.penalty).new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
-        parts: dict[str, float | Tensor] = {}
+        count_weights: dict[str, float | Tensor] = {}
         if self.has("reconstruction"):
             params = model.decode_params(code.z, batch.images.shape[-2:])
             value = masked_mean(self._reconstruction(params, batch.images, mask))
@@ -166,20 +166,20 @@ class Joint(Settings):
             value = masked_mean(code.penalty)
             total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
         if self.has("classification"):
-            part = classification(only_head(model.classify(code)), batch.labels)
-            total, counts = total + weight["classification"] * part.total, part.counts
-            terms |= part.terms
-            parts = {"cross_entropy": weight["classification"]}
-        return Loss(total, {**code.stats, **terms}, counts, parts)
+            head_loss = classification(only_head(model.classify(code)), batch.labels)
+            total, counts = total + weight["classification"] * head_loss.total, head_loss.counts
+            terms |= head_loss.terms
+            count_weights = {"cross_entropy": weight["classification"]}
+        return Loss(total, {**code.stats, **terms}, counts, count_weights)
 
     def corrupted(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b #c h w"] | None]:
-        """Corrupt images; returns them and the mask of the pixels that the loss is taken on."""
+        """Corrupt images; returns the corrupted images and the mask of the pixels in the loss."""
         return (images, None) if self.corruption is None else self.corruption(images)
 
     def weight(self, name: str, step: int) -> float:
-        """Weight of a term at a step, counted from 0."""
+        """Weight of a term at `step`, counted from 0."""
         value, ramp = getattr(self, name), getattr(self.weight_schedule, name)
         if ramp is None:
             return value
@@ -187,7 +187,7 @@ class Joint(Settings):
         return first + (value - first) * min(1.0, (step + 1) / steps)
 
     def has(self, name: str) -> bool:
-        """Whether the term ever counts."""
+        """Whether the term has a weight above 0 at any step."""
         ramp = getattr(self.weight_schedule, name)
         return getattr(self, name) > 0 or (ramp is not None and ramp[0] > 0)
 
@@ -208,12 +208,12 @@ class Joint(Settings):
 
 
 def corruption_of(objective: Any) -> Corruption | None:
-    """Corruption of an objective: its own, or that of the `joint` that it extends."""
+    """Corruption of an objective, or of its `joint`."""
     return getattr(getattr(objective, "joint", objective), "corruption", None)
 
 
 def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Loss:
-    """The cross-entropy in nats, and the accuracy, means over the batch's labelled images."""
+    """Cross-entropy in nats and accuracy, means over the labelled images of the batch."""
     labelled = labels >= 0
     value = masked_mean(functional.cross_entropy(logits, labels), labelled)
     accuracy = masked_mean((logits.argmax(1) == labels).float(), labelled)
@@ -223,7 +223,7 @@ def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b
 
 
 def only_head(logits: dict[str, Float[Tensor, "b classes"]]) -> Float[Tensor, "b classes"]:
-    """The logits of the one head; raises InputError where there is none, or more than one, or it gives none."""
+    """The logits of the single head; raises InputError for any other number of heads or another shape."""
     if len(logits) != 1:
         heads = ", ".join(logits) or "none"
         raise InputError(f"classification needs a model with exactly one head, got {heads}; else set its weight to 0")

@@ -1,4 +1,4 @@
-"""The ladder network's objective: denoising at every level of an encoder and its classifier."""
+"""Objective of the ladder network: classification and denoising at every level."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,19 +23,18 @@ from ae.utils.validation import AtLeast0, Positive, checked_arguments
 
 
 class Ladder(nn.Module):
-    """Classification under noise, and the noise's removal at every level of an encoder and its classifier.
+    """Ladder network: classification by a noisy encoder, and denoising at every level of encoder and classifier.
 
-    Rasmus et al. 2015, algorithm 1. A corrupted path, with noise at every level, classifies; a decoder goes down from
-    its class probabilities, and at each level removes the noise with the help of what the corrupted path was there (the
-    lateral connection, equation 2). The targets are the clean path's. Levels are the image, each stage's and the head's
-    hidden features before their ReLU, and the logits; each channel is normalised over the batch (in several processes,
-    over each one's part), and the noise is in units of its standard deviation. Gradients flow into the targets too:
-    features that are easily told from noise are what unlabelled images teach, and as they are normalised they can't
-    vanish. `augment` moves labelled images alone, since a few are soon overfitted, while the others are to show where
-    between the classes there are none.
+    Rasmus et al. 2015, algorithm 1. The corrupted path has noise at every level and classifies. The decoder starts from
+    the class probabilities of the corrupted path; at each level, a combinator of the signal from above and the lateral
+    connection (equation 2) estimates the activations of the clean path. Levels are the image, the pre-activations of
+    each stage and of the head's hidden layer, and the logits. Each channel is normalised over the batch (of each
+    process), and the noise is in units of its standard deviation. Gradients flow into the targets: unlabelled images
+    train features that can be denoised, and normalisation prevents their collapse. `augment` applies to labelled images
+    only: these are few and soon overfitted, while unlabelled images show the true density between the classes.
 
-    Terms, beside those of `Joint`: `denoising/0` (image), `denoising/1` (first stage), ..., the last one of the logits;
-    mean squared errors a normalised number. In evaluation it is the classification alone, without noise.
+    Terms, beside those of `Joint`: `denoising/0` (image), `denoising/1` (first stage), ..., up to the logits; mean
+    squared errors per normalised activation. In evaluation, the loss is the classification without noise.
     """
 
     @checked_arguments
@@ -52,13 +51,13 @@ class Ladder(nn.Module):
         encoder, heads = model.encoder, list(model.heads.values())
         head = heads[0] if len(heads) == 1 else None
         if not isinstance(encoder, ConvEncoder) or not isinstance(head, Classifier):
-            found = ", ".join(type(part).__name__ for part in (encoder, *heads))
-            raise InputError(f"a ladder stands on a ConvEncoder and one Classifier, got {found}")
+            types = ", ".join(type(part).__name__ for part in (encoder, *heads))
+            raise InputError(f"a ladder stands on a ConvEncoder and one Classifier, got {types}")
         channels = (encoder.in_channels, *encoder.channels)
         if len(weights) != len(channels) + 2:
             levels = f"image, {len(channels) - 1} stages, hidden layer, logits"
-            wanted = f"{len(channels) + 2} weights: {levels}"
-            raise InputError(f"a ladder on this model takes {wanted}; got {tuple(weights)}")
+            required = f"{len(channels) + 2} weights: {levels}"
+            raise InputError(f"a ladder on this model takes {required}; got {tuple(weights)}")
         self.weights, self.noise, self.augment = tuple(weights), noise, augment or Augment()
         top = encoder.feature_shape(height, width)
         self.down = nn.ModuleList(
@@ -77,7 +76,7 @@ class Ladder(nn.Module):
         labelled = (batch.labels >= 0)[:, None, None, None]
         images = torch.where(labelled, self.augment(batch.images), batch.images)
         clean, _ = _path(model, images, noise=0.0)
-        with _running_statistics_kept(model):
+        with _frozen_running_statistics(model):
             noisy, logits = _path(model, images, self.noise)
         loss = classification(logits, batch.labels)
         total, terms = loss.total, dict(loss.terms)
@@ -88,7 +87,7 @@ class Ladder(nn.Module):
     def _costs(
         self, noisy: list[Tensor], clean: list[Tensor], signal: Float[Tensor, "b classes"]
     ) -> Iterator[tuple[int, Float[Tensor, ""]]]:
-        """From the top down to the lowest level that has a weight: its number, and the error left after denoising."""
+        """Denoise from the top to the lowest weighted level; yields (level, mean squared error)."""
         lowest = min((i for i, weight in enumerate(self.weights) if weight), default=len(noisy))
         for i in range(len(noisy) - 1, lowest - 1, -1):
             denoised = self.denoise[i](noisy[i], _normalised(signal))
@@ -96,16 +95,16 @@ class Ladder(nn.Module):
                 yield i, masked_mean((denoised - clean[i]).square().flatten(1).mean(1))
             if i > lowest:
                 signal = self.down[i - 1](denoised)
-                if signal.ndim == 4:  # of an odd size the stage below had one row or column less
+                if signal.ndim == 4:  # crop: a stage rounds odd sizes up
                     signal = signal[..., : clean[i - 1].shape[2], : clean[i - 1].shape[3]]
 
 
 def _path(
     model: Autoencoder, images: Float[Tensor, "b c h w"], noise: float
 ) -> tuple[list[Float[Tensor, "b ..."]], Float[Tensor, "b classes"]]:
-    """Normalised activations of a path at each level, with noise, and its logits.
+    """Normalised activations of a path at each level, with noise, and the logits.
 
-    The noise has the scale of what it is added to, with its gradient: a larger scale makes no level less noisy.
+    The noise is scaled by the activations' standard deviation, with gradient: a larger scale does not reduce the noise.
     """
     levels: list[Tensor] = []
 
@@ -113,8 +112,8 @@ def _path(
         mean, std = _statistics(x)
         z = (x - mean) / std
         if noise:
-            drawn = noise * normal_like(z)
-            z, x = z + drawn, x + drawn * std
+            added = noise * normal_like(z)
+            z, x = z + added, x + added * std
         levels.append(z)
         return x
 
@@ -122,15 +121,15 @@ def _path(
     head: Any = next(iter(model.heads.values()))
     x = (level(images) - encoder.mean) / encoder.std
     for stage in encoder.stages:
-        x = level(stage[:-1](x)).relu()
-    x = level(head.fc1(model.bottleneck(x).mean.flatten(1))).relu()
+        x = level(stage.pre_activation(x)).relu()
+    x = level(head.pre_activation(model.bottleneck(x).mean)).relu()
     return levels, level(head.fc2(x))
 
 
 class Combinator(nn.Module):
-    """Denoised value of a channel, from its noisy value and the level above (Rasmus et al. 2015, equation 2).
+    """Denoising function of noisy activations z and the signal u from above (Rasmus et al. 2015, equation 2).
 
-    (z - m(u)) v(u) + m(u), with m and v each a1 sigmoid(a2 u + a3) + a4 u + a5, of numbers of the channel's own.
+    (z - m(u)) v(u) + m(u), with m and v each a1 sigmoid(a2 u + a3) + a4 u + a5 and parameters per channel.
     """
 
     def __init__(self, channels: int) -> None:
@@ -139,7 +138,7 @@ class Combinator(nn.Module):
         self.slope = nn.Parameter(torch.tensor([0.0, 1, 0, 0, 1])[:, None].repeat(1, channels))
 
     def forward(self, z: Float[Tensor, "b channels ..."], u: Float[Tensor, "b channels ..."]) -> Tensor:
-        """Noisy values and the signal from above, each normalised -> denoised values."""
+        """Normalised noisy activations z and signal u from above -> denoised activations."""
         shape = (5, -1, *(1,) * (z.ndim - 2))
 
         def curve(a: Tensor) -> Tensor:
@@ -151,7 +150,7 @@ class Combinator(nn.Module):
 
 
 def _statistics(x: Float[Tensor, "b channels ..."]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, over images and places."""
+    """Mean and standard deviation of each channel, over images and positions."""
     dims, x = [0, *range(2, x.ndim)], at_least_float32(x)
     mean = x.mean(dims, keepdim=True)
     return mean, ((x - mean).square().mean(dims, keepdim=True) + 1e-5).sqrt()
@@ -163,8 +162,8 @@ def _normalised(x: Float[Tensor, "b channels ..."]) -> Float[Tensor, "b channels
 
 
 @contextmanager
-def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norm does not take in what it sees: running statistics are to be those of clean images."""
+def _frozen_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep running statistics of batch norm unchanged, so that they are those of the clean path."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

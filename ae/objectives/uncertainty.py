@@ -1,4 +1,4 @@
-"""A joint objective that learns how its terms are weighed."""
+"""Uncertainty weighting: learned weights of the terms of a joint objective."""
 
 import math
 
@@ -13,12 +13,11 @@ from ae.utils.validation import checked_arguments
 
 
 class UncertaintyWeighting(nn.Module):
-    """A `Joint` that learns the weights of reconstruction and classification, from its own as a beginning.
+    """`Joint` with learned weights of reconstruction and classification, initialised with its weights.
 
-    Kendall et al. 2018, equation 10: each term L counts exp(-s) L + s / 2, s the logarithm of its noise's variance; so
-    that each weight tends to 1 / (2 L). (Their 1/2 before a squared error is in s, as a constant of it.) The weights
-    are logged among the terms, as `weight/...`. Raises InputError where one of both has a weight of 0,
-    or a ramp.
+    Kendall et al. 2018, equation 10: each term L contributes exp(-s) L + s / 2, with s the log variance of its noise,
+    so that each weight tends to 1 / (2 L). (The factor 1/2 of a squared error is a constant in s.) The weights are
+    logged as terms `weight/...`. Raises InputError if either weight is 0 or has a schedule.
     """
 
     @checked_arguments
@@ -27,11 +26,11 @@ class UncertaintyWeighting(nn.Module):
         self.joint = joint
         if joint.weight_schedule.reconstruction or joint.weight_schedule.classification:
             raise InputError("weights that are learned have no weight_schedule: leave out one of both")
-        starts = {"reconstruction": joint.reconstruction, "classification": joint.classification}
-        if not all(starts.values()):
-            raise InputError(f"weights are learned of two terms: neither may begin with 0, got {starts}")
+        initial = {"reconstruction": joint.reconstruction, "classification": joint.classification}
+        if not all(initial.values()):
+            raise InputError(f"weights are learned of two terms: neither may begin with 0, got {initial}")
         self.log_variances = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(-math.log(weight))) for name, weight in starts.items()}
+            {name: nn.Parameter(torch.tensor(-math.log(weight))) for name, weight in initial.items()}
         )
 
     def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
@@ -39,5 +38,5 @@ class UncertaintyWeighting(nn.Module):
         weights = {name: (-log_variance).exp() for name, log_variance in self.log_variances.items()}
         loss = self.joint(model, batch, step, weights)
         total = loss.total + 0.5 * sum(self.log_variances.values())
-        told = {f"weight/{name}": weight.detach() for name, weight in weights.items()}
-        return Loss(total, {**loss.terms, **told}, loss.counts, loss.weights)
+        logged = {f"weight/{name}": weight.detach() for name, weight in weights.items()}
+        return Loss(total, {**loss.terms, **logged}, loss.counts, loss.weights)

@@ -1,4 +1,4 @@
-"""Objectives on the distribution of codes, for a model with a `Gaussian` bottleneck."""
+"""Variational objectives and penalties on the distribution of codes: IWAE, beta-TC-VAE, MMD."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ _NATS = Joint("bernoulli", reconstruction=1.0, classification=0.0)
 
 @dataclass(frozen=True)
 class IWAE(Settings):
-    """The importance-weighted bound on log p(x) with k samples; with one it is the ELBO. Bernoulli likelihood.
+    """Importance-weighted bound on log p(x) with k samples and Bernoulli likelihood; the ELBO for k = 1.
 
-    Burda et al. 2016, equation 8: -log 1/k sum_i p(x, z_i) / q(z_i | x), nats an image, mean over the batch.
+    Burda et al. 2016, equation 8: -log 1/k sum_i p(x, z_i) / q(z_i | x), nats per image, mean over the batch.
     """
 
     samples: Positive[int] = 5  # k
@@ -50,14 +50,13 @@ def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code
 
 @dataclass(frozen=True)
 class BetaTC(Settings):
-    """A VAE's rate in three parts, of which the codes' total correlation has a weight of its own.
+    """`Joint` plus the decomposed rate of a VAE, with a weight on the total correlation.
 
     Chen et al. 2018, equation 2: mutual information + beta * total correlation + dimension-wise KL, estimated by
-    minibatch-weighted sampling (appendix C.1). The samples of a batch are compared with each other: in several
-    processes, with those of the same process.
+    minibatch-weighted sampling (appendix C.1). In several processes, the minibatch is that of each process.
     """
 
-    images: Positive[int]  # in the training set, which the estimate needs
+    images: Positive[int]  # number of training images
     beta: AtLeast0[float] = 6.0  # weight of the total correlation
     joint: Joint = field(default=_NATS)  # all other terms
 
@@ -72,27 +71,27 @@ class BetaTC(Settings):
         return Loss(total + parts["dimension_wise_kl"], {**loss.terms, **detached}, loss.counts, loss.weights)
 
     def parts(self, code: Code) -> dict[str, Float[Tensor, ""]]:
-        """The three parts, in nats an image; their sum estimates the rate."""
+        """The three parts, in nats per image; their sum estimates the rate."""
         posterior = _posterior(code)
-        every = Normal(posterior.mean[None], posterior.stddev[None], validate_args=False).log_prob(code.z[:, None])
-        of_own = posterior.log_prob(code.z).sum(1)
-        count = math.log(self.images * len(code.z)) if len(code.z) else 0.0
-        together = every.sum(2).logsumexp(1) - count  # log q(z)
-        apart = (every.logsumexp(1) - count).sum(1)  # sum of log q(z_j)
+        log_q = Normal(posterior.mean[None], posterior.stddev[None], validate_args=False).log_prob(code.z[:, None])
+        log_q_given_x = posterior.log_prob(code.z).sum(1)
+        log_count = math.log(self.images * len(code.z)) if len(code.z) else 0.0
+        aggregate = log_q.sum(2).logsumexp(1) - log_count  # log q(z)
+        product = (log_q.logsumexp(1) - log_count).sum(1)  # sum of log q(z_j)
         prior = Normal(torch.zeros_like(code.z), torch.ones_like(code.z), validate_args=False).log_prob(code.z).sum(1)
         return {
-            "mutual_information": masked_mean(of_own - together),
-            "total_correlation": masked_mean(together - apart),
-            "dimension_wise_kl": masked_mean(apart - prior),
+            "mutual_information": masked_mean(log_q_given_x - aggregate),
+            "total_correlation": masked_mean(aggregate - product),
+            "dimension_wise_kl": masked_mean(product - prior),
         }
 
 
 @dataclass(frozen=True)
 class MMD(Settings):
-    """Adds the maximum mean discrepancy between the batch's codes and the bottleneck's prior, or N(0, I): WAE, InfoVAE.
+    """`Joint` plus the maximum mean discrepancy between the batch's codes and the bottleneck's prior, or N(0, I).
 
-    Tolstikhin et al. 2018, algorithm 2, with its inverse multiquadratic kernels of several widths; unbiased. A code
-    of any bottleneck will do. In several processes, over the codes of each.
+    WAE-MMD (Tolstikhin et al. 2018, algorithm 2), InfoVAE. Unbiased estimate with inverse multiquadratic kernels of
+    several widths. Any bottleneck is valid. In several processes, over the codes of each process.
     """
 
     weight: AtLeast0[float] = 10.0  # of the discrepancy
@@ -111,22 +110,22 @@ class MMD(Settings):
         return Loss(loss.total + self.weight * distance, terms, loss.counts, loss.weights)
 
 
-def mmd(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
-    """The unbiased estimate of the squared maximum mean discrepancy of two samples; 0 for fewer than two of each.
+def mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """Unbiased estimate of the squared maximum mean discrepancy of two samples; 0 if either has fewer than two points.
 
     Gretton et al. 2012, equation 3. Kernel: sum over s of C / (C + |x - y|^2), C = 2 d s, s from 0.1 to 10.
     """
-    n, m, d = len(one), len(other), one.shape[1]
+    n, m, d = len(x), len(y), x.shape[1]
     if min(n, m) < 2:
-        return one.sum() * 0
+        return x.sum() * 0
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        squared = (x[:, None] - y[None]).square().sum(2)
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squared = (a[:, None] - b[None]).square().sum(2)
         return torch.stack([2 * d * s / (2 * d * s + squared) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]).sum(0)
 
-    within_one = (kernel(one, one).sum() - kernel(one, one).diagonal().sum()) / (n * (n - 1))
-    within_other = (kernel(other, other).sum() - kernel(other, other).diagonal().sum()) / (m * (m - 1))
-    return within_one + within_other - 2 * kernel(one, other).mean()
+    within_x = (kernel(x, x).sum() - kernel(x, x).diagonal().sum()) / (n * (n - 1))
+    within_y = (kernel(y, y).sum() - kernel(y, y).diagonal().sum()) / (m * (m - 1))
+    return within_x + within_y - 2 * kernel(x, y).mean()
 
 
 def _posterior(code: Code) -> Normal:

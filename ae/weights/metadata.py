@@ -47,7 +47,7 @@ class Metadata:
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """Describe a module by its class and, for classes of `ae`, its constructor arguments (attributes of those names)."""
+    """Describe a module by its class and, for classes of `ae`, the attributes named as its constructor arguments."""
     module = unwrapped(module)
     kind = type(module)
     if kind.__module__.split(".")[0] != "ae":

@@ -15,7 +15,7 @@ def joint() -> Autoencoder:
     return Autoencoder(ConvEncoder(), DeconvDecoder(), heads={"digit": Classifier((64, 7, 7))})
 
 
-def test_equals_the_plain_networks_with_their_weights() -> None:
+def test_autoencoder_equals_plain_networks() -> None:
     cnn, deconv, model = PlainCNN(), PlainDeconv(output_padding=1), joint()
     copy_encoder(cnn, model.encoder)  # type: ignore[arg-type]
     copy_decoder(deconv, model.decoder)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def test_equals_the_plain_networks_with_their_weights() -> None:
     channels=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     latent=st.one_of(st.none(), st.integers(1, 7)),
 )
-def test_reconstructions_have_exactly_the_images_size(
+def test_autoencoder_reconstructions_have_image_size(
     height: int, width: int, in_channels: int, channels: list[int], latent: int | None
 ) -> None:
     encoder = ConvEncoder(in_channels, channels)
@@ -51,7 +51,7 @@ def test_reconstructions_have_exactly_the_images_size(
     assert model.decode(output.code.z, (height, width)).shape == images.shape
 
 
-def test_forward_is_encode_decode_and_classify() -> None:
+def test_autoencoder_forward_is_encode_decode_and_classify() -> None:
     model, images = joint(), torch.rand(3, 1, 28, 28)
     output, code = model(images), model.encode(images)
     assert torch.equal(output.code.z, code.z)
@@ -59,7 +59,7 @@ def test_forward_is_encode_decode_and_classify() -> None:
     assert torch.equal(output.logits["digit"], model.classify(code)["digit"])
 
 
-def test_the_decoder_alone_generates() -> None:
+def test_autoencoder_decode_generates() -> None:
     model = Autoencoder(ConvEncoder(), DeconvDecoder(), Dense((64, 7, 7), 16))
     images = model.decode(torch.randn(4, 16))
     assert images.shape == (4, 1, 28, 28)
@@ -67,7 +67,7 @@ def test_the_decoder_alone_generates() -> None:
     assert images.max() <= 1
 
 
-def test_without_a_decoder_it_is_a_classifier() -> None:
+def test_autoencoder_without_decoder_is_a_classifier() -> None:
     model = Autoencoder(ConvEncoder(), heads={"digit": Classifier((64, 7, 7))})
     output = model(torch.rand(2, 1, 28, 28))
     assert output.params is None
@@ -77,7 +77,7 @@ def test_without_a_decoder_it_is_a_classifier() -> None:
             ask()
 
 
-def test_any_module_with_the_right_shapes_goes_in() -> None:
+def test_autoencoder_takes_any_module() -> None:
     class Flat(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1)
@@ -86,13 +86,13 @@ def test_any_module_with_the_right_shapes_goes_in() -> None:
     assert model(torch.rand(2, 1, 6, 10)).reconstruction.shape == (2, 1, 6, 10)
 
 
-def test_says_when_the_decoder_gives_too_few_pixels() -> None:
+def test_autoencoder_rejects_small_decoder_output() -> None:
     model = Autoencoder(ConvEncoder(), PlainDeconv(output_padding=0))
     with pytest.raises(InputError, match=r"gives \[25, 25\] pixels, fewer than the image's \[28, 28\]"):
         model(torch.rand(1, 1, 28, 28))
 
 
-def test_copies_and_state_dicts_carry_everything() -> None:
+def test_autoencoder_copies_and_state_dicts_are_complete() -> None:
     model, images = joint(), torch.rand(2, 1, 28, 28)
     other = joint()
     other.load_state_dict(model.state_dict())

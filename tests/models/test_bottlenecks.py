@@ -55,7 +55,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[int, ...]]:
 
 @pytest.mark.parametrize("batch", [0, 1, 7])
 @pytest.mark.parametrize("training", [True, False])
-def test_code_has_the_declared_shapes(case: tuple[nn.Module, tuple[int, ...]], batch: int, training: bool) -> None:
+def test_bottleneck_code_shapes(case: tuple[nn.Module, tuple[int, ...]], batch: int, training: bool) -> None:
     bottleneck, code_shape = case
     code = bottleneck.train(training)(torch.rand(batch, *SHAPE))
     assert code.z.shape == code.mean.shape == (batch, *code_shape)
@@ -64,7 +64,7 @@ def test_code_has_the_declared_shapes(case: tuple[nn.Module, tuple[int, ...]], b
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in code.stats.values())
 
 
-def test_gradient_reaches_features_and_parameters(case: tuple[nn.Module, tuple[int, ...]]) -> None:
+def test_bottleneck_gradients_reach_features_and_parameters(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     bottleneck, _ = case
     features = torch.rand(7, *SHAPE, requires_grad=True)
     code = bottleneck(features)
@@ -75,7 +75,7 @@ def test_gradient_reaches_features_and_parameters(case: tuple[nn.Module, tuple[i
     assert all(p.grad is not None and p.grad.isfinite().all() for p in bottleneck.parameters())
 
 
-def test_an_evaluation_changes_nothing(case: tuple[nn.Module, tuple[int, ...]]) -> None:
+def test_bottleneck_evaluation_keeps_state(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     bottleneck, _ = case
     bottleneck(torch.rand(7, *SHAPE))
     before = copy.deepcopy(bottleneck.state_dict())
@@ -83,7 +83,7 @@ def test_an_evaluation_changes_nothing(case: tuple[nn.Module, tuple[int, ...]]) 
     assert all(torch.equal(tensor, before[name]) for name, tensor in bottleneck.state_dict().items())
 
 
-def test_the_same_seed_gives_the_same_code_and_the_mean_has_no_noise(case: tuple[nn.Module, tuple[int, ...]]) -> None:
+def test_bottleneck_code_is_seeded_and_mean_is_deterministic(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     bottleneck, _ = case
     features, codes = torch.rand(7, *SHAPE), []
     bottleneck(features)
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_code_and_the_mean_has_no_noise(case: tuple
     assert torch.equal(codes[0].mean, codes[2].mean)
 
 
-def test_it_is_saved_and_loaded(case: tuple[nn.Module, tuple[int, ...]], tmp_path: Path) -> None:
+def test_bottleneck_save_and_load(case: tuple[nn.Module, tuple[int, ...]], tmp_path: Path) -> None:
     bottleneck, code_shape = case
     bottleneck(torch.rand(7, *SHAPE))
     model = Autoencoder(nn.Identity(), None, bottleneck, {"a": Classifier(code_shape, 3, 4)})
@@ -104,7 +104,7 @@ def test_it_is_saved_and_loaded(case: tuple[nn.Module, tuple[int, ...]], tmp_pat
     assert torch.equal(loaded.eval().encode(features).mean, model.eval().encode(features).mean)
 
 
-def test_a_resumed_training_ends_as_one_that_was_not_interrupted(
+def test_bottleneck_resume_equals_uninterrupted_training(
     case: tuple[nn.Module, tuple[int, ...]], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -124,7 +124,7 @@ def test_a_resumed_training_ends_as_one_that_was_not_interrupted(
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_bottlenecks_have_no_rate_penalty_or_noise(name: str) -> None:
+def test_deterministic_bottlenecks_have_no_rate_penalty_or_noise(name: str) -> None:
     code = CASES[name][0](torch.rand(7, *SHAPE))
     assert code.z is code.mean
     assert not code.rate.any()
@@ -132,7 +132,7 @@ def test_plain_bottlenecks_have_no_rate_penalty_or_noise(name: str) -> None:
     assert code.posterior is None
 
 
-def test_identity_is_the_identity() -> None:
+def test_identity_returns_features() -> None:
     features = torch.randn(3, *SHAPE)
     assert torch.equal(Identity()(features).z, features)
     assert torch.equal(Identity().expand(features), features)
@@ -148,7 +148,7 @@ def test_dense_is_two_linear_maps() -> None:
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_dense_refuses_other_shapes_and_sizes() -> None:
+def test_dense_rejects_wrong_shapes() -> None:
     dense = Dense(SHAPE, 5)
     with pytest.raises(InputError, match=r"features must be \[b 6 3 4\], got \[2, 6, 4, 3\]"):
         dense(torch.rand(2, 6, 4, 3))
@@ -158,14 +158,14 @@ def test_dense_refuses_other_shapes_and_sizes() -> None:
         Dense(SHAPE, 0)
 
 
-def test_sphere_has_length_one() -> None:
+def test_sphere_has_unit_norm() -> None:
     sphere, features = Sphere(SHAPE, 5), torch.randn(4, *SHAPE)
     torch.testing.assert_close(sphere(features).z.norm(dim=1), torch.ones(4))
     z = features.flatten(1) @ sphere.project_in.weight.T + sphere.project_in.bias
     torch.testing.assert_close(sphere(features).z, z / z.square().sum(1, keepdim=True).sqrt())
 
 
-def test_top_k_keeps_the_largest() -> None:
+def test_top_k_keeps_largest_magnitudes() -> None:
     top, features = TopK(SHAPE, 9, 2), torch.randn(40, *SHAPE)
     dense = top.project_in(features.flatten(1))
     dense = (dense - dense.mean(0)) / dense.std(0, correction=0)
@@ -176,7 +176,7 @@ def test_top_k_keeps_the_largest() -> None:
         TopK(SHAPE, 9, 10)
 
 
-def test_top_k_leaves_no_latent_out() -> None:
+def test_top_k_normalises_latents() -> None:
     """A latent that is of a twentieth of the others' size is chosen as often."""
     top, features = TopK(SHAPE, 10, 2), torch.randn(400, *SHAPE)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_top_k_leaves_no_latent_out() -> None:
     torch.testing.assert_close(evaluated, chosen, atol=0.02, rtol=0)
 
 
-def test_gaussians_rate_is_the_divergence_from_the_prior() -> None:
+def test_gaussian_rate_is_kl_to_prior() -> None:
     """Against the closed form (Kingma & Welling 2014, appendix B), and against an average over samples."""
     gaussian, features = Gaussian(SHAPE, 5), torch.randn(3, *SHAPE)
     mean, log_variance = (features.flatten(1) @ gaussian.project_in.weight.T + gaussian.project_in.bias).chunk(2, 1)
@@ -207,7 +207,7 @@ def test_gaussians_rate_is_the_divergence_from_the_prior() -> None:
     torch.testing.assert_close(kl_divergence(code.posterior, Normal(torch.zeros(3, 5), 1.0)).sum(1), expected)
 
 
-def test_gaussian_draws_from_its_posterior_in_evaluation_too() -> None:
+def test_gaussian_samples_in_evaluation() -> None:
     gaussian, features = Gaussian(SHAPE, 5).eval(), torch.randn(1, *SHAPE)
     torch.manual_seed(0)
     code = gaussian(features.expand(20_000, *SHAPE))
@@ -216,7 +216,7 @@ def test_gaussian_draws_from_its_posterior_in_evaluation_too() -> None:
     assert gaussian.sample(7).shape == (7, 5)
 
 
-def test_extreme_features_give_finite_gaussians() -> None:
+def test_gaussian_is_finite_for_extreme_features() -> None:
     gaussian = Gaussian(SHAPE, 5)
     code = gaussian(torch.full((2, *SHAPE), 1e4))
     assert code.z.isfinite().all()
@@ -239,7 +239,7 @@ def corners(images: int) -> Tensor:
     return torch.cat([chosen + 0.05 * torch.randn_like(chosen), torch.zeros_like(chosen)], dim=1)
 
 
-def test_quantizer_takes_the_nearest_code_and_finds_the_clusters() -> None:
+def test_quantizer_takes_nearest_code_and_finds_clusters() -> None:
     quantizer = trained_quantizer().eval()
     features = corners(5)
     code = quantizer(features)
@@ -255,7 +255,7 @@ def test_quantizer_takes_the_nearest_code_and_finds_the_clusters() -> None:
     assert torch.cdist(points, quantizer.codebook[:, :3]).amin(1).max() < 0.15
 
 
-def test_quantizer_equals_the_library() -> None:
+def test_quantizer_equals_vector_quantize_pytorch() -> None:
     """vector-quantize-pytorch, which has its own moving averages; without its restarts and its smoothing."""
     from vector_quantize_pytorch import VectorQuantize
 
@@ -288,7 +288,7 @@ def test_quantizer_equals_the_library() -> None:
         torch.testing.assert_close(quantizer.codebook, library._codebook.embed[0], rtol=1e-3, atol=1e-4)
 
 
-def test_codes_out_of_use_begin_again() -> None:
+def test_quantizer_reinitialises_dead_codes() -> None:
     quantizer = trained_quantizer()
     quantizer.codebook[3] = 1000.0
     quantizer.ema_embed_sum[3] = 1000.0 / 16
@@ -302,7 +302,7 @@ def test_codes_out_of_use_begin_again() -> None:
     assert without.codebook.abs().max() == pytest.approx(1000.0 * 16, rel=0.5)
 
 
-def test_straight_through_gradients() -> None:
+def test_quantizer_gradients_are_straight_through() -> None:
     quantizer = trained_quantizer(commitment=0.5).eval()
     features, weights = corners(2).requires_grad_(), torch.randn(2, *SHAPE)
     code = quantizer(features)
@@ -313,7 +313,7 @@ def test_straight_through_gradients() -> None:
     torch.testing.assert_close(features.grad, 0.5 * 2 * (features - code.z).detach() / math.prod(SHAPE))
 
 
-def test_fsq_has_all_of_its_codes_and_no_others() -> None:
+def test_fsq_reaches_exactly_its_codes() -> None:
     torch.manual_seed(0)
     fsq = FSQ(6, (3, 4))
     nn.init.normal_(fsq.project_in.weight, std=5.0)
@@ -327,7 +327,7 @@ def test_fsq_has_all_of_its_codes_and_no_others() -> None:
         assert len(vectors[index.flatten() == i].unique(dim=0)) == 1
 
 
-def test_fsq_equals_the_library() -> None:
+def test_fsq_equals_vector_quantize_pytorch() -> None:
     import vector_quantize_pytorch
 
     levels = [8, 5, 5, 5]
@@ -351,7 +351,7 @@ def test_fsq_equals_the_library() -> None:
         (lambda: Gaussian(SHAPE, 0), "latent must be positive, got 0"),
     ],
 )
-def test_bad_input_is_named(make: object, complaint: str) -> None:
+def test_bottleneck_rejects_invalid_input(make: object, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         make()  # type: ignore[operator]
 
@@ -377,7 +377,7 @@ def test_quantizer_moving_averages_of_a_large_codebook_equal_a_reference(codes: 
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0, 1e5])
-def test_quantizer_takes_the_nearest_code_far_from_the_origin(offset: float) -> None:
+def test_quantizer_nearest_is_exact_far_from_origin(offset: float) -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(64, codebook_size=128)
     quantizer.codebook.copy_(offset + 0.3 * torch.randn(128, 64))
@@ -389,7 +389,7 @@ def test_quantizer_takes_the_nearest_code_far_from_the_origin(offset: float) -> 
     assert torch.equal(quantizer.nearest(vectors), distances.argmin(1)) or offset == 1e5  # there, some are as far
 
 
-def test_quantizer_nearest_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantizer_nearest_in_chunks_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     quantizer, vectors = VectorQuantizer(6, codebook_size=16), torch.randn(50, 6)
     whole = quantizer.nearest(vectors)
     monkeypatch.setattr(vq, "_DISTANCES", 100)
@@ -397,7 +397,7 @@ def test_quantizer_nearest_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyP
     assert quantizer.nearest(vectors[:0]).shape == (0,)
 
 
-def test_quantizer_indices_are_the_same_in_bfloat16() -> None:
+def test_quantizer_indices_in_bfloat16_equal_float32() -> None:
     quantizer, features = trained_quantizer().eval(), corners(5)
     expected = quantizer.indices(features.bfloat16().float())
     with torch.autocast("cpu", torch.bfloat16):
@@ -405,7 +405,7 @@ def test_quantizer_indices_are_the_same_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
-def test_quantizer_begins_with_all_clusters_at_any_scale(scale: float) -> None:
+def test_quantizer_initialises_all_clusters_at_any_scale(scale: float) -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(6, codebook_size=8)
     quantizer._initialize(rearrange(scale * corners(16), "b c h w -> (b h w) c"))
@@ -413,7 +413,7 @@ def test_quantizer_begins_with_all_clusters_at_any_scale(scale: float) -> None:
     assert torch.cdist(points, quantizer.codebook[:, :3] / scale).amin(1).max() < 0.5
 
 
-def test_quantizer_begins_with_vectors_that_are_all_alike() -> None:
+def test_quantizer_initialises_from_equal_vectors() -> None:
     quantizer = VectorQuantizer(6, codebook_size=8)
     quantizer._initialize(torch.ones(20, 6))
     assert torch.equal(quantizer.codebook, torch.ones(8, 6))
@@ -440,7 +440,7 @@ def test_fsq_reaches_every_level_with_a_gradient(levels: tuple[int, ...], dtype:
     torch.testing.assert_close(fsq.project(z.detach() + 1e-5), z.detach())
 
 
-def test_fsq_refuses_more_codes_than_can_be_counted() -> None:
+def test_fsq_rejects_too_many_codes() -> None:
     with pytest.raises(InputError, match=r"levels must make at most 16,777,216 codes, got 68,719,476,736"):
         FSQ(6, (8,) * 12)
 
@@ -450,7 +450,7 @@ def points_on_the_sphere(count: int, latent: int) -> Tensor:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.9, 1.0])
-def test_sphere_mixes_along_great_circles(fraction: float) -> None:
+def test_sphere_mix_follows_great_circles(fraction: float) -> None:
     """Against Shoemake's formula, in float64."""
     one, other = points_on_the_sphere(2 * 50, 5).chunk(2)
     angle = (one.double() * other.double()).sum(1, keepdim=True).acos()
@@ -461,7 +461,7 @@ def test_sphere_mixes_along_great_circles(fraction: float) -> None:
 @pytest.mark.parametrize("latent", [1, 2, 5])
 @pytest.mark.parametrize("nudge", [0.0, 1e-8, 1e-5, 1e-3])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_sphere_mixes_equal_and_opposite_points(latent: int, nudge: float, sign: int) -> None:
+def test_sphere_mix_of_equal_and_opposite_points(latent: int, nudge: float, sign: int) -> None:
     sphere = Sphere(SHAPE, latent)
     one = torch.cat([points_on_the_sphere(20, latent), torch.eye(latent)])
     other = sphere.project(sign * one + nudge * torch.randn_like(one))
@@ -485,7 +485,7 @@ def test_sphere_samples_are_uniform() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
-def test_sphere_projects_points_of_any_length_with_a_finite_gradient(scale: float) -> None:
+def test_sphere_project_has_finite_gradient_at_any_norm(scale: float) -> None:
     z = (scale * torch.randn(7, 5)).requires_grad_()
     projected = Sphere(SHAPE, 5).project(z)
     torch.testing.assert_close(projected.norm(dim=1), torch.ones(7))
@@ -495,7 +495,7 @@ def test_sphere_projects_points_of_any_length_with_a_finite_gradient(scale: floa
 
 
 @pytest.mark.parametrize("name", ["sphere", "top-k", "vector-quantizer", "fsq"])
-def test_project_changes_no_code_and_makes_one_of_anything(name: str) -> None:
+def test_bottleneck_project_is_idempotent_and_valid(name: str) -> None:
     bottleneck = copy.deepcopy(CASES[name][0])
     bottleneck(torch.rand(7, *SHAPE))
     z = bottleneck.eval()(torch.rand(7, *SHAPE)).z.detach()

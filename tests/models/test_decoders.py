@@ -23,14 +23,14 @@ def copy_decoder(plain: PlainDeconv, decoder: DeconvDecoder) -> None:
     decoder.stages[1].load_state_dict(plain.deconv2.state_dict())
 
 
-def test_equals_the_plain_deconv_network_with_its_weights() -> None:
+def test_deconv_decoder_equals_plain_network() -> None:
     plain, decoder = PlainDeconv(output_padding=1), DeconvDecoder()
     copy_decoder(plain, decoder)
     features = torch.randn(5, 64, 7, 7)
     torch.testing.assert_close(decoder(features), plain(features))
 
 
-def test_the_usual_form_gives_25_pixels_and_ours_28() -> None:
+def test_deconv_decoder_output_padding_gives_28_pixels() -> None:
     """A stride-2 convolution takes 13 rows and 14 rows both to 7; the transposed one has to be told which it undoes."""
     conv = nn.Conv2d(1, 1, 3, stride=2, padding=1)
     assert conv(torch.rand(1, 1, 13, 13)).shape == conv(torch.rand(1, 1, 14, 14)).shape == (1, 1, 7, 7)
@@ -40,7 +40,7 @@ def test_the_usual_form_gives_25_pixels_and_ours_28() -> None:
 
 
 @pytest.mark.parametrize("channels", [(5,), (5, 4), (5, 4, 3), (5, 4, 3, 2)])
-def test_doubles_once_a_stage(channels: tuple[int, ...]) -> None:
+def test_deconv_decoder_doubles_size_per_stage(channels: tuple[int, ...]) -> None:
     decoder = DeconvDecoder(3, channels, norm=True)
     assert decoder(torch.randn(2, 5, 3, 2)).shape == (2, 3, 3 * decoder.stride, 2 * decoder.stride)
     assert decoder.stride == 2 ** len(channels)
@@ -48,12 +48,12 @@ def test_doubles_once_a_stage(channels: tuple[int, ...]) -> None:
 
 @pytest.mark.usefixtures("unhooked")
 @pytest.mark.parametrize("shape", [(2, 32, 7, 7), (64, 7, 7), (2, 3136)])
-def test_refuses_features_of_another_shape(shape: tuple[int, ...]) -> None:
+def test_deconv_decoder_rejects_wrong_feature_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"features must be \[b 64 h w\], got \["):
         DeconvDecoder()(torch.randn(shape))
 
 
 @pytest.mark.parametrize(("out_channels", "channels"), [(1, ()), (0, (4,)), (1, (4, -1))])
-def test_refuses_bad_arguments(out_channels: int, channels: tuple[int, ...]) -> None:
+def test_deconv_decoder_rejects_invalid_arguments(out_channels: int, channels: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"at least one stage|must be positive"):
         DeconvDecoder(out_channels, channels)

@@ -44,7 +44,7 @@ def copy_encoder(plain: PlainCNN, encoder: ConvEncoder) -> None:
         stage.get_submodule("conv").load_state_dict(conv.state_dict())
 
 
-def test_equals_the_plain_cnn_with_its_weights() -> None:
+def test_conv_encoder_equals_plain_cnn() -> None:
     plain, encoder = PlainCNN(), ConvEncoder()
     copy_encoder(plain, encoder)
     images = torch.rand(5, 1, 28, 28)
@@ -55,7 +55,7 @@ def test_equals_the_plain_cnn_with_its_weights() -> None:
     assert second.shape == (5, 64, 7, 7)
 
 
-def test_declares_what_it_gives() -> None:
+def test_conv_encoder_declares_feature_shapes() -> None:
     encoder = ConvEncoder(in_channels=3, channels=(8, 16, 24))
     features = encoder.features(torch.rand(2, 3, 32, 32))
     assert [(f.shape[1], 32 // f.shape[2]) for f in features] == encoder.feature_info
@@ -70,7 +70,7 @@ def test_declares_what_it_gives() -> None:
     channels=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     norm=st.booleans(),
 )
-def test_any_size_channels_and_depth(
+def test_conv_encoder_takes_any_size_channels_and_depth(
     height: int, width: int, in_channels: int, channels: list[int], norm: bool
 ) -> None:
     encoder = ConvEncoder(in_channels, channels, norm)
@@ -78,7 +78,7 @@ def test_any_size_channels_and_depth(
     assert features.shape[1:] == encoder.feature_shape(height, width)
 
 
-def test_normalises_each_channel_with_its_own_numbers() -> None:
+def test_conv_encoder_normalises_per_channel() -> None:
     plain, normalising = (
         ConvEncoder(3, (4,), mean=0.0, std=1.0),
         ConvEncoder(3, (4,), mean=[0.1, 0.2, 0.3], std=[2.0, 3.0, 4.0]),
@@ -90,7 +90,7 @@ def test_normalises_each_channel_with_its_own_numbers() -> None:
         torch.testing.assert_close(normalising(images), plain(by_hand))
 
 
-def test_batch_norm_is_between_convolution_and_pool() -> None:
+def test_conv_encoder_batch_norm_precedes_pool() -> None:
     encoder = ConvEncoder(1, (4,), norm=True)
     conv, norm = encoder.stages[0].get_submodule("conv"), encoder.stages[0].get_submodule("norm")
     images = torch.rand(6, 1, 8, 8)
@@ -100,7 +100,7 @@ def test_batch_norm_is_between_convolution_and_pool() -> None:
     torch.testing.assert_close(encoder(images), expected)
 
 
-def test_an_empty_batch_gives_no_features() -> None:
+def test_conv_encoder_takes_an_empty_batch() -> None:
     assert ConvEncoder()(torch.rand(0, 1, 28, 28)).shape == (0, 64, 7, 7)
 
 
@@ -118,12 +118,12 @@ def test_an_empty_batch_gives_no_features() -> None:
         (torch.full((2, 1, 28, 28), torch.nan), r"must lie in \[0, 1\], got nan"),
     ],
 )
-def test_refuses_images_of_the_wrong_shape_dtype_or_range(images: Tensor, complaint: str) -> None:
+def test_conv_encoder_rejects_wrong_shape_dtype_or_range(images: Tensor, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         ConvEncoder()(images)
 
 
-def test_range_is_not_checked_where_that_is_said() -> None:
+def test_conv_encoder_skips_range_check_in_unchecked_range() -> None:
     encoder, images = ConvEncoder(), torch.full((2, 1, 28, 28), 2.0)
     with unchecked_range():
         encoder(images)
@@ -141,12 +141,12 @@ def test_range_is_not_checked_where_that_is_said() -> None:
         ({"in_channels": 3, "mean": (0.5, 0.5)}, "one for each of 3 channels; got 2"),
     ],
 )
-def test_refuses_bad_arguments(arguments: dict[str, object], complaint: str) -> None:
+def test_conv_encoder_rejects_invalid_arguments(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         ConvEncoder(**arguments)  # type: ignore[arg-type]
 
 
-def test_fully_connected_layers_are_those_of_the_textbook(tmp_path: Path) -> None:
+def test_dense_modules_equal_plain_layers(tmp_path: Path) -> None:
     encoder = DenseEncoder((3, 4, 5), (9, 7), mean=(0.1, 0.2, 0.3), std=0.5)
     images = torch.rand(6, 3, 4, 5)
     first, second = encoder.layers
@@ -164,7 +164,7 @@ def test_fully_connected_layers_are_those_of_the_textbook(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_fully_connected_layers_refuse_what_does_not_fit() -> None:
+def test_dense_modules_reject_wrong_shapes() -> None:
     with pytest.raises(InputError, match=r"images must be \[b 1 28 28\], got \[2, 1, 28, 27\]"):
         DenseEncoder()(torch.rand(2, 1, 28, 27))
     with pytest.raises(InputError, match="must lie in"):

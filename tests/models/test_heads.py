@@ -4,7 +4,7 @@ import torch
 from ae import Classifier, InputError
 
 
-def test_is_two_linear_layers_with_a_relu_between() -> None:
+def test_classifier_equals_two_linear_layers() -> None:
     head = Classifier((64, 7, 7), classes=10)
     code = torch.randn(3, 64, 7, 7)
     hidden = (code.reshape(3, 3136) @ head.fc1.weight.T + head.fc1.bias).clamp(min=0)
@@ -13,7 +13,7 @@ def test_is_two_linear_layers_with_a_relu_between() -> None:
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_refuses_other_codes_and_sizes() -> None:
+def test_classifier_rejects_wrong_shapes() -> None:
     with pytest.raises(InputError, match=r"code must be \[b 64 7 7\], got \[2, 16\]"):
         Classifier((64, 7, 7))(torch.randn(2, 16))
     with pytest.raises(InputError, match="classes must be positive, got 0"):

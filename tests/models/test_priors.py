@@ -18,7 +18,7 @@ from ae.weights import save_weights
 
 @pytest.mark.parametrize("size", [(7, 7), (3, 11), (12, 4), (1, 1), (1, 20), (20, 1), (16, 16)])
 @pytest.mark.parametrize("blocks", [1, 4])
-def test_a_place_sees_all_before_it_and_no_other(size: tuple[int, int], blocks: int) -> None:
+def test_pixelcnn_is_causal_without_blind_spot(size: tuple[int, int], blocks: int) -> None:
     """By the gradient of each place's logits at each place's embedding: there is no blind spot."""
     torch.manual_seed(0)
     prior, places = PixelCNN(5, channels=4, blocks=blocks).double(), math.prod(size)
@@ -32,7 +32,7 @@ def test_a_place_sees_all_before_it_and_no_other(size: tuple[int, int], blocks: 
     assert torch.equal(sees, torch.ones(places, places).tril(-1).bool())
 
 
-def test_a_place_is_the_same_to_the_last_bit_whatever_comes_after() -> None:
+def test_pixelcnn_logits_ignore_later_positions() -> None:
     torch.manual_seed(0)
     prior, index = PixelCNN(5, channels=8, blocks=3), torch.randint(5, (1, 4, 5))
     before = prior(index)
@@ -42,7 +42,7 @@ def test_a_place_is_the_same_to_the_last_bit_whatever_comes_after() -> None:
         assert torch.equal(prior(other).flatten(2)[..., : place + 1], before.flatten(2)[..., : place + 1])
 
 
-def test_a_sample_has_the_distribution_of_the_logits() -> None:
+def test_pixelcnn_samples_follow_logits() -> None:
     """Of a grid of 2x2 with 2 codes: how often each of the 16 is drawn, against their probabilities."""
     torch.manual_seed(0)
     prior = PixelCNN(2, channels=8, blocks=2)
@@ -53,7 +53,7 @@ def test_a_sample_has_the_distribution_of_the_logits() -> None:
     torch.testing.assert_close(drawn.bincount(minlength=16) / 10_000, expected, atol=0.02, rtol=0)
 
 
-def test_it_learns_a_sequence_and_draws_it() -> None:
+def test_pixelcnn_learns_and_samples_a_sequence() -> None:
     """Each code is the one before it plus one; the first is drawn evenly from 4: log 4 nats in all."""
     torch.manual_seed(0)
     prior = PixelCNN(4, channels=16, blocks=2)
@@ -74,8 +74,8 @@ def test_it_learns_a_sequence_and_draws_it() -> None:
     assert drawn[:, 0, 0].bincount(minlength=4).min() > 20
 
 
-def test_bad_sizes_are_named() -> None:
-    with pytest.raises(InputError, match="codebook_size must be positive, got 0"):
+def test_pixelcnn_rejects_invalid_sizes() -> None:
+    with pytest.raises(InputError, match="codes must be positive, got 0"):
         PixelCNN(0)
 
 
@@ -112,7 +112,7 @@ def test_fit_prior_learns_and_shows_its_progress(capsys: pytest.CaptureFixture[s
     assert "loss" in lines[0]
 
 
-def test_fit_prior_gives_the_same_prior_each_time_and_a_file_that_gives_it_back(tmp_path: Path) -> None:
+def test_fit_prior_is_deterministic_and_saved(tmp_path: Path) -> None:
     for name in ("one", "other"):
         save_weights(tmp_path / name, trained(4))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
@@ -123,7 +123,7 @@ def test_fit_prior_gives_the_same_prior_each_time_and_a_file_that_gives_it_back(
         load_prior(tmp_path / "none")
 
 
-def test_fit_prior_ends_where_the_loss_is_not_finite() -> None:
+def test_fit_prior_stops_at_non_finite_loss() -> None:
     recipe = replace(RECIPE, optimizer="sgd", lr=1e20, schedule="constant")
     with pytest.raises(
         DivergedError, match=r"the prior's loss became NaN or infinite at step \d+, learning rate 1e\+20"

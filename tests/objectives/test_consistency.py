@@ -42,7 +42,7 @@ def logits_of(model: Autoencoder, images: Tensor) -> Tensor:
     return model(images).logits["digit"].detach()
 
 
-def test_pseudo_labels_by_hand(batch: Batch) -> None:
+def test_consistency_pseudo_labels_equal_reference(batch: Batch) -> None:
     model = make_model()
     logits = logits_of(model, batch.images)
     unlabelled = batch.labels < 0
@@ -60,7 +60,7 @@ def test_pseudo_labels_by_hand(batch: Batch) -> None:
     torch.testing.assert_close(ramped.total, ramped.terms["cross_entropy"] + 0.3 * expected)
 
 
-def test_a_mean_teacher_by_hand(batch: Batch) -> None:
+def test_consistency_mean_teacher_equals_reference(batch: Batch) -> None:
     model = make_model()
     objective = Consistency(model, 10, teaching=replace(STILL, method="mean-teacher", decay=0.5))
     objective(model, batch, 0)  # the teacher is the model now
@@ -75,20 +75,20 @@ def test_a_mean_teacher_by_hand(batch: Batch) -> None:
     torch.testing.assert_close(loss.terms["consistency"], expected)
 
 
-def test_predictions_are_aligned_with_equal_frequencies(batch: Batch) -> None:
+def test_consistency_aligns_predictions_with_uniform_distribution(batch: Batch) -> None:
     model = make_model()
     objective = Consistency(model, 10, teaching=replace(STILL, align=4, decay=0.9))
     probabilities = logits_of(model, batch.images).softmax(1)
     frequencies = 0.9 * torch.full((10,), 0.1) + 0.1 * probabilities[batch.labels < 0].mean(0)
     objective.averaged.load_state_dict(model.state_dict())
-    taught = objective._taught(batch.images, batch.labels < 0, step=1)
+    taught = objective._teacher_probabilities(batch.images, batch.labels < 0, step=1)
     torch.testing.assert_close(objective.frequencies, frequencies)
     aligned = probabilities * (0.1 / frequencies) ** 0.75  # a quarter of the way: three quarters of it
     torch.testing.assert_close(taught, aligned / aligned.sum(1, keepdim=True))
-    torch.testing.assert_close(objective._taught(batch.images, batch.labels < 0, step=4), probabilities)
+    torch.testing.assert_close(objective._teacher_probabilities(batch.images, batch.labels < 0, step=4), probabilities)
 
 
-def test_only_unlabelled_images_are_moved_and_hidden(batch: Batch) -> None:
+def test_consistency_strongly_augments_unlabelled_images_only(batch: Batch) -> None:
     """The teacher's term is on what is strongly augmented; labelled images are weakly so, here not at all."""
     seen: list[Tensor] = []
     model = make_model()
@@ -101,7 +101,7 @@ def test_only_unlabelled_images_are_moved_and_hidden(batch: Batch) -> None:
     assert torch.equal(same, batch.labels >= 0)
 
 
-def test_the_average_is_what_is_validated_saved_and_left(digits: Splits, tmp_path: Path) -> None:
+def test_consistency_validates_saves_and_returns_the_average(digits: Splits, tmp_path: Path) -> None:
     few = replace(digits, train=digits.train.select(slice(96)), validation=digits.train.select(slice(96, 160)))
     model = make_model(norm=True)
     objective = Consistency(model, 10, Joint(reconstruction=0.0), replace(STILL, decay=0.8))
@@ -119,7 +119,7 @@ def test_the_average_is_what_is_validated_saved_and_left(digits: Splits, tmp_pat
     assert results["val/cross_entropy"] == pytest.approx(evaluate(model, few.validation)["cross_entropy"])
 
 
-def test_the_teachers_statistics_are_of_the_weakly_augmented_images(batch: Batch) -> None:
+def test_consistency_teacher_statistics_are_of_weakly_augmented_images(batch: Batch) -> None:
     """Strong augmentation hides all, so that the model's own are of other images."""
     model = make_model(norm=True)
     teaching = replace(STILL, decay=0.5, hide=PatchMask(4, 1.0))
@@ -136,7 +136,7 @@ def test_the_teachers_statistics_are_of_the_weakly_augmented_images(batch: Batch
     assert not any(module.training for module in objective.modules())
 
 
-def test_an_average_that_teaches_nothing_has_averaged_statistics(batch: Batch) -> None:
+def test_consistency_without_weight_averages_statistics(batch: Batch) -> None:
     model = make_model(norm=True)
     objective = Consistency(model, 10, teaching=replace(STILL, weight=0.0))
     for step in range(5):
@@ -146,7 +146,7 @@ def test_an_average_that_teaches_nothing_has_averaged_statistics(batch: Batch) -
     assert (kept - new).abs().max() < new.abs().max()
 
 
-def test_an_average_forgets_its_start_and_then_the_past() -> None:
+def test_ema_is_first_a_mean_then_exponential() -> None:
     """With values 0, 1, 2, ... : first their mean, later an exponential average; whole numbers are the last one's."""
     average, module = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
     assert module.num_batches_tracked is not None
@@ -173,6 +173,6 @@ def test_an_average_forgets_its_start_and_then_the_past() -> None:
         ({"confidence": 1.5}, "confidence must be from 0 to 1, got 1.5"),
     ],
 )
-def test_refuses_what_can_not_be(arguments: dict[str, Any], complaint: str) -> None:
+def test_consistency_rejects_invalid_arguments(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         TeacherConfig(**arguments)

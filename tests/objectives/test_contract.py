@@ -108,7 +108,7 @@ def loss_of(objective: Objective, model: Autoencoder, batch: Batch, step: int = 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_reach_what_they_should(name: str, batch: Batch) -> None:
+def test_objective_gradients_reach_modules(name: str, batch: Batch) -> None:
     model, case = make_model(), CASES[name]
     objective = case.make(model)
     loss = loss_of(objective, model, batch)
@@ -127,7 +127,7 @@ def test_gradients_reach_what_they_should(name: str, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.without])
-def test_a_weight_of_zero_removes_a_term_exactly(name: str, batch: Batch) -> None:
+def test_objective_weight_zero_removes_term(name: str, batch: Batch) -> None:
     model = make_model()
     without = CASES[name].without
     assert without is not None
@@ -148,7 +148,7 @@ def test_a_weight_of_zero_removes_a_term_exactly(name: str, batch: Batch) -> Non
     ],
     ids=["joint", "learned", "beta-tc", "mmd", "contractive"],
 )
-def test_a_corruption_is_what_the_model_sees_and_the_loss_is_on_clean_images(
+def test_objective_encodes_corrupted_images_with_clean_target(
     make: Callable[[Joint], Objective], mode: bool, batch: Batch
 ) -> None:
     """All is black but for a mask of the upper half: of the lower half nothing is asked."""
@@ -172,7 +172,7 @@ def test_a_corruption_is_what_the_model_sees_and_the_loss_is_on_clean_images(
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.classifies])
-def test_labels_of_minus_one_are_ignored(name: str, batch: Batch) -> None:
+def test_objective_ignores_missing_labels(name: str, batch: Batch) -> None:
     """With no label at all the cross-entropy is 0, and the head learns from nothing but a teacher."""
     model, case = make_model(), CASES[name]
     nothing = Batch(batch.images, torch.full_like(batch.labels, -1))
@@ -187,7 +187,7 @@ def test_labels_of_minus_one_are_ignored(name: str, batch: Batch) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("images", [0, 1])
-def test_empty_and_single_batches_are_finite(name: str, images: int, batch: Batch) -> None:
+def test_objective_is_finite_for_empty_and_single_batches(name: str, images: int, batch: Batch) -> None:
     model = make_model()
     loss = loss_of(CASES[name].make(model), model, Batch(batch.images[:images], batch.labels[:images]))
     assert loss.total.isfinite() or not images  # the mean of no values is NaN, and says so
@@ -197,7 +197,7 @@ def test_empty_and_single_batches_are_finite(name: str, images: int, batch: Batc
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_evaluated_without_gradients_and_changes_nothing(name: str, batch: Batch) -> None:
+def test_objective_evaluation_keeps_state(name: str, batch: Batch) -> None:
     model = make_model().eval()
     objective = CASES[name].make(model)
     before = {key: value.clone() for key, value in Modules(model, objective).state_dict().items()}
@@ -209,7 +209,7 @@ def test_it_is_evaluated_without_gradients_and_changes_nothing(name: str, batch:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(name: str, digits: Splits, tmp_path: Path) -> None:
+def test_objective_resume_equals_uninterrupted_run(name: str, digits: Splits, tmp_path: Path) -> None:
     few = replace(digits, train=digits.train.select(slice(60)), validation=digits.train.select(slice(60, 80)))
 
     def make() -> tuple[Autoencoder, Objective]:
@@ -221,7 +221,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(name: str, digits: S
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_every_objective_trains_compiled(name: str, batch: Batch) -> None:
+def test_objective_trains_compiled(name: str, batch: Batch) -> None:
     torch.compiler.reset()
     model = make_model()
     step = Step(model, CASES[name].make(model))

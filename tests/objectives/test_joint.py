@@ -35,7 +35,7 @@ def batch() -> Batch:
     return Batch(torch.rand(6, 1, 10, 12), torch.tensor([0, -1, 2, -1, 1, 2]))
 
 
-def test_is_the_weighted_sum_of_its_terms(model: Autoencoder, batch: Batch) -> None:
+def test_joint_is_the_weighted_sum_of_terms(model: Autoencoder, batch: Batch) -> None:
     loss = Joint(reconstruction=20.0, classification=3.0)(model, batch, 0)
     output = model(batch.images)
     mse = (output.reconstruction - batch.images).square().mean()
@@ -51,7 +51,7 @@ def test_is_the_weighted_sum_of_its_terms(model: Autoencoder, batch: Batch) -> N
 
 
 @pytest.mark.parametrize("likelihood", ["mse", "bernoulli", "gaussian"])
-def test_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
+def test_joint_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
     std = 0.5 if likelihood == "gaussian" else 1.0  # others do not read it
     loss = Joint(likelihood, std=std)(model, batch, 0)
     pixels = model(batch.images).params
@@ -63,7 +63,7 @@ def test_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
     torch.testing.assert_close(loss.terms[likelihood], expected[likelihood].mean())
 
 
-def test_a_weight_of_zero_removes_its_term(model: Autoencoder, batch: Batch) -> None:
+def test_joint_weight_zero_removes_term(model: Autoencoder, batch: Batch) -> None:
     loss = Joint(reconstruction=0.0)(model, batch, 0)
     assert set(loss.terms) == {"penalty", "cross_entropy", "accuracy"}
     loss.total.backward()
@@ -76,7 +76,7 @@ def test_a_weight_of_zero_removes_its_term(model: Autoencoder, batch: Batch) -> 
     assert all(parameter.grad is None for parameter in model.heads.parameters())
 
 
-def test_the_label_of_an_unlabelled_image_changes_nothing(model: Autoencoder, batch: Batch) -> None:
+def test_joint_ignores_unlabelled_images_in_classification(model: Autoencoder, batch: Batch) -> None:
     others = Batch(torch.where(batch.labels[:, None, None, None] < 0, 0.5, batch.images), batch.labels)
     objective = Joint(reconstruction=0.0)
     torch.testing.assert_close(objective(model, batch, 0).total, objective(model, others, 0).total)
@@ -87,7 +87,7 @@ def test_the_label_of_an_unlabelled_image_changes_nothing(model: Autoencoder, ba
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
 
 
-def test_a_corruption_is_encoded_and_the_target_stays_clean(model: Autoencoder, batch: Batch) -> None:
+def test_joint_encodes_corrupted_images_with_clean_target(model: Autoencoder, batch: Batch) -> None:
     mask = torch.rand(6, 1, 10, 12) > 0.3
 
     def hide(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,12 +111,12 @@ def test_a_corruption_is_encoded_and_the_target_stays_clean(model: Autoencoder, 
         ({"std": 0.0}, "std must be positive"),
     ],
 )
-def test_refuses_bad_weights(arguments: dict[str, float], complaint: str) -> None:
+def test_joint_rejects_invalid_weights(arguments: dict[str, float], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Joint(**arguments)  # type: ignore[arg-type]
 
 
-def test_says_what_the_model_lacks(batch: Batch) -> None:
+def test_joint_rejects_models_without_required_parts(batch: Batch) -> None:
     encoder = ConvEncoder(1, (4, 6))
     head = Classifier((6, 3, 3), 3)
     with pytest.raises(InputError, match="no decoder"):
@@ -131,7 +131,7 @@ def gaussian_model() -> Autoencoder:
     return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5))
 
 
-def test_the_rate_is_the_elbos(batch: Batch) -> None:
+def test_joint_equals_negative_elbo(batch: Batch) -> None:
     """-ELBO = -log p(x|z) + KL(q(z|x) || p(z)), both in nats an image, from torch.distributions."""
     model = gaussian_model()
     torch.manual_seed(1)
@@ -146,7 +146,7 @@ def test_the_rate_is_the_elbos(batch: Batch) -> None:
     assert {"rate", "bernoulli", "active_units"} <= loss.terms.keys()
 
 
-def test_the_rates_weight_grows(batch: Batch) -> None:
+def test_joint_rate_warm_up(batch: Batch) -> None:
     model, batch = gaussian_model().double(), Batch(batch.images.double(), batch.labels)  # the terms differ in size
     objective = Joint(
         "bernoulli", reconstruction=1.0, beta=2.0, weight_schedule=WeightSchedule(beta=(0.0, 10)), classification=0.0
@@ -159,7 +159,7 @@ def test_the_rates_weight_grows(batch: Batch) -> None:
     assert costs == pytest.approx([0.2, 1.0, 2.0, 2.0], rel=1e-4)
 
 
-def test_free_bits_cost_nothing_where_a_latent_carries_less(batch: Batch) -> None:
+def test_joint_free_bits_below_threshold_have_no_cost(batch: Batch) -> None:
     model = gaussian_model()
     torch.manual_seed(1)
     loss = Joint("bernoulli", reconstruction=1.0, beta=1.0, free_bits=0.02, classification=0.0)(model, batch, 0)
@@ -174,7 +174,7 @@ def test_free_bits_cost_nothing_where_a_latent_carries_less(batch: Batch) -> Non
         )
 
 
-def test_the_loss_of_masked_patches_is_on_what_is_hidden(model: Autoencoder, batch: Batch) -> None:
+def test_joint_masked_loss_is_on_hidden_pixels(model: Autoencoder, batch: Batch) -> None:
     torch.manual_seed(1)
     loss = Joint(corruption=PatchMask(2, 0.5), classification=0.0)(model, batch, 0)
     torch.manual_seed(1)
@@ -183,7 +183,7 @@ def test_the_loss_of_masked_patches_is_on_what_is_hidden(model: Autoencoder, bat
     torch.testing.assert_close(loss.terms["mse"], errors[mask].mean())
 
 
-def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
+def test_weight_schedule_is_linear() -> None:
     objective = Joint(reconstruction=0.0, classification=2.0, weight_schedule=WeightSchedule(reconstruction=(8.0, 4)))
     assert [objective.weight("reconstruction", step) for step in (0, 1, 3, 9)] == [6.0, 4.0, 0.0, 0.0]
     assert objective.weight("classification", 0) == 2.0
@@ -193,7 +193,7 @@ def test_a_ramp_goes_from_its_first_weight_to_the_objectives() -> None:
         Joint(weight_schedule=WeightSchedule(beta=(1.0, 10)))
 
 
-def test_learned_weights_are_those_of_homoscedastic_noise(model: Autoencoder, batch: Batch) -> None:
+def test_uncertainty_weighting_converges_to_homoscedastic_weights(model: Autoencoder, batch: Batch) -> None:
     """With fixed losses the weights tend to 1 / (2 L) (Kendall et al. 2018, equation 10), from the given ones."""
     objective = UncertaintyWeighting(Joint(reconstruction=20.0, classification=0.5))
     optimizer = torch.optim.Adam(objective.parameters(), 0.1)

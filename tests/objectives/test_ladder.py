@@ -15,7 +15,7 @@ def make_model(norm: bool = True) -> Autoencoder:
     return Autoencoder(ConvEncoder(1, (4, 6), norm), heads={"digit": Classifier((6, 7, 7), 10, hidden=8)})
 
 
-def test_a_combinator_is_the_papers() -> None:
+def test_combinator_equals_paper() -> None:
     combinator = Combinator(2)
     z, u = torch.randn(5, 2, 3, 3), torch.randn(5, 2, 3, 3)
     torch.testing.assert_close(combinator(z, u), z)  # it begins by leaving everything as it is
@@ -29,7 +29,7 @@ def test_a_combinator_is_the_papers() -> None:
     assert Combinator(3)(torch.randn(4, 3), torch.randn(4, 3)).shape == (4, 3)
 
 
-def test_before_it_has_learned_what_is_left_is_the_noise(batch: Batch) -> None:
+def test_ladder_initial_error_is_the_noise_variance(batch: Batch) -> None:
     """A combinator begins as the identity: each level's error is the variance of the noise, and what it has become."""
     torch.manual_seed(0)
     loss = Ladder(make_model(), 28, 28, (1.0,) * 5, noise=0.3)(make_model(), batch, 0)
@@ -45,7 +45,7 @@ def test_before_it_has_learned_what_is_left_is_the_noise(batch: Batch) -> None:
     torch.testing.assert_close(loss.total, expected)
 
 
-def test_a_larger_scale_makes_no_level_less_noisy(batch: Batch) -> None:
+def test_ladder_noise_scales_with_activations(batch: Batch) -> None:
     """Logits of ten times the size have ten times the noise, and the gradient by their scale knows that."""
     model = make_model()
     objective = Ladder(model, 28, 28, (0.0,) * 5, noise=0.5)
@@ -66,7 +66,7 @@ def test_a_larger_scale_makes_no_level_less_noisy(batch: Batch) -> None:
     torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
 
 
-def test_gradients_flow_into_the_targets_too(batch: Batch) -> None:
+def test_ladder_gradients_flow_into_targets(batch: Batch) -> None:
     """As a difference quotient has it: what moves the clean path's logits moves the error."""
     model = make_model().double()
     objective = Ladder(model, 28, 28, (0.0, 0.0, 0.0, 1.0, 10.0)).double()
@@ -86,7 +86,7 @@ def test_gradients_flow_into_the_targets_too(batch: Batch) -> None:
     torch.testing.assert_close(gradient[2, 100], expected, rtol=1e-4, atol=0)
 
 
-def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batch) -> None:
+def test_ladder_noisy_path_classifies_and_keeps_batch_norm_statistics(batch: Batch) -> None:
     model, alone = make_model(), make_model()
     objective = Ladder(model, 28, 28, (0.0,) * 5, noise=1e-6)
     loss = objective(model, batch, 0)
@@ -107,7 +107,7 @@ def test_the_noisy_path_classifies_and_leaves_no_trace_in_batch_norm(batch: Batc
     assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
-def test_labelled_images_alone_are_augmented(batch: Batch) -> None:
+def test_ladder_augments_labelled_images_only(batch: Batch) -> None:
     seen: list[torch.Tensor] = []
     model = make_model(norm=False)
     objective = Ladder(model, 28, 28, (0.0,) * 5, noise=1e-9, augment=Augment(shift=3, rotate=30.0))
@@ -119,7 +119,7 @@ def test_labelled_images_alone_are_augmented(batch: Batch) -> None:
     assert torch.equal(same, batch.labels < 0)
 
 
-def test_it_stands_on_odd_sizes(batch: Batch) -> None:
+def test_ladder_takes_odd_sizes(batch: Batch) -> None:
     model = Autoencoder(ConvEncoder(1, (4, 6), norm=True), heads={"digit": Classifier((6, 3, 4), 10)})
     odd = Batch(torch.rand(12, 1, 11, 14), batch.labels)
     Ladder(model, 11, 14, (1.0,) * 5)(model, odd, 0).total.backward()
@@ -133,7 +133,7 @@ def test_it_stands_on_odd_sizes(batch: Batch) -> None:
         ({"noise": 0.0}, "noise must be positive, got 0"),
     ],
 )
-def test_refuses_what_can_not_be(arguments: dict[str, Any], complaint: str) -> None:
+def test_ladder_rejects_invalid_arguments(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Ladder(make_model(), 28, 28, **{"weights": (1.0,) * 5, **arguments})
     with pytest.raises(InputError, match=r"a ConvEncoder and one Classifier, got Dense$"):

@@ -39,7 +39,7 @@ def batch() -> Batch:
     return Batch(torch.rand(6, 1, 10, 12), torch.tensor([0, -1, 2, -1, 1, 2]))
 
 
-def test_importance_weights_are_ratios_of_densities(model: Autoencoder, batch: Batch) -> None:
+def test_log_weights_are_density_ratios(model: Autoencoder, batch: Batch) -> None:
     torch.manual_seed(1)
     code = model.encode(batch.images)
     torch.manual_seed(2)
@@ -56,7 +56,7 @@ def test_importance_weights_are_ratios_of_densities(model: Autoencoder, batch: B
         assert found[k, i].item() == pytest.approx((joint - Normal(mean, std).log_prob(z).sum()).item(), rel=1e-4)
 
 
-def test_iwae_of_one_sample_is_the_elbo_and_of_more_is_tighter(model: Autoencoder, batch: Batch) -> None:
+def test_iwae_equals_elbo_for_one_sample_and_is_tighter_for_more(model: Autoencoder, batch: Batch) -> None:
     many = Batch(batch.images.repeat(500, 1, 1, 1), batch.labels.repeat(500))
     with torch.no_grad():
         bounds = [-IWAE(k)(model, many, 0).total.item() for k in (1, 5, 25)]
@@ -65,7 +65,7 @@ def test_iwae_of_one_sample_is_the_elbo_and_of_more_is_tighter(model: Autoencode
     assert bounds[0] < bounds[1] < bounds[2]
 
 
-def test_beta_tc_by_brute_force(model: Autoencoder, batch: Batch) -> None:
+def test_beta_tc_equals_brute_force(model: Autoencoder, batch: Batch) -> None:
     code = model.encode(batch.images)
     assert code.posterior is not None
     mean, std, z = code.posterior.mean, code.posterior.stddev, code.z
@@ -82,7 +82,7 @@ def test_beta_tc_by_brute_force(model: Autoencoder, batch: Batch) -> None:
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_mmd_by_brute_force_and_on_samples_of_which_the_answer_is_known() -> None:
+def test_mmd_equals_brute_force_and_known_values() -> None:
     def kernel(x: Tensor, y: Tensor) -> float:
         return sum(6 * s / (6 * s + (x - y).square().sum().item()) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))
 
@@ -97,7 +97,7 @@ def test_mmd_by_brute_force_and_on_samples_of_which_the_answer_is_known() -> Non
     assert mmd(torch.randn(200, 3), torch.randn(200, 3) * 0.2).item() > 0.3
 
 
-def test_the_jacobian_by_automatic_differentiation(model: Autoencoder, batch: Batch) -> None:
+def test_contractive_norm_equals_autograd_jacobian(model: Autoencoder, batch: Batch) -> None:
     jacobian = torch.autograd.functional.jacobian(lambda x: model.encode(x).mean.sum(0), batch.images[:3])
     expected = jacobian.square().sum((0, 2, 3, 4)).mean().item()  # [latents b c h w]: images do not mix
     torch.manual_seed(0)
@@ -106,7 +106,7 @@ def test_the_jacobian_by_automatic_differentiation(model: Autoencoder, batch: Ba
     assert found == pytest.approx(expected, rel=0.05)
 
 
-def test_what_an_objective_needs_is_named(batch: Batch) -> None:
+def test_variational_objectives_reject_models_without_posterior(batch: Batch) -> None:
     model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5))
     for objective in (IWAE(), BetaTC(images=100)):
         with pytest.raises(InputError, match="needs a bottleneck with a Gaussian posterior"):

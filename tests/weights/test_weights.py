@@ -45,7 +45,7 @@ def are_equal(first: nn.Module, second: nn.Module) -> bool:
 # What a file says
 
 
-def test_the_header_describes_the_modules(tmp_path: Path) -> None:
+def test_save_weights_header_describes_modules(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(path, joint(), image=(3, 28, 28), classes=("a", "b"), metrics={"val/mse": 0.5})
     with safe_open(path, "pt") as file:
@@ -81,14 +81,14 @@ def test_the_header_describes_the_modules(tmp_path: Path) -> None:
     assert (about.image, about.classes, about.metrics, about.format) == ((3, 28, 28), ("a", "b"), {"val/mse": 0.5}, 3)
 
 
-def test_the_bytes_are_a_function_of_the_model(tmp_path: Path) -> None:
+def test_save_weights_is_deterministic(tmp_path: Path) -> None:
     model = joint()
     save_weights(tmp_path / "a", model)
     save_weights(tmp_path / "b", model.to(memory_format=torch.channels_last))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_users_own_module_is_named_only() -> None:
+def test_describe_names_only_class_of_foreign_modules() -> None:
     model = Autoencoder(nn.Flatten(), nn.Linear(4, 4))
     assert describe(model)["encoder"] == {"class": "torch.nn.modules.flatten.Flatten"}
     assert describe(model)["bottleneck"] == {"class": "Identity"}
@@ -99,7 +99,7 @@ def test_a_users_own_module_is_named_only() -> None:
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("parts", ["all", "no decoder", "no head", "no bottleneck"])
-def test_a_model_comes_back_whole(tmp_path: Path, parts: str, norm: bool) -> None:
+def test_load_restores_model(tmp_path: Path, parts: str, norm: bool) -> None:
     encoder, decoder = ConvEncoder(1, (4, 6), norm, mean=0.1, std=0.3), DeconvDecoder(1, (6, 4), norm)
     latent = parts != "no bottleneck"
     model = Autoencoder(
@@ -123,7 +123,7 @@ def test_a_model_comes_back_whole(tmp_path: Path, parts: str, norm: bool) -> Non
         assert torch.equal(out.params, expected.params)
 
 
-def test_a_runs_folder_and_its_parts(digits: Splits, tmp_path: Path) -> None:
+def test_load_takes_run_folder(digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
     model = load(tmp_path / "run")
     assert model.image_shape == (1, 28, 28)
@@ -143,7 +143,7 @@ def test_a_runs_folder_and_its_parts(digits: Splits, tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_models_artifact(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
+def test_load_takes_artifact(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", project="p"))
     name = f"wandb:tester/p/model-{server.run.name}"
     assert are_equal(load(f"{name}:latest"), load(tmp_path / "run"))
@@ -156,7 +156,7 @@ def test_a_models_artifact(server: WandbServer, digits: Splits, tmp_path: Path) 
             load(bad)
 
 
-def test_a_file_of_format_1_loads() -> None:
+def test_load_reads_format_1() -> None:
     """Written by version 0.1.0; what it gave for these images then."""
     path = FILES / "format1.safetensors"
     assert (read_metadata(path).format, read_metadata(path).image) == (1, None)
@@ -166,7 +166,7 @@ def test_a_file_of_format_1_loads() -> None:
     assert out.reconstruction.mean().item() == pytest.approx(0.43340134620666504)
 
 
-def test_a_newer_file_is_refused(tmp_path: Path) -> None:
+def test_load_rejects_newer_format(tmp_path: Path) -> None:
     path = rewritten(tmp_path, lambda about: about.update(format=4))
     with pytest.raises(InputError, match="is of format 4, newer than this version of ae"):
         load(path)
@@ -183,7 +183,7 @@ class Own(nn.Module):
         return self.conv(images)
 
 
-def test_a_module_of_the_users_own_is_given(tmp_path: Path) -> None:
+def test_load_takes_foreign_modules(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     model = Autoencoder(Own(6), DeconvDecoder(1, (6, 4)), heads={"own": nn.Flatten(), "digit": Classifier((6, 7, 7))})
     save_weights(path, model)
@@ -204,7 +204,7 @@ def test_a_module_of_the_users_own_is_given(tmp_path: Path) -> None:
 # Loading weights into modules
 
 
-def test_one_part_into_any_module(tmp_path: Path) -> None:
+def test_load_weights_reads_a_part(tmp_path: Path) -> None:
     path, model = tmp_path / "model.safetensors", joint()
     save_weights(path, model)
     encoder = ConvEncoder(3, (4, 6), norm=True, mean=[0.25, 0.5, 0.75])
@@ -222,7 +222,7 @@ def test_one_part_into_any_module(tmp_path: Path) -> None:
         load_weights(path, nn.Linear(1, 1), strict=False)
 
 
-def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path) -> None:
+def test_load_weights_names_mismatches_and_keeps_module(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(path, joint(latent=5))
     other = Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), Dense((6, 7, 7), 6), {"c": Classifier((6,))})
@@ -277,7 +277,7 @@ class Evil:
         (save({"a": torch.zeros(1)}, {"ae": '{"format": 1, "model": {"class": "os.system"}}'}), "holds no Autoencoder"),
     ],
 )
-def test_a_broken_or_hostile_file_gets_one_clear_line(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_load_rejects_broken_and_malicious_files(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError, match=complaint) as error:
@@ -287,7 +287,7 @@ def test_a_broken_or_hostile_file_gets_one_clear_line(tmp_path: Path, content: b
     assert not Path("executed").exists()
 
 
-def test_a_file_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
+def test_load_rejects_missing_and_truncated_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no weights .*nowhere"):
         load(tmp_path / "nowhere")
     path = rewritten(tmp_path)
@@ -317,12 +317,12 @@ def test_a_file_that_is_not_there_or_cut_off(tmp_path: Path) -> None:
         (lambda a: a["model"].pop("decoder"), "unexpected: decoder.stages.0.deconv.bias, decoder"),
     ],
 )
-def test_a_description_that_cannot_be_right_is_refused(tmp_path: Path, change: Any, complaint: str) -> None:
+def test_load_rejects_invalid_descriptions(tmp_path: Path, change: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         load(rewritten(tmp_path, change))
 
 
-def test_tensors_of_another_dtype_are_refused(tmp_path: Path) -> None:
+def test_load_rejects_other_dtypes(tmp_path: Path) -> None:
     def halve(tensors: dict[str, torch.Tensor]) -> None:
         tensors["encoder.mean"] = tensors["encoder.mean"].half()
 
@@ -331,7 +331,7 @@ def test_tensors_of_another_dtype_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [100, slow(2000)])
-def test_mutated_files_load_or_are_refused(tmp_path: Path, count: int) -> None:
+def test_load_rejects_or_loads_mutated_files(tmp_path: Path, count: int) -> None:
     """Bytes changed, cut out, doubled and put in, most of them in the header: a model or one clear line, no more."""
     whole = rewritten(tmp_path).read_bytes()
     header = 8 + struct.unpack("<Q", whole[:8])[0]
@@ -359,7 +359,7 @@ def test_mutated_files_load_or_are_refused(tmp_path: Path, count: int) -> None:
     assert not any("\n" in complaint for complaint in complaints)
 
 
-def test_images_that_the_model_was_not_trained_on_are_named(tmp_path: Path, unhooked: None) -> None:
+def test_loaded_model_names_expected_image_shape(tmp_path: Path, unhooked: None) -> None:
     save_weights(tmp_path / "model.safetensors", joint(), image=(3, 28, 28))
     model = load(tmp_path / "model.safetensors")
     model(torch.rand(2, 3, 28, 28))
@@ -387,7 +387,7 @@ def test_images_that_the_model_was_not_trained_on_are_named(tmp_path: Path, unho
         (lambda a: a["model"]["encoder"].update(in_channels=10**18, mean=0.5, std=0.5), "its encoder can't be built"),
     ],
 )
-def test_header_fields_of_the_wrong_kind_or_size_are_refused(tmp_path: Path, change: Any, complaint: str) -> None:
+def test_load_rejects_invalid_header_fields(tmp_path: Path, change: Any, complaint: str) -> None:
     path = rewritten(tmp_path, change)
     started = time.perf_counter()
     with pytest.raises(InputError, match=complaint) as error:
@@ -407,13 +407,13 @@ def test_header_fields_of_the_wrong_kind_or_size_are_refused(tmp_path: Path, cha
         (b"\x1f\x8babc", "a compressed file"),
     ],
 )
-def test_load_says_what_a_file_is_instead(tmp_path: Path, content: bytes, kind: str) -> None:
+def test_load_names_kind_of_other_files(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(InputError, match=kind):
         load(tmp_path / "a")
 
 
-def test_load_tells_a_state_dict_from_the_state_of_a_training(tmp_path: Path) -> None:
+def test_load_distinguishes_state_dict_from_training_state(tmp_path: Path) -> None:
     torch.save(joint().state_dict(), tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"what torch.save writes: load it with torch.load"):
         load(tmp_path / "a.pth")
@@ -422,7 +422,7 @@ def test_load_tells_a_state_dict_from_the_state_of_a_training(tmp_path: Path) ->
         load(tmp_path / "state.pt")
 
 
-def test_load_opens_no_fifo_and_no_device(tmp_path: Path) -> None:
+def test_load_rejects_fifo_and_device(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, kind in ((tmp_path / "fifo", "a named pipe"), (Path("/dev/zero"), "a device")):
         with pytest.raises(InputError, match=f"{path}: it must be a file, and is {kind}"):

@@ -5,7 +5,7 @@ Required methods: `forward(features) -> Code` and `expand(z) -> features`.
 Optional methods, for codes that do not come from an image (`ae.evaluation.sampling`):
     sample(count) -> z              draw codes from the prior
     project(z) -> z                 the nearest valid codes; without this method, every z is valid
-    mix(one, other, fraction) -> z  interpolate codes; without this method, linearly and then projected
+    mix(start, end, fraction) -> z  interpolate codes; without this method, linearly and then projected
 """
 
 from ae.models.bottlenecks.code import Code

@@ -39,20 +39,20 @@ class Sphere(Dense):
         return scaled / scaled.norm(dim=1, keepdim=True)
 
     def mix(
-        self, one: Float[Tensor, "b latent"], other: Float[Tensor, "b latent"], fraction: float
+        self, start: Float[Tensor, "b latent"], end: Float[Tensor, "b latent"], fraction: float
     ) -> Float[Tensor, "b latent"]:
-        """Spherical linear interpolation at `fraction` from `one` to `other` (slerp, Shoemake 1985).
+        """Spherical linear interpolation at `fraction` from `start` to `end` (slerp, Shoemake 1985).
 
         Between opposite points, the path leads through the basis vector that is most nearly perpendicular to them.
         """
-        one, other = self.project(one), self.project(other)
-        angle = 2 * torch.atan2((one - other).norm(dim=1, keepdim=True), (one + other).norm(dim=1, keepdim=True))
-        towards = other - (one * other).sum(1, keepdim=True) * one
-        axis = F.one_hot(one.abs().argmin(1), self.latent).to(one.dtype)
-        perpendicular = axis - (one * axis).sum(1, keepdim=True) * one
+        start, end = self.project(start), self.project(end)
+        angle = 2 * torch.atan2((start - end).norm(dim=1, keepdim=True), (start + end).norm(dim=1, keepdim=True))
+        towards = end - (start * end).sum(1, keepdim=True) * start
+        axis = F.one_hot(start.abs().argmin(1), self.latent).to(start.dtype)
+        perpendicular = axis - (start * axis).sum(1, keepdim=True) * start
         direction = torch.where(towards.norm(dim=1, keepdim=True) > _PARALLEL, towards, perpendicular)
         tangent = F.normalize(direction, dim=1)
         tangent = F.normalize(
-            tangent - (one * tangent).sum(1, keepdim=True) * one, dim=1
-        )  # once more, against rounding
-        return self.project((fraction * angle).cos() * one + (fraction * angle).sin() * tangent)
+            tangent - (start * tangent).sum(1, keepdim=True) * start, dim=1
+        )  # again, against rounding
+        return self.project((fraction * angle).cos() * start + (fraction * angle).sin() * tangent)
