@@ -1,4 +1,4 @@
-"""Modules in other hands: frozen, copied, compiled, exported; in a process of their own, without shape checks."""
+"""Reuse of modules: freezing, compilation and export (in a process without shape checks)."""
 
 import copy
 import re
@@ -29,7 +29,7 @@ def joint(latent: int | None = None, norm: bool = False) -> Autoencoder:
     return Autoencoder(ConvEncoder(norm=norm), DeconvDecoder(norm=norm), bottleneck, {"digit": head}).eval()
 
 
-ANY = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}  # any number of images, of any size
+ANY = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}  # any batch size and image size
 
 
 def outputs(result: object) -> list[Tensor]:
@@ -37,7 +37,7 @@ def outputs(result: object) -> list[Tensor]:
 
 
 def check_exported(module: nn.Module, shapes: Sequence[tuple[int, ...]], dynamic: dict[int, Any]) -> None:
-    """The exported program gives exactly what the module gives, for shapes that it was not exported with."""
+    """Check that the exported program equals the module for shapes other than the traced shape."""
     program = torch.export.export(module, (torch.rand(shapes[0]),), dynamic_shapes=(dynamic,))
     for shape in shapes[1:]:
         images = torch.rand(shape)
@@ -51,9 +51,9 @@ def check_onnx(module: nn.Module, shapes: Sequence[tuple[int, ...]], dynamic: di
     session = onnxruntime.InferenceSession(path)
     for shape in shapes[1:]:
         images = torch.rand(shape)
-        given = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-        for there, eager in zip(given, outputs(module(images)), strict=True):
-            np.testing.assert_allclose(there, eager.detach().numpy(), atol=1e-4, rtol=0)
+        results = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        for result, eager in zip(results, outputs(module(images)), strict=True):
+            np.testing.assert_allclose(result, eager.detach().numpy(), atol=1e-4, rtol=0)
 
 
 ANY_SIZE = [(2, 1, 28, 36), (1, 1, 28, 28), (5, 1, 64, 32), (3, 1, 29, 37), (2, 1, 33, 28), (4, 1, 30, 31)]
@@ -61,7 +61,7 @@ FIXED = [(3, 1, 28, 28), (1, 1, 28, 28), (64, 1, 28, 28)]
 
 
 def export_some(folder: Path) -> None:
-    """A whole model traced at an odd size, for all sizes; and one with a head and a vector code as ONNX."""
+    """Export a model traced at an odd size for all sizes, and a model with a head and a vector code as ONNX."""
     model = joint()
     check_exported(Autoencoder(model.encoder, model.decoder).eval(), ANY_SIZE[::-1], ANY)
     check_onnx(joint(16), FIXED, {0: Dim("batch")}, folder / "joint.onnx")
@@ -173,9 +173,7 @@ def test_reuse_benchmark_runs(
     assert "onnxruntime" in capsys.readouterr().out
 
 
-def test_segment_experiment_runs_and_keeps_weights(
-    digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_segment_experiment_keeps_weights(digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main_job(digits, tmp_path / "run")
     before = (tmp_path / "run/model.safetensors").read_bytes()
     for fine_tune in (False, True):

@@ -55,7 +55,7 @@ def test_gaussian_nll_equals_log_density(std: float) -> None:
 def test_image_losses_exclude_masked_pixels(channels: int) -> None:
     a, b = torch.rand(SHAPE), torch.rand(SHAPE)
     mask = torch.rand(4, channels, 5, 3) > 0.5
-    mask[3] = False  # an image with nothing to look at
+    mask[3] = False  # an image without unmasked pixels
     chosen = mask.expand(SHAPE)
     for i in range(3):
         picked_a, picked_b = a[i][chosen[i]], b[i][chosen[i]]

@@ -1,4 +1,4 @@
-"""The contract that every bottleneck keeps, and what is particular to each. A new bottleneck is one line in CASES."""
+"""The contract of all bottlenecks, and the properties of each. A new bottleneck is a line in CASES."""
 
 import copy
 import itertools
@@ -169,15 +169,15 @@ def test_top_k_keeps_largest_magnitudes() -> None:
     top, features = TopK(SHAPE, 9, 2), torch.randn(40, *SHAPE)
     dense = top.project_in(features.flatten(1))
     dense = (dense - dense.mean(0)) / dense.std(0, correction=0)
-    for kept, all_of_them in zip(top(features).z, dense, strict=True):
-        largest = sorted(all_of_them.tolist(), key=abs)[-2:]
+    for kept, values in zip(top(features).z, dense, strict=True):
+        largest = sorted(values.tolist(), key=abs)[-2:]
         assert sorted(kept[kept != 0].tolist()) == pytest.approx(sorted(largest), rel=1e-3)
     with pytest.raises(InputError, match="k must be at most the 9 latents, got 10"):
         TopK(SHAPE, 9, 10)
 
 
 def test_top_k_normalises_latents() -> None:
-    """A latent that is of a twentieth of the others' size is chosen as often."""
+    """A latent of a twentieth of the scale is selected as often as the rest."""
     top, features = TopK(SHAPE, 10, 2), torch.randn(400, *SHAPE)
     with torch.no_grad():
         top.project_in.weight[3] *= 0.05
@@ -192,7 +192,7 @@ def test_top_k_normalises_latents() -> None:
 
 
 def test_gaussian_rate_is_kl_to_prior() -> None:
-    """Against the closed form (Kingma & Welling 2014, appendix B), and against an average over samples."""
+    """Compare with the closed form (Kingma & Welling 2014, appendix B) and a Monte Carlo estimate."""
     gaussian, features = Gaussian(SHAPE, 5), torch.randn(3, *SHAPE)
     mean, log_variance = (features.flatten(1) @ gaussian.project_in.weight.T + gaussian.project_in.bias).chunk(2, 1)
     code = gaussian(features)
@@ -224,7 +224,7 @@ def test_gaussian_is_finite_for_extreme_features() -> None:
 
 
 def trained_quantizer(**options: float) -> VectorQuantizer:
-    """Twice as many codes as there are corners, so that none of these has to share one."""
+    """A quantizer with twice as many codes as corners, so that each corner has a code."""
     torch.manual_seed(0)
     quantizer = VectorQuantizer(6, codebook_size=16, **options)
     for _ in range(60):
@@ -256,7 +256,7 @@ def test_quantizer_takes_nearest_code_and_finds_clusters() -> None:
 
 
 def test_quantizer_equals_vector_quantize_pytorch() -> None:
-    """vector-quantize-pytorch, which has its own moving averages; without its restarts and its smoothing."""
+    """Compare with vector-quantize-pytorch, without its dead-code replacement and smoothing."""
     from vector_quantize_pytorch import VectorQuantize
 
     library = VectorQuantize(
@@ -358,7 +358,7 @@ def test_bottleneck_rejects_invalid_input(make: object, complaint: str) -> None:
 
 @pytest.mark.parametrize("codes", [16_384, 200_000])
 def test_quantizer_moving_averages_of_a_large_codebook_equal_a_reference(codes: int) -> None:
-    """Against a Python loop in float64: no code shrinks, whatever its share of the places is."""
+    """Compare with a Python loop in float64: no code shrinks, whatever its frequency."""
     torch.manual_seed(0)
     quantizer = VectorQuantizer(4, codes, dead_code_threshold=0.0)
     quantizer._initialize(5 + torch.randn(3000, 4))
@@ -381,12 +381,12 @@ def test_quantizer_nearest_is_exact_far_from_origin(offset: float) -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(64, codebook_size=128)
     quantizer.codebook.copy_(offset + 0.3 * torch.randn(128, 64))
-    quantizer.codebook[64:] -= 2 * offset  # and far from each other: the mean is far from all
+    quantizer.codebook[64:] -= 2 * offset  # two distant groups: the mean is far from every code
     vectors = torch.cat([offset + 0.3 * torch.randn(200, 64), -offset + 0.3 * torch.randn(200, 64)])
     distances = (vectors.double()[:, None] - quantizer.codebook.double()).square().sum(2)
     chosen = distances.gather(1, quantizer.nearest(vectors)[:, None])[:, 0]
     torch.testing.assert_close(chosen, distances.amin(1), rtol=1e-9, atol=1e-9)
-    assert torch.equal(quantizer.nearest(vectors), distances.argmin(1)) or offset == 1e5  # there, some are as far
+    assert torch.equal(quantizer.nearest(vectors), distances.argmin(1)) or offset == 1e5  # at 1e5: ties
 
 
 def test_quantizer_nearest_in_chunks_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +436,7 @@ def test_fsq_reaches_every_level_with_a_gradient(levels: tuple[int, ...], dtype:
     assert fsq.indices(z).max() < math.prod(levels)
     z.sum().backward()
     assert numbers.grad is not None
-    assert (numbers.grad[..., 19_500:20_500] > 0.1).all()  # near 0 the tanh has its slope
+    assert (numbers.grad[..., 19_500:20_500] > 0.1).all()  # the tanh is steep near 0
     torch.testing.assert_close(fsq.project(z.detach() + 1e-5), z.detach())
 
 
@@ -451,11 +451,11 @@ def points_on_the_sphere(count: int, latent: int) -> Tensor:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.9, 1.0])
 def test_sphere_mix_follows_great_circles(fraction: float) -> None:
-    """Against Shoemake's formula, in float64."""
-    one, other = points_on_the_sphere(2 * 50, 5).chunk(2)
+    """Compare with Shoemake's formula in float64."""
+    start, end = points_on_the_sphere(2 * 50, 5).chunk(2)
     angle = (one.double() * other.double()).sum(1, keepdim=True).acos()
     expected = (((1 - fraction) * angle).sin() * one + (fraction * angle).sin() * other) / angle.sin()
-    torch.testing.assert_close(Sphere(SHAPE, 5).mix(one, other, fraction), expected.float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(Sphere(SHAPE, 5).mix(start, end, fraction), expected.float(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("latent", [1, 2, 5])
@@ -463,14 +463,14 @@ def test_sphere_mix_follows_great_circles(fraction: float) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_sphere_mix_of_equal_and_opposite_points(latent: int, nudge: float, sign: int) -> None:
     sphere = Sphere(SHAPE, latent)
-    one = torch.cat([points_on_the_sphere(20, latent), torch.eye(latent)])
-    other = sphere.project(sign * one + nudge * torch.randn_like(one))
-    mixed = [sphere.mix(one, other, i / 8) for i in range(9)]
+    start = torch.cat([points_on_the_sphere(20, latent), torch.eye(latent)])
+    end = sphere.project(sign * start + nudge * torch.randn_like(start))
+    mixed = [sphere.mix(start, end, i / 8) for i in range(9)]
     for z in mixed:
         torch.testing.assert_close(z.norm(dim=1), torch.ones(len(z)))
-    torch.testing.assert_close(mixed[0], one, atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixed[8], other, atol=1e-5, rtol=0)
-    if latent > 1:  # on two points there is no way from one to the other
+    torch.testing.assert_close(mixed[0], start, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[8], end, atol=1e-5, rtol=0)
+    if latent > 1:  # the 0-sphere has two points and no path between them
         steps = torch.stack([(b - a).norm(dim=1) for a, b in itertools.pairwise(mixed)])
         torch.testing.assert_close(steps, steps.mean(0).expand_as(steps), atol=1e-5, rtol=1e-3)
 
@@ -480,7 +480,7 @@ def test_sphere_samples_are_uniform() -> None:
     z = Sphere(SHAPE, 3).sample(20_000)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(len(z)))
     torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=0.02, rtol=0)
-    heights = z[:, 2].sort().values  # uniform from -1 to 1, by Archimedes
+    heights = z[:, 2].sort().values  # uniform in [-1, 1] (Archimedes)
     torch.testing.assert_close(heights, torch.linspace(-1, 1, len(z)), atol=0.03, rtol=0)
 
 

@@ -7,7 +7,7 @@ from ae import DeconvDecoder, InputError
 
 
 class PlainDeconv(nn.Module):
-    """The DeconvNetwork, written as textbooks do, but for the output padding that it needs."""
+    """Plain deconvolutional network, with output padding as an argument."""
 
     def __init__(self, output_padding: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ def test_deconv_decoder_equals_plain_network() -> None:
 
 
 def test_deconv_decoder_output_padding_gives_28_pixels() -> None:
-    """A stride-2 convolution takes 13 rows and 14 rows both to 7; the transposed one has to be told which it undoes."""
+    """A stride-2 convolution maps 13 and 14 rows to 7; `output_padding` selects the size of the inverse."""
     conv = nn.Conv2d(1, 1, 3, stride=2, padding=1)
     assert conv(torch.rand(1, 1, 13, 13)).shape == conv(torch.rand(1, 1, 14, 14)).shape == (1, 1, 7, 7)
     features = torch.randn(2, 64, 7, 7)

@@ -21,7 +21,7 @@ from ae import (
 
 
 class PlainCNN(nn.Module):
-    """The textbook CNN, written as textbooks do."""
+    """Plain CNN."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The prior over codes sees what it may and no more, and learns what can be learned."""
+"""PixelCNN: causality, samples and training."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from ae.weights import save_weights
 @pytest.mark.parametrize("size", [(7, 7), (3, 11), (12, 4), (1, 1), (1, 20), (20, 1), (16, 16)])
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_pixelcnn_is_causal_without_blind_spot(size: tuple[int, int], blocks: int) -> None:
-    """By the gradient of each place's logits at each place's embedding: there is no blind spot."""
+    """Gradient of the logits at each position by the embedding of each position."""
     torch.manual_seed(0)
     prior, places = PixelCNN(5, channels=4, blocks=blocks).double(), math.prod(size)
     embedded = torch.randn(places, 4, dtype=torch.float64, requires_grad=True)
@@ -43,7 +43,7 @@ def test_pixelcnn_logits_ignore_later_positions() -> None:
 
 
 def test_pixelcnn_samples_follow_logits() -> None:
-    """Of a grid of 2x2 with 2 codes: how often each of the 16 is drawn, against their probabilities."""
+    """Compare frequencies of the 16 grids of 2x2 positions and 2 codes with their probabilities."""
     torch.manual_seed(0)
     prior = PixelCNN(2, channels=8, blocks=2)
     grids = torch.tensor(list(itertools.product(range(2), repeat=4))).reshape(16, 2, 2)
@@ -54,7 +54,7 @@ def test_pixelcnn_samples_follow_logits() -> None:
 
 
 def test_pixelcnn_learns_and_samples_a_sequence() -> None:
-    """Each code is the one before it plus one; the first is drawn evenly from 4: log 4 nats in all."""
+    """Each code is its predecessor plus one; the first is uniform over 4 codes: log 4 nats per grid."""
     torch.manual_seed(0)
     prior = PixelCNN(4, channels=16, blocks=2)
     optimizer = torch.optim.AdamW(prior.parameters(), 0.01)
@@ -75,7 +75,7 @@ def test_pixelcnn_learns_and_samples_a_sequence() -> None:
 
 
 def test_pixelcnn_rejects_invalid_sizes() -> None:
-    with pytest.raises(InputError, match="codes must be positive, got 0"):
+    with pytest.raises(InputError, match="codebook_size must be positive, got 0"):
         PixelCNN(0)
 
 
@@ -83,7 +83,7 @@ RECIPE = Recipe(batch_size=8, optimizer="adamw", lr=0.01, log_every=5)
 
 
 def stripes() -> Splits:
-    """Images 2x3 of codes times 85, of which each is the one to the left plus one: log 4 nats an image."""
+    """Images 2x3 of codes times 85; each code is its left neighbour plus one: log 4 nats per image."""
     first = torch.arange(4).repeat(20)[:, None, None]
     pixels = ((first + torch.arange(6).reshape(2, 3)) % 4 * 85).byte()[:, None]
     images = Images(pixels, torch.zeros(80).long(), ("a",))

@@ -1,4 +1,4 @@
-"""Learning from few labels: the teacher's terms by hand, and what becomes of its average."""
+"""Consistency: the teacher's terms, its augmentation and its moving average."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_consistency_pseudo_labels_equal_reference(batch: Batch) -> None:
     model = make_model()
     logits = logits_of(model, batch.images)
     unlabelled = batch.labels < 0
-    median = logits.softmax(1).max(1).values.median().item()  # it is sure of some, and not of others
+    median = logits.softmax(1).max(1).values.median().item()  # confident on half of the images
     sure = (logits.softmax(1).max(1).values >= median) & unlabelled
     assert 0 < sure.sum() < unlabelled.sum()
     nats = F.cross_entropy(logits, logits.argmax(1), reduction="none")
@@ -63,7 +63,7 @@ def test_consistency_pseudo_labels_equal_reference(batch: Batch) -> None:
 def test_consistency_mean_teacher_equals_reference(batch: Batch) -> None:
     model = make_model()
     objective = Consistency(model, 10, teaching=replace(STILL, method="mean-teacher", decay=0.5))
-    objective(model, batch, 0)  # the teacher is the model now
+    objective(model, batch, 0)  # the teacher now equals the model
     for parameter in objective.averaged.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     before = {name: value.clone() for name, value in objective.averaged.state_dict().items()}
@@ -83,13 +83,13 @@ def test_consistency_aligns_predictions_with_uniform_distribution(batch: Batch) 
     objective.averaged.load_state_dict(model.state_dict())
     taught = objective._teacher_probabilities(batch.images, batch.labels < 0, step=1)
     torch.testing.assert_close(objective.frequencies, frequencies)
-    aligned = probabilities * (0.1 / frequencies) ** 0.75  # a quarter of the way: three quarters of it
+    aligned = probabilities * (0.1 / frequencies) ** 0.75  # step 1 of 4: exponent 3/4
     torch.testing.assert_close(taught, aligned / aligned.sum(1, keepdim=True))
     torch.testing.assert_close(objective._teacher_probabilities(batch.images, batch.labels < 0, step=4), probabilities)
 
 
 def test_consistency_strongly_augments_unlabelled_images_only(batch: Batch) -> None:
-    """The teacher's term is on what is strongly augmented; labelled images are weakly so, here not at all."""
+    """The teacher's term is on strongly augmented images; the weak augmentation is the identity here."""
     seen: list[Tensor] = []
     model = make_model()
     teaching = replace(STILL, strong=Augment(shift=3, rotate=30.0), hide=PatchMask(4, 0.3))
@@ -120,7 +120,7 @@ def test_consistency_validates_saves_and_returns_the_average(digits: Splits, tmp
 
 
 def test_consistency_teacher_statistics_are_of_weakly_augmented_images(batch: Batch) -> None:
-    """Strong augmentation hides all, so that the model's own are of other images."""
+    """Strong augmentation masks all pixels, so that the model's statistics differ."""
     model = make_model(norm=True)
     teaching = replace(STILL, decay=0.5, hide=PatchMask(4, 1.0))
     objective = Consistency(model, 10, teaching=teaching)
@@ -130,8 +130,8 @@ def test_consistency_teacher_statistics_are_of_weakly_augmented_images(batch: Ba
         objective(model, batch, step)
     norms = [m.get_submodule("encoder.stages.0.norm").running_mean for m in (objective.averaged, model)]
     seen = conv((batch.images - 0.5) / 0.5).mean((0, 2, 3))
-    own = (norms[0] - seen).abs().max() / (norms[1] - seen).abs().max()
-    assert own < 0.2
+    ratio = (norms[0] - seen).abs().max() / (norms[1] - seen).abs().max()
+    assert ratio < 0.2
     objective.eval()
     assert not any(module.training for module in objective.modules())
 
@@ -147,7 +147,7 @@ def test_consistency_without_weight_averages_statistics(batch: Batch) -> None:
 
 
 def test_ema_is_first_a_mean_then_exponential() -> None:
-    """With values 0, 1, 2, ... : first their mean, later an exponential average; whole numbers are the last one's."""
+    """Values 0, 1, 2, ...: first the mean, later an exponential average; integers are copied."""
     average, module = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
     assert module.num_batches_tracked is not None
     assert average.num_batches_tracked is not None

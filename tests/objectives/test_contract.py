@@ -1,4 +1,4 @@
-"""What every objective keeps to, whatever it minimises."""
+"""The contract of all objectives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ SHIFTED = TeacherConfig(weak=Augment(shift=1), strong=Augment(shift=2, elastic=0
 
 @dataclass(frozen=True)
 class Case:
-    """An objective for a model on images of 28x28; what it says of labels, and of what is reconstructed."""
+    """An objective for images 28x28, and whether its loss reads labels and reconstructions."""
 
     make: Callable[[Autoencoder], Objective]
     classifies: bool = True
@@ -84,7 +84,7 @@ CASES = {
 
 
 def mse(model: Autoencoder, batch: Batch, step: int) -> Loss:
-    """One term of `Joint` by hand."""
+    """The mean squared error of `Joint`, computed directly."""
     code = model.encode(batch.images)
     value = squared_error(model.decode(code.z, batch.images.shape[-2:]), batch.images).mean()
     return Loss(value, {"mse": value.detach(), **code.stats})
@@ -131,9 +131,9 @@ def test_objective_weight_zero_removes_term(name: str, batch: Batch) -> None:
     model = make_model()
     without = CASES[name].without
     assert without is not None
-    found, expected = (loss_of(make(model), model, batch) for make in without)
-    assert found.total == expected.total
-    assert found.terms.keys() <= expected.terms.keys()
+    loss, expected = (loss_of(make(model), model, batch) for make in without)
+    assert loss.total == expected.total
+    assert loss.terms.keys() <= expected.terms.keys()
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -151,7 +151,7 @@ def test_objective_weight_zero_removes_term(name: str, batch: Batch) -> None:
 def test_objective_encodes_corrupted_images_with_clean_target(
     make: Callable[[Joint], Objective], mode: bool, batch: Batch
 ) -> None:
-    """All is black but for a mask of the upper half: of the lower half nothing is asked."""
+    """The corruption blackens images; with a mask, the loss is on the upper half."""
     mask = (torch.arange(28) < 14)[:, None].expand(8, 1, 28, 28)
     model = make_model().train(mode)
     seen: list[Tensor] = []
@@ -173,7 +173,7 @@ def test_objective_encodes_corrupted_images_with_clean_target(
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.classifies])
 def test_objective_ignores_missing_labels(name: str, batch: Batch) -> None:
-    """With no label at all the cross-entropy is 0, and the head learns from nothing but a teacher."""
+    """Without labels the cross-entropy is 0, and the head has a gradient only from a teacher."""
     model, case = make_model(), CASES[name]
     nothing = Batch(batch.images, torch.full_like(batch.labels, -1))
     loss = loss_of(case.make(model), model, nothing)
@@ -190,7 +190,7 @@ def test_objective_ignores_missing_labels(name: str, batch: Batch) -> None:
 def test_objective_is_finite_for_empty_and_single_batches(name: str, images: int, batch: Batch) -> None:
     model = make_model()
     loss = loss_of(CASES[name].make(model), model, Batch(batch.images[:images], batch.labels[:images]))
-    assert loss.total.isfinite() or not images  # the mean of no values is NaN, and says so
+    assert loss.total.isfinite() or not images  # the mean of an empty batch is NaN
     assert all(term.ndim == 0 for term in loss.terms.values())
     if images:
         loss.total.backward()

@@ -52,7 +52,7 @@ def test_joint_is_the_weighted_sum_of_terms(model: Autoencoder, batch: Batch) ->
 
 @pytest.mark.parametrize("likelihood", ["mse", "bernoulli", "gaussian"])
 def test_joint_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
-    std = 0.5 if likelihood == "gaussian" else 1.0  # others do not read it
+    std = 0.5 if likelihood == "gaussian" else 1.0  # std is read by gaussian only
     loss = Joint(likelihood, std=std)(model, batch, 0)
     pixels = model(batch.images).params
     expected = {
@@ -132,7 +132,7 @@ def gaussian_model() -> Autoencoder:
 
 
 def test_joint_equals_negative_elbo(batch: Batch) -> None:
-    """-ELBO = -log p(x|z) + KL(q(z|x) || p(z)), both in nats an image, from torch.distributions."""
+    """-ELBO = -log p(x|z) + KL(q(z|x) || p(z)), both in nats per image, from torch.distributions."""
     model = gaussian_model()
     torch.manual_seed(1)
     loss = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)(model, batch, 0)
@@ -147,7 +147,10 @@ def test_joint_equals_negative_elbo(batch: Batch) -> None:
 
 
 def test_joint_rate_warm_up(batch: Batch) -> None:
-    model, batch = gaussian_model().double(), Batch(batch.images.double(), batch.labels)  # the terms differ in size
+    model, batch = (
+        gaussian_model().double(),
+        Batch(batch.images.double(), batch.labels),
+    )  # the terms differ in scale
     objective = Joint(
         "bernoulli", reconstruction=1.0, beta=2.0, weight_schedule=WeightSchedule(beta=(0.0, 10)), classification=0.0
     )
@@ -194,7 +197,7 @@ def test_weight_schedule_is_linear() -> None:
 
 
 def test_uncertainty_weighting_converges_to_homoscedastic_weights(model: Autoencoder, batch: Batch) -> None:
-    """With fixed losses the weights tend to 1 / (2 L) (Kendall et al. 2018, equation 10), from the given ones."""
+    """With fixed losses the weights tend to 1 / (2 L) (Kendall et al. 2018, equation 10), from their initial values."""
     objective = UncertaintyWeighting(Joint(reconstruction=20.0, classification=0.5))
     optimizer = torch.optim.Adam(objective.parameters(), 0.1)
     first = objective(model, batch, 0)

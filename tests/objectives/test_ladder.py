@@ -1,4 +1,4 @@
-"""The ladder network, against its paper's equations written out."""
+"""The ladder network, compared with the paper's equations."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def make_model(norm: bool = True) -> Autoencoder:
 def test_combinator_equals_paper() -> None:
     combinator = Combinator(2)
     z, u = torch.randn(5, 2, 3, 3), torch.randn(5, 2, 3, 3)
-    torch.testing.assert_close(combinator(z, u), z)  # it begins by leaving everything as it is
+    torch.testing.assert_close(combinator(z, u), z)  # initialised as the identity
     torch.nn.init.normal_(combinator.mean)
     torch.nn.init.normal_(combinator.slope)
     a, b = combinator.mean[:, 1].tolist(), combinator.slope[:, 1].tolist()
@@ -30,11 +30,11 @@ def test_combinator_equals_paper() -> None:
 
 
 def test_ladder_initial_error_is_the_noise_variance(batch: Batch) -> None:
-    """A combinator begins as the identity: each level's error is the variance of the noise, and what it has become."""
+    """Combinators are initialised as the identity: each level's error is its noise's variance."""
     torch.manual_seed(0)
     loss = Ladder(make_model(), 28, 28, (1.0,) * 5, noise=0.3)(make_model(), batch, 0)
     assert loss.terms["denoising/0"].item() == pytest.approx(0.09, rel=0.05)
-    assert loss.terms["denoising/1"].item() > 0.09  # the image's noise has come through
+    assert loss.terms["denoising/1"].item() > 0.09  # includes the propagated noise of the image
     denoising = sum(loss.terms[f"denoising/{i}"] for i in range(5))
     torch.testing.assert_close(loss.total, loss.terms["cross_entropy"] + denoising)
     weighted = Ladder(make_model(), 28, 28, (0.0, 2.0, 0.0, 0.0, 3.0), noise=0.3)
@@ -46,7 +46,7 @@ def test_ladder_initial_error_is_the_noise_variance(batch: Batch) -> None:
 
 
 def test_ladder_noise_scales_with_activations(batch: Batch) -> None:
-    """Logits of ten times the size have ten times the noise, and the gradient by their scale knows that."""
+    """Logits of ten times the scale have ten times the noise, and the gradient by the scale includes the noise."""
     model = make_model()
     objective = Ladder(model, 28, 28, (0.0,) * 5, noise=0.5)
     head = model.heads["digit"]
@@ -60,14 +60,14 @@ def test_ladder_noise_scales_with_activations(batch: Batch) -> None:
         return value
 
     scale = torch.tensor(5.0, requires_grad=True)
-    (found,) = torch.autograd.grad(cross_entropy(scale), scale)
+    (gradient,) = torch.autograd.grad(cross_entropy(scale), scale)
     with torch.no_grad():
         expected = (cross_entropy(torch.tensor(5.01)) - cross_entropy(torch.tensor(4.99))) / 0.02
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
+    torch.testing.assert_close(gradient, expected, rtol=0.02, atol=1e-3)
 
 
 def test_ladder_gradients_flow_into_targets(batch: Batch) -> None:
-    """As a difference quotient has it: what moves the clean path's logits moves the error."""
+    """Compare with a difference quotient: a change of the clean path's logits changes the error."""
     model = make_model().double()
     objective = Ladder(model, 28, 28, (0.0, 0.0, 0.0, 1.0, 10.0)).double()
     unlabelled = Batch(batch.images.double(), torch.full_like(batch.labels, -1))

@@ -1,4 +1,4 @@
-"""Objectives on codes, against brute force and torch.distributions."""
+"""Variational objectives, compared with brute force and torch.distributions."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ def test_log_weights_are_density_ratios(model: Autoencoder, batch: Batch) -> Non
     torch.manual_seed(1)
     code = model.encode(batch.images)
     torch.manual_seed(2)
-    found = log_weights(model, batch.images, code, 4)
+    actual = log_weights(model, batch.images, code, 4)
     torch.manual_seed(2)
     noise = torch.randn(4, 6, 5)
     assert code.posterior is not None
@@ -53,7 +53,7 @@ def test_log_weights_are_density_ratios(model: Autoencoder, batch: Batch) -> Non
         pixels = model.decode_params(z[None], (10, 12))
         joint = Bernoulli(logits=pixels, validate_args=False).log_prob(batch.images[i]).sum()
         joint = joint + Normal(0.0, 1.0).log_prob(z).sum()
-        assert found[k, i].item() == pytest.approx((joint - Normal(mean, std).log_prob(z).sum()).item(), rel=1e-4)
+        assert actual[k, i].item() == pytest.approx((joint - Normal(mean, std).log_prob(z).sum()).item(), rel=1e-4)
 
 
 def test_iwae_equals_elbo_for_one_sample_and_is_tighter_for_more(model: Autoencoder, batch: Batch) -> None:
@@ -77,20 +77,20 @@ def test_beta_tc_equals_brute_force(model: Autoencoder, batch: Batch) -> None:
         information += math.log(math.prod(densities[i]) / q_z) / 6
         correlation += math.log(q_z / q_each) / 6
         divergence += (math.log(q_each) - Normal(0.0, 1.0).log_prob(z[i]).sum().item()) / 6
-    found = {name: value.item() for name, value in BetaTC(images=100).parts(code).items()}
+    actual = {name: value.item() for name, value in BetaTC(images=100).parts(code).items()}
     expected = {"mutual_information": information, "total_correlation": correlation, "dimension_wise_kl": divergence}
-    assert found == pytest.approx(expected, rel=1e-3)
+    assert actual == pytest.approx(expected, rel=1e-3)
 
 
 def test_mmd_equals_brute_force_and_known_values() -> None:
     def kernel(x: Tensor, y: Tensor) -> float:
         return sum(6 * s / (6 * s + (x - y).square().sum().item()) for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))
 
-    one, other = torch.randn(4, 3), torch.randn(5, 3) + 1
-    within = sum(kernel(x, y) for x, y in itertools.permutations(one, 2)) / 12
-    within += sum(kernel(x, y) for x, y in itertools.permutations(other, 2)) / 20
-    between = sum(kernel(x, y) for x in one for y in other) / 20
-    assert mmd(one, other).item() == pytest.approx(within - 2 * between, rel=1e-4)
+    x, y = torch.randn(4, 3), torch.randn(5, 3) + 1
+    within = sum(kernel(a, b) for a, b in itertools.permutations(x, 2)) / 12
+    within += sum(kernel(a, b) for a, b in itertools.permutations(y, 2)) / 20
+    between = sum(kernel(a, b) for a in x for b in y) / 20
+    assert mmd(x, y).item() == pytest.approx(within - 2 * between, rel=1e-4)
     torch.manual_seed(0)
     same = [mmd(torch.randn(50, 3), torch.randn(50, 3)).item() for _ in range(50)]
     assert abs(sum(same) / 50) < 0.02  # unbiased
@@ -99,11 +99,11 @@ def test_mmd_equals_brute_force_and_known_values() -> None:
 
 def test_contractive_norm_equals_autograd_jacobian(model: Autoencoder, batch: Batch) -> None:
     jacobian = torch.autograd.functional.jacobian(lambda x: model.encode(x).mean.sum(0), batch.images[:3])
-    expected = jacobian.square().sum((0, 2, 3, 4)).mean().item()  # [latents b c h w]: images do not mix
+    expected = jacobian.square().sum((0, 2, 3, 4)).mean().item()  # [latents b c h w]: images are independent
     torch.manual_seed(0)
     few = Batch(batch.images[:3], batch.labels[:3])
-    found = Contractive(projections=4000, joint=JOINT)(model, few, 0).terms["jacobian"].item()
-    assert found == pytest.approx(expected, rel=0.05)
+    actual = Contractive(projections=4000, joint=JOINT)(model, few, 0).terms["jacobian"].item()
+    assert actual == pytest.approx(expected, rel=0.05)
 
 
 def test_variational_objectives_reject_models_without_posterior(batch: Batch) -> None:

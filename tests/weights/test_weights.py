@@ -1,4 +1,4 @@
-"""Weights in files: what they say of themselves, the models that they become, and what is refused."""
+"""Files of weights: their description, loading, and rejected files."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ def are_equal(first: nn.Module, second: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# What a file says
+# The description
 
 
 def test_save_weights_header_describes_modules(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_load_takes_artifact(server: WandbServer, digits: Splits, tmp_path: Path
 
 
 def test_load_reads_format_1() -> None:
-    """Written by version 0.1.0; what it gave for these images then."""
+    """The file and the expected values are of version 0.1.0."""
     path = FILES / "format1.safetensors"
     assert (read_metadata(path).format, read_metadata(path).image) == (1, None)
     out = load(path)(torch.linspace(0, 1, 144).reshape(1, 1, 12, 12))
@@ -172,8 +172,8 @@ def test_load_rejects_newer_format(tmp_path: Path) -> None:
         load(path)
 
 
-class Own(nn.Module):
-    """A module of a user's own."""
+class Custom(nn.Module):
+    """A module that is not part of `ae`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -185,20 +185,22 @@ class Own(nn.Module):
 
 def test_load_takes_foreign_modules(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    model = Autoencoder(Own(6), DeconvDecoder(1, (6, 4)), heads={"own": nn.Flatten(), "digit": Classifier((6, 7, 7))})
+    model = Autoencoder(
+        Custom(6), DeconvDecoder(1, (6, 4)), heads={"own": nn.Flatten(), "digit": Classifier((6, 7, 7))}
+    )
     save_weights(path, model)
-    with pytest.raises(InputError, match=r"its encoder is of class .*Own, not one of ae's: give it.*encoder=\.\.\."):
+    with pytest.raises(InputError, match=r"its encoder is of class .*Custom, not one of ae's: give it.*encoder=\.\.\."):
         load(path)
     with pytest.raises(InputError, match=r"its own is of class .*Flatten.* heads=\{'own': \.\.\.\}"):
-        load(path, encoder=Own(6))
-    given = Own(6)
-    loaded = load(path, encoder=given, heads={"own": nn.Flatten()})
-    assert loaded.encoder is given
+        load(path, encoder=Custom(6))
+    encoder = Custom(6)
+    loaded = load(path, encoder=encoder, heads={"own": nn.Flatten()})
+    assert loaded.encoder is encoder
     assert are_equal(loaded, model)
     with pytest.raises(InputError, match=r"misshapen: encoder.conv.weight is \[6, 1, 4, 4\].*must be \[7, 1, 4, 4\]"):
-        load(path, encoder=Own(7), heads={"own": nn.Flatten()})
+        load(path, encoder=Custom(7), heads={"own": nn.Flatten()})
     with pytest.raises(InputError, match="it has no head other, but digit, own"):
-        load(path, encoder=Own(6), heads={"other": nn.Flatten()})
+        load(path, encoder=Custom(6), heads={"other": nn.Flatten()})
 
 
 # Loading weights into modules
@@ -229,11 +231,11 @@ def test_load_weights_names_mismatches_and_keeps_module(tmp_path: Path) -> None:
     before = copy.deepcopy(other)
     with pytest.raises(InputError) as error:
         load_weights(path, other)
-    said = str(error.value)
-    assert "missing: heads.c.fc1.weight" in said
-    assert "unexpected: encoder.stages.0.norm" in said or "encoder.stages.0.norm.bias" in said
-    assert "misshapen: bottleneck.project_in.weight is [5, 294] float32, must be [6, 294] float32" in said
-    assert "\n" not in said
+    message = str(error.value)
+    assert "missing: heads.c.fc1.weight" in message
+    assert "unexpected: encoder.stages.0.norm" in message or "encoder.stages.0.norm.bias" in message
+    assert "misshapen: bottleneck.project_in.weight is [5, 294] float32, must be [6, 294] float32" in message
+    assert "\n" not in message
     assert are_equal(other, before)
     with pytest.raises(InputError, match="misshapen"):
         load_weights(path, other, strict=False)
@@ -241,23 +243,23 @@ def test_load_weights_names_mismatches_and_keeps_module(tmp_path: Path) -> None:
         load_weights(path, joint().double())
 
 
-# What is refused
+# Rejected files
 
 
 def rewritten(folder: Path, change: Any = lambda about: None, tensors: Any = lambda tensors: None) -> Path:
-    """A file of weights whose description or tensors have been tampered with."""
+    """Write a file of weights with a changed description or changed tensors."""
     path = folder / "model.safetensors"
     save_weights(path, joint())
-    found = load_tensors(path.read_bytes())
+    state = load_tensors(path.read_bytes())
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["ae"])
     change(about)
-    tensors(found)
-    path.write_bytes(save(found, {"ae": json.dumps(about)}))
+    tensors(state)
+    path.write_bytes(save(state, {"ae": json.dumps(about)}))
     return path
 
 
-class Evil:
+class Malicious:
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("executed"),)
 
@@ -270,7 +272,7 @@ class Evil:
         (struct.pack("<Q", 2**60) + b"{}", "is no whole safetensors file"),
         (struct.pack("<Q", 2) + b"{}", "does not say what model it holds"),
         (struct.pack("<Q", 3) + b"{]}", "can't read"),
-        (pickle.dumps(Evil()), "is no whole safetensors file"),
+        (pickle.dumps(Malicious()), "is no whole safetensors file"),
         (save({"a": torch.zeros(1)}), "does not say what model it holds"),
         (save({"a": torch.zeros(1)}, {"ae": "[" * 100_000}), "can't read"),
         (save({"a": torch.zeros(1)}, {"ae": '{"format": "1", "model": {}}'}), "format or model is of the wrong kind"),
@@ -332,7 +334,7 @@ def test_load_rejects_other_dtypes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [100, slow(2000)])
 def test_load_rejects_or_loads_mutated_files(tmp_path: Path, count: int) -> None:
-    """Bytes changed, cut out, doubled and put in, most of them in the header: a model or one clear line, no more."""
+    """Change, delete, repeat and insert bytes, mostly in the header: load gives a model or one line of error."""
     whole = rewritten(tmp_path).read_bytes()
     header = 8 + struct.unpack("<Q", whole[:8])[0]
     path, rng = tmp_path / "mutated.safetensors", random.Random(0)
@@ -403,7 +405,7 @@ def test_load_rejects_invalid_header_fields(tmp_path: Path, change: Any, complai
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "a page of HTML"),
         (b"PK\x03\x04abc", "a zip that is broken"),
-        (pickle.dumps(Evil()), "a pickle, which could run anything"),
+        (pickle.dumps(Malicious()), "a pickle, which could run anything"),
         (b"\x1f\x8babc", "a compressed file"),
     ],
 )
