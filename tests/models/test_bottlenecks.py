@@ -453,8 +453,8 @@ def points_on_the_sphere(count: int, latent: int) -> Tensor:
 def test_sphere_mix_follows_great_circles(fraction: float) -> None:
     """Compare with Shoemake's formula in float64."""
     start, end = points_on_the_sphere(2 * 50, 5).chunk(2)
-    angle = (one.double() * other.double()).sum(1, keepdim=True).acos()
-    expected = (((1 - fraction) * angle).sin() * one + (fraction * angle).sin() * other) / angle.sin()
+    angle = (start.double() * end.double()).sum(1, keepdim=True).acos()
+    expected = (((1 - fraction) * angle).sin() * start + (fraction * angle).sin() * end) / angle.sin()
     torch.testing.assert_close(Sphere(SHAPE, 5).mix(start, end, fraction), expected.float(), atol=1e-5, rtol=0)
 
 
