@@ -112,7 +112,7 @@ def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, "
     Kingma et al. 2016, equation 15. The rate of a latent below `nats` has no gradient.
     """
     means = torch.stack([masked_mean(rate) for rate in rates.unbind(1)])
-    return torch.where(distributed.averaged(means) > nats, means, nats).sum()
+    return torch.where(distributed.all_mean(means) > nats, means, nats).sum()
 
 
 def at_least_float32(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

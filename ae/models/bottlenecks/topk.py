@@ -35,7 +35,7 @@ class TopK(Dense):
         check_shape("features", features, self.in_shape)
         z = self.project(self._normalised(self.project_in(features.flatten(1))))
         code = Code.deterministic(z)
-        use_counts = distributed.summed((z.detach() != 0).sum(0))
+        use_counts = distributed.all_sum((z.detach() != 0).sum(0))
         code.stats["used"] = (use_counts > 0).float().mean()
         return code
 
@@ -47,7 +47,7 @@ class TopK(Dense):
     def _normalised(self, dense: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
         """Batch norm; a global batch of fewer than two images is normalised by the running statistics."""
         x = dense[:, :, None, None]
-        if distributed.whole(len(x)) < 2:
+        if distributed.global_count(len(x)) < 2:
             x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
         else:
             x = self.norm(x)
