@@ -178,5 +178,5 @@ def test_segment_experiment_keeps_weights(digits: Splits, tmp_path: Path, capsys
     before = (tmp_path / "run/model.safetensors").read_bytes()
     for fine_tune in (False, True):
         segment.main(segment.Config(tmp_path / "run", fine_tune, steps=2, batch_size=4, tested=8, seeds=(0, 1)))
-    assert len(re.findall(r"^mean IoU 0\.\d+ ± 0\.\d+ on 8 pictures", capsys.readouterr().out, re.M)) == 2
+    assert len(re.findall(r"^mean IoU 0\.\d+ ± 0\.\d+ on 8 images", capsys.readouterr().out, re.M)) == 2
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
