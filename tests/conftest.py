@@ -4,11 +4,13 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: threads of parallel tests would wait for each other
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 import wandb
@@ -16,6 +18,14 @@ import wandb
 from ae.data import Batch, Data, Images, Splits, sources
 from ae.utils.seeding import generator
 from tests.helpers.wandb_server import WandbServer
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Make random numbers of a test independent of the tests that ran before it in the same process."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # libraries use it
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
