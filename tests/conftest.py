@@ -14,10 +14,17 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from hypothesis import HealthCheck, settings
 
 from ae.data import Batch, Data, Images, Splits, sources
 from ae.utils.seeding import generator
 from tests.helpers.wandb_server import WandbServer
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("random", settings.get_profile("repeatable"), derandomize=False)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

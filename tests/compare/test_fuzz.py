@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ae import InputError
 from ae.compare import compare, read_runs, table, verdict, write_csv
 from ae.compare.page import render
 from tests.helpers.tracked import slow
-
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 NUMBERS = st.one_of(
     st.integers(-(10**6), 10**6),
@@ -73,7 +71,7 @@ FILES = st.fixed_dictionaries(
 def test_compare_accepts_folders_of_any_content(cases: int, unhooked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")  # megabytes, the same in every page
 
-    @settings(max_examples=cases, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
+    @settings(max_examples=cases)
     @given(st.lists(FILES, min_size=1, max_size=5), st.none() | VALUES)
     def check(runs: list[dict[str, bytes | None]], study: Any) -> None:
         with tempfile.TemporaryDirectory() as root:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ae import Images, InputError
@@ -66,10 +66,10 @@ def fuzz_tree(tree: dict[tuple[str, ...], bytes | None]) -> None:
         check_one_line(error)
 
 
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+QUICK = settings(max_examples=25)
 
 
-LONG = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=2000)
 
 
 test_read_idx_gives_an_array_or_one_error = QUICK(given(RAW)(fuzz_idx))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ae import DivergedError, Images, InputError, Recipe, Splits, fit
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("unhooked")
 NAMES = ["joint", "reconstruct", "classify", "vae", "iwae", "semi", "ladder", "vqvae", "gan", "aae", "wae"]
 NAMES += ["sparse", "denoise", "masked", "encode", "probe", "compare", "sweep", "segment"]
 CONFIGS = {name: importlib.import_module(f"experiments.{name}").Config for name in NAMES}
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=25)
 MANY = settings(FEW, max_examples=2000)
 WORDS = ["", "x", "adamW", "1e-4", "nan", "-1", "None", "é", "a b", "--x"]
 

@@ -31,7 +31,7 @@ def test_autoencoder_equals_plain_networks() -> None:
     torch.testing.assert_close(output.reconstruction, torch.sigmoid(deconv(features)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(4, 40),
     width=st.integers(4, 40),

@@ -62,7 +62,7 @@ def test_conv_encoder_declares_feature_shapes() -> None:
     assert (encoder.out_channels, encoder.stride) == (24, 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(4, 40),
     width=st.integers(4, 40),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -147,11 +147,8 @@ def check(whole: Path, case: tuple[str, tuple[Any, ...]]) -> None:
     assert not refusal or contents(folder) == before
 
 
-QUIETLY: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
-
-
 @given(case=CASES)
-@settings(max_examples=50, derandomize=True, **QUIETLY)
+@settings(max_examples=50)
 def test_a_damaged_folder_is_continued_or_refused_in_one_line(whole: Path, case: tuple[str, tuple[Any, ...]]) -> None:
     check(whole, case)
 
@@ -164,7 +161,7 @@ def test_restore_rejects_a_huge_integer_in_any_entry_of_the_state(whole: Path) -
 
 @pytest.mark.slow
 @given(case=CASES)
-@settings(max_examples=2000, **QUIETLY)
+@settings(max_examples=2000)
 def test_many_damaged_folders_are_continued_or_refused_in_one_line(
     whole: Path, case: tuple[str, tuple[Any, ...]]
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ae import InputError
 from ae.sweeps import read_sweep
-from tests.compare.test_fuzz import NUMBERS, QUIET, SCALARS, VALUES
+from tests.compare.test_fuzz import NUMBERS, SCALARS, VALUES
 from tests.helpers.tracked import slow
 
 PARAMETER = st.one_of(
@@ -69,7 +69,7 @@ TEXTS = st.one_of(
 def test_read_sweep_accepts_files_of_any_content(cases: int, unhooked: None, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
 
-    @settings(max_examples=cases, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
+    @settings(max_examples=cases)
     @given(TEXTS)
     def check(content: bytes) -> None:
         path.write_bytes(content)
