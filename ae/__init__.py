@@ -22,9 +22,10 @@ from ae.objectives import (
     UncertaintyWeighting,
     WeightSchedule,
 )
+from ae.runs.config import RunConfig
 from ae.runs.generation import Generation
 from ae.runs.report import report
-from ae.runs.run import Run, RunConfig
+from ae.runs.run import Run
 from ae.training.fit import fit
 from ae.training.loop import Loop
 from ae.training.recipe import Recipe

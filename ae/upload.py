@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ae.cli import cli
+from ae.runs.config import RunConfig
 from ae.runs.folder import CONFIG, read_config
-from ae.runs.run import Run, RunConfig
+from ae.runs.run import Run
 from ae.utils.errors import InputError
 from ae.utils.files import describe
 from ae.utils.validation import Settings

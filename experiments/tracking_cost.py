@@ -60,11 +60,12 @@ class Alternating(Run):
 
     def log(self, row: Mapping[str, float | int], *args: Any, **kwargs: Any) -> None:
         """Log a row, tracked or not."""
-        tracker, start = self._tracker, time.perf_counter()
+        record = self._open()
+        tracker, start = record.tracker, time.perf_counter()
         if len(self.times) % 4 in (1, 2):
-            self._tracker = None
+            record.tracker = None
         super().log(row, *args, **kwargs)
-        self._tracker = tracker
+        record.tracker = tracker
         self.times.append((start, time.perf_counter()))
 
 

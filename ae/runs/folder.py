@@ -1,42 +1,48 @@
-"""The folder of a run: what its files are called, and what is read from them, checked for its kind."""
+"""Files of a run's folder: their names, and readers that check the type of every value."""
 
-import errno
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ae.evaluation.metrics import higher_is_better
 from ae.runs.renamed import renamed_settings
-from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
-from ae.utils.files import (
-    describe,
-    exists,
-    is_count,
-    is_number,
-    json_text,
-    parse_json,
-    plain_number,
-    read_json,
-    read_text,
-)
+from ae.utils.files import describe, exists, is_count, is_number, parse_json, plain_number, read_json, read_text
 
 CONFIG, HISTORY, STATE, SUMMARY = "config.json", "history.jsonl", "state.pt", "summary.json"
-LOCK = ".lock"
 Row = dict[str, int | float]
+"""Logged values of a step by their keys, `step` and `epoch` among them."""
 
-_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+
+@dataclass
+class ConfigFile:
+    """Content of `config.json`."""
+
+    experiment: str
+    id: str
+    config: dict[str, Any]
+    changes: list[dict[str, Any]] = field(default_factory=list)  # of the configuration, at each resume
+    data: dict[str, Any] | None = None  # identity of the training data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content as `read_config` reads it, with the present version of ae."""
+        content: dict[str, Any] = {"version": version("ae"), "experiment": self.experiment, "id": self.id}
+        content["config"] = self.config
+        if self.changes:
+            content["changes"] = self.changes
+        if self.data is not None:
+            content["data"] = self.data
+        return content
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json` in a run's folder: experiment, id and config; raises InputError where it is no run.
+    """Read `config.json` in a run's folder: experiment, id and config; raises InputError if the folder holds no run.
 
-    Beside these it may hold `version`, of ae, and if the run was written by 0.1, which gave none, its settings are
-    renamed; `changes`, of the times that the run was continued; and `data`, the data's identity.
+    Optional entries are `version` of ae, `changes` of the configuration at each resume, and `data`, the data's
+    identity. Version 0.1 wrote no `version`; its settings are returned under their present names.
     """
     path = folder / CONFIG
     if not exists(path):
@@ -57,19 +63,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_history(folder: Path) -> list[Row]:
-    """The rows logged so far in a run's folder, without values that were not finite, nor a row that a kill has cut off.
+    """Read the logged rows, without non-finite values and without a last row that a kill has truncated.
 
-    Raises InputError that names file and line where there is no row with a step.
+    Raises InputError that names file and line if a line is not a row with a step.
     """
     return [row for _, row in history_lines(folder)]
 
 
 def history_lines(folder: Path) -> list[tuple[str, Row]]:
-    """Each row of a run's history beside the line that it stands in."""
+    """Read each line of a run's history, with its row."""
     path = folder / HISTORY
     if not exists(path):
         return []
-    lines = read_text(path).split("\n")[:-1]  # what comes after the last end of a line has been cut off
+    lines = read_text(path).split("\n")[:-1]  # text after the last newline is truncated
     return [(line, _row(line, path, number)) for number, line in enumerate(lines, 1)]
 
 
@@ -84,7 +90,7 @@ def _row(line: str, path: Path, number: int) -> Row:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The final numbers in a run's folder; None where it has not come so far. Raises InputError for what is none."""
+    """Read the summary of a run; None if the run has not reached it. Raises InputError for invalid content."""
     path = folder / SUMMARY
     if not exists(path):
         return None
@@ -98,28 +104,16 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary
 
 
-def _expect(path: Path, name: str, value: Any, is_right: bool, wanted: str) -> None:
-    if not is_right:
-        raise InputError(f"can't read {path}: {name} must be {wanted}, got {describe(value)}")
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process on this machine has the run in this folder open."""
-    if not exists(folder / LOCK):
-        return False
-    try:
-        _ask_for_locks(folder / LOCK)
-        with FileLock(folder / LOCK, blocking=False):
-            return False
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):  # a folder that can't be written to, or has no locks
-        return False
+def _expect(path: Path, name: str, value: Any, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise InputError(f"can't read {path}: {name} must be {expected}, got {describe(value)}")
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass or dict as what JSON can hold: dataclasses become dicts, tuples lists, functions and classes their
-    names, and paths absolute ones, which mean the same from everywhere. Raises InputError for what is neither."""
+    """Convert a dataclass or dict to JSON values; raises InputError for values that JSON can't hold.
+
+    Dataclasses become dicts, tuples lists, functions and classes their names, and paths absolute.
+    """
 
     def simplify(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):
@@ -142,7 +136,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def best_of(history: list[Row]) -> Row:
-    """Best value of each validation metric, as `best/val/...`."""
+    """Return the best value of each validation metric, as `best/val/...`."""
     best: Row = {}
     for row in history:
         for key, value in row.items():
@@ -150,60 +144,3 @@ def best_of(history: list[Row]) -> Row:
                 better = max if higher_is_better(key) else min
                 best[f"best/{key}"] = better(best.get(f"best/{key}", value), value)
     return best
-
-
-def json_bytes(content: dict[str, Any]) -> bytes:
-    """The content of a JSON file for people, too."""
-    return (json_text(content, indent=2) + "\n").encode()
-
-
-class Lock:
-    """A run's lock, held: for one process, and gone with it, however it ends.
-
-    On a file system without locks nobody is kept out, which is said in a line. Raises InputError where it is held.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = FileLock(folder / LOCK)
-        self.keeps_out = True
-        try:
-            _ask_for_locks(folder / LOCK)
-            self._lock.acquire(timeout=1)  # seconds; somebody may be looking whether the run is open
-        except Timeout as error:
-            raise InputError(
-                f"the run in {folder} is open already, in another process or unfinished in this one"
-            ) from error
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                raise InputError(f"can't write in {folder}: {error.strerror}") from error
-            self.keeps_out = False
-            say(f"{folder} is on a file system without locks: see that no other process has the run open", error=True)
-
-    def release(self) -> None:
-        """Let others have the run."""
-        self._lock.release()
-
-
-def _ask_for_locks(path: Path) -> None:
-    """Raise OSError where the file system of this file has no locks; filelock's substitute would outlive a kill."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    with open(path, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that holds nothing yet, or raise InputError."""
-    if exists(folder / CONFIG):
-        raise InputError(f"{folder} already holds a run: continue it with --run.resume {folder}, or choose another")
-    if exists(folder) and not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"can't write in {folder}: {error.strerror}") from error

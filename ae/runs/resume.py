@@ -1,4 +1,4 @@
-"""What of a run's configuration may be another when it is continued."""
+"""Compatibility of a resumed run's configuration with the configuration that the run was started with."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -8,28 +8,30 @@ from ae.utils.errors import InputError
 
 
 def changes(before: Mapping[str, Any], config: Any, after: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The settings of `config` that differ from `before`, as {name: [before, after]}; `after` is `config` as JSON.
+    """Return the settings of `config` that differ from `before`, as {name: [before, after]}.
 
-    A dataclass says with a method `may_change(name)` which of its fields may differ; raises InputError for others.
+    `after` is `config` as JSON values. A dataclass's method `may_change(name)` tells which fields may differ; other
+    differences raise InputError.
     """
-    found = {name: [old, new] for name, old, new, _ in _differences(before, config, after)}
-    refused = [name for name, *_, may in _differences(before, config, after) if not may]
+    differences = list(_differences(before, config, after))
+    refused = [f"{name} {old} -> {new}" for name, old, new, may_change in differences if not may_change]
     if refused:
-        listed = ", ".join(f"{name} {found[name][0]} -> {found[name][1]}" for name in refused)
-        raise InputError(f"a run can't be continued with another {listed}; start from its weights with --run.fork")
-    return found
+        raise InputError(
+            f"a run can't be continued with another {', '.join(refused)}; start from its weights with --run.fork"
+        )
+    return {name: [old, new] for name, old, new, _ in differences}
 
 
 def _differences(
-    before: Mapping[str, Any], config: Any, after: Mapping[str, Any], prefix: str = "", may: bool = False
+    before: Mapping[str, Any], config: Any, after: Mapping[str, Any], prefix: str = "", is_allowed: bool = False
 ) -> Iterator[tuple[str, Any, Any, bool]]:
-    """Each value that differs: its name, the old value, the new one, and whether it may."""
-    parts = {field.name: getattr(config, field.name) for field in fields(config)} if is_dataclass(config) else config
+    """Yield each setting that differs: its name, old value and new value, and whether it may differ."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)} if is_dataclass(config) else config
+    may_change = getattr(config, "may_change", None)
     for name, new in after.items():
-        old, part = before.get(name), parts.get(name) if isinstance(parts, Mapping) else None
-        may_change = getattr(config, "may_change", None)
-        allowed = may or (may_change is not None and may_change(name))
+        old, value = before.get(name), values.get(name) if isinstance(values, Mapping) else None
+        may_differ = is_allowed or (may_change is not None and may_change(name))
         if isinstance(new, Mapping) and isinstance(old, Mapping):
-            yield from _differences(old, part, new, f"{prefix}{name}.", allowed)
-        elif old != new and name in before:  # a setting that is new in this version was as its default is
-            yield f"{prefix}{name}", old, new, allowed
+            yield from _differences(old, value, new, f"{prefix}{name}.", may_differ)
+        elif old != new and name in before:  # a setting added in a later version had its default
+            yield f"{prefix}{name}", old, new, may_differ

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ae.runs.folder import CONFIG, Row, is_running, read_history, read_summary
+from ae.runs.folder import CONFIG, Row, read_history, read_summary
+from ae.runs.lock import is_running
 from ae.sweeps.space import Sweep
 
 _GRACE = 30.0  # seconds between SIGTERM and SIGKILL, in which the run is finished

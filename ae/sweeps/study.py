@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ae.runs.folder import is_running
+from ae.runs.lock import is_running
 from ae.sweeps.journal import journal_errors, open_study
 from ae.sweeps.process import history_of, summary_of, trial_process
 from ae.sweeps.space import Sweep

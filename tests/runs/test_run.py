@@ -18,7 +18,8 @@ from PIL import Image
 from torch import nn
 
 from ae import InputError, Recipe, Run, RunConfig
-from ae.runs.folder import is_running, read_config, read_history, read_summary, to_json
+from ae.runs.folder import read_config, read_history, read_summary, to_json
+from ae.runs.lock import is_running
 from ae.tracking.media import Media, Table
 from tests.helpers import ROOT
 

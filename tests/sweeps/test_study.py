@@ -17,7 +17,8 @@ import pytest
 
 from ae import InputError
 from ae.compare import compare, read_runs
-from ae.runs.folder import is_running, read_config, read_history
+from ae.runs.folder import read_config, read_history
+from ae.runs.lock import is_running
 from ae.sweeps import Study, Sweep, read_sweep
 from experiments import sweep as experiment
 from tests.helpers.sweep_files import HILL, write_sweep

@@ -222,7 +222,7 @@ def test_connection_finishes_garbage_collected_run(server: WandbServer, tmp_path
     run = Run("joint", RunConfig(dir=tmp_path / "run"))
     run.log({"train/loss": 0.5}, 1, 0.1)
     for _ in range(100):  # background threads hold a reference
-        if not any(thread.is_alive() for thread in run._tracker._background.threads):  # type: ignore[union-attr]
+        if not any(thread.is_alive() for thread in run._open().tracker._background.threads):  # type: ignore[union-attr]
             break
         time.sleep(0.05)
     del run

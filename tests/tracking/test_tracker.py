@@ -179,10 +179,11 @@ def test_tracker_rejects_rows_after_finish_and_finishes_once(
 def test_tracker_ignores_rows_of_forked_process(server: WandbServer, tmp_path: Path) -> None:
     with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
         run.log({"train/loss": 0.5}, 1, 0.1)
-        assert run._tracker is not None
+        tracker = run._open().tracker
+        assert tracker is not None
         child = os.fork()
         if child == 0:
-            run._tracker.log({"step": 2, "epoch": 0.2, "train/loss": 7.0})
+            tracker.log({"step": 2, "epoch": 0.2, "train/loss": 7.0})
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         run.log({"train/loss": 0.25}, 2, 0.2)
