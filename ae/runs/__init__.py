@@ -1,1 +1,1 @@
-"""Runs: folder, checkpoints, resume, and the report at the end."""
+"""Runs: folder, start, checkpoints, tracking, and the report."""

@@ -1,4 +1,4 @@
-"""Training state in a file that is written whole or not at all, and that runs nothing when it is read."""
+"""Training state in a file: atomic writes, and reads that check every byte and execute no code."""
 
 import io
 import zipfile
@@ -14,16 +14,16 @@ from ae.utils.files import check_regular, describe, exists, is_count, is_number,
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write training state; the one before it stays beside it, as in `state.prev.pt`."""
+    """Write a training state, and keep the previous state beside it, as `state.prev.pt`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_whole(path, buffer.getvalue(), keep=_previous(path))
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read training state, or the one before it where that one is broken or not there; None where there is none.
+    """Read the training state, or the previous state if it is broken or missing; None if both are missing.
 
-    Nothing in the file is executed. Raises InputError where both are broken, or one is no regular file.
+    No code of the files is executed. Raises InputError if no state can be read, or a path is no regular file.
     """
     complaints = []
     for candidate in (path, _previous(path)):
@@ -44,7 +44,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 
 def discard_broken(path: Path) -> None:
-    """Remove training state that can't be read, so that the next one written does not push out the one before it."""
+    """Remove a broken training state, so that the next `save_state` does not replace the previous state by it."""
     if exists(path):
         try:
             _read(path)
@@ -53,7 +53,7 @@ def discard_broken(path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a file of training state; every byte is checked against the sums stored with it."""
+    """Read a training state; every byte is checked against the file's checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # broken bytes can lead the reader to anything
+    except Exception as error:  # broken bytes may raise any exception in the reader
         reason = one_line(error).split(". ")[0]
         raise InputError(f"can't read the training state in {path}: {reason}") from error
     for fault in _faults(state):
@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _faults(state: Any) -> Iterator[str]:
-    """Name the parts of a training state that are of the wrong kind; parts that are missing are passed over."""
+    """Yield a complaint for each entry of a wrong type; missing entries are ignored."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         yield f"it must be a dict of named values, got {describe(state)}"
         return

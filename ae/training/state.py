@@ -1,4 +1,4 @@
-"""Where a training stands: what is saved of it, how it goes on from there, and when it may not."""
+"""State of a training: save and restore, deferred signals, and divergence."""
 
 import math
 import os
@@ -19,18 +19,18 @@ from ae.utils.errors import DivergedError, InputError, one_line
 
 @dataclass
 class TrainState:
-    """How far a run has come; with the weights and the optimisers, all that a resumed run needs to know."""
+    """Progress of a training; a resume needs this, the weights and the states of optimisers and meter."""
 
     step: int = 0
-    images: int = 0  # trained on so far
-    seconds: float = 0.0  # in training
-    validation_seconds: float = 0.0  # of these, in validation
+    images: int = 0  # seen in training
+    seconds: float = 0.0  # of training, validation included
+    validation_seconds: float = 0.0  # of validation
     best: float = math.inf  # lowest validation loss
-    validation: dict[str, float] = field(default_factory=dict)  # the last one's metrics
+    validation: dict[str, float] = field(default_factory=dict)  # metrics of the last validation
 
 
 def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:
-    """State for `restore`."""
+    """Return the state that `restore` loads."""
     return {
         "position": asdict(at),
         "trained": plain_state(trained),
@@ -42,7 +42,10 @@ def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimi
 def restore(
     run: Run | None, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter, total_steps: int
 ) -> TrainState:
-    """Continue from the run's state, or write its first one; `trained.model` is what a fork takes over."""
+    """Load the run's state; a new run saves its first state, and a fork loads the weights of `trained.model`.
+
+    Raises InputError if the state does not fit the modules and optimisers.
+    """
     if run is None:
         return TrainState()
     state = run.load_state()
@@ -68,11 +71,11 @@ def restore(
 
 
 def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Take over what the optimiser has gathered, such as momenta; its hyper-parameters are the recipe's."""
-    own = optimizer.state_dict()["param_groups"]
-    if [group.keys() for group in own] != [group.keys() for group in saved["param_groups"]]:
+    """Load the optimiser's buffers, such as momenta; its hyperparameters stay those of the recipe."""
+    groups = optimizer.state_dict()["param_groups"]
+    if [group.keys() for group in groups] != [group.keys() for group in saved["param_groups"]]:
         raise ValueError(f"it was trained with another optimiser than {type(optimizer).__name__}")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
@@ -81,10 +84,10 @@ def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 @contextmanager
 def safely(run: Run | None, deterministic: bool) -> Iterator[None]:
-    """Inside, signals wait for the state to be saved; if `deterministic`, only such algorithms run."""
+    """Defer signals to the next saved state; if `deterministic`, use deterministic algorithms only."""
     before = torch.are_deterministic_algorithms_enabled()
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA asks for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
         torch.use_deterministic_algorithms(True)
     try:
         with nullcontext() if run is None else run.deferring_signals():
@@ -94,12 +97,12 @@ def safely(run: Run | None, deterministic: bool) -> Iterator[None]:
 
 
 def is_finite(trained: nn.Module) -> bool:
-    """Whether no weight is NaN or infinite."""
+    """Whether all weights are finite."""
     tensors = [tensor for tensor in trained.state_dict().values() if tensor.is_floating_point()]
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def diverged(name: str, step: int, lr: float, run: Run | None) -> DivergedError:
-    """The error that says what became NaN or infinite, and when."""
-    kept = f"; the last good weights are in {run.folder / 'state.pt'}" if run else ""
-    return DivergedError(f"{name} became NaN or infinite at step {step}, learning rate {lr:.3g}{kept}")
+    """Return the error for a value that became NaN or infinite, with its step and learning rate."""
+    hint = f"; the last good weights are in {run.folder / 'state.pt'}" if run else ""
+    return DivergedError(f"{name} became NaN or infinite at step {step}, learning rate {lr:.3g}{hint}")
