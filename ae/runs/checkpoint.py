@@ -36,7 +36,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
             complaints.append(str(error))
             continue
         for complaint in complaints:
-            say(f"{complaint}; going on from the one before it, {candidate}", error=True)
+            say(f"{complaint}; continuing from the previous state, {candidate}", error=True)
         return state
     if complaints:
         raise InputError("; ".join(complaints))
@@ -56,9 +56,9 @@ def _read(path: Path) -> dict[str, Any]:
     """Read a training state; every byte is checked against the file's checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken is not None:
-            raise InputError(f"the training state in {path} is broken: {broken} is not what was written")
+            broken_member = archive.testzip()
+        if broken_member is not None:
+            raise InputError(f"the training state in {path} is broken: {broken_member} has a wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise

@@ -49,7 +49,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"no run in {folder}: it has no {CONFIG}")
     content = read_json(path)
     if not isinstance(content, dict) or not {"experiment", "id", "config"} <= content.keys():
-        raise InputError(f"{path} is no run's: it must have experiment, id and config")
+        raise InputError(f"can't read {path}: it must have experiment, id and config")
     for name in ("experiment", "id"):
         _expect(path, name, content[name], isinstance(content[name], str) and content[name] != "", "text")
     is_id = content["id"].isprintable() and not set(content["id"]) & set("/\\#?%:")

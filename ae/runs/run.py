@@ -98,7 +98,7 @@ class Run:
         elif changed := differences(self._config_file.data, identity):
             raise InputError(
                 f"the run in {self.folder} was begun on other data: {'; '.join(changed)}; "
-                "give it the data that it had, or start from its weights with --run.fork"
+                "continue it with the same data, or start from its weights with --run.fork"
             )
 
     @on_main

@@ -119,7 +119,7 @@ def create_folder(folder: Path) -> None:
     if exists(folder / CONFIG):
         raise InputError(f"{folder} already holds a run: continue it with --run.resume {folder}, or choose another")
     if exists(folder) and not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
+        raise InputError(f"{folder} is not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -12,11 +12,11 @@ from experiments.joint import Config, Model
 from experiments.reconstruct import Config as Reconstruct
 
 
-def test_no_arguments_give_the_defaults() -> None:
+def test_parse_without_arguments_returns_defaults() -> None:
     assert parse(Config, []) == Config()
 
 
-def test_arguments_reach_their_fields() -> None:
+def test_parse_sets_fields() -> None:
     config = parse(
         Config,
         "--data.name folder --data.root pictures --data.limit 100 --data.labels 20 --data.labelled-per-batch 4 "
@@ -32,7 +32,7 @@ def test_arguments_reach_their_fields() -> None:
     assert config.run == RunConfig(dir=Path("there"), wandb="offline")
 
 
-def test_arguments_as_wandbs_agents_write_them() -> None:
+def test_parse_accepts_arguments_of_wandb_agents() -> None:
     words = [
         "--model={'latent': 16, 'norm': True, 'channels': [8, 16]}",
         "--recipe.nesterov=True",
@@ -53,7 +53,7 @@ def test_arguments_as_wandbs_agents_write_them() -> None:
 
 
 @pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
-def test_a_saved_configuration_comes_back(config_type: Any) -> None:
+def test_to_args_round_trips_through_parse(config_type: Any) -> None:
     config = config_type()
     changed = replace(
         config,
@@ -65,14 +65,23 @@ def test_a_saved_configuration_comes_back(config_type: Any) -> None:
         assert parse(config_type, to_args(config_type, to_json(each))) == each
 
 
-def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path) -> None:
+def test_parse_resume_takes_saved_configuration_and_flags_override(tmp_path: Path) -> None:
     config = Config(data=Data("mnist", limit=100), objective=Joint(reconstruction=3.0))
     folder = tmp_path / "my run"
     Run("joint", RunConfig(dir=folder, wandb="disabled"), config).finish()
-    for given in (["--run.resume", str(folder)], [f"--run.resume={folder}"]):
-        resumed = parse(Config, [*given, "--recipe.epochs", "9"])
+    for resume in (["--run.resume", str(folder)], [f"--run.resume={folder}"]):
+        resumed = parse(Config, [*resume, "--recipe.epochs", "9"])
         expected = replace(config, recipe=replace(config.recipe, epochs=9), run=replace(config.run, resume=folder))
         assert resumed == expected
+
+
+def test_parse_resume_rejects_configuration_of_another_experiment() -> None:
+    Run("segment", RunConfig(dir=Path("~/run"), wandb="disabled"), {"model": {"width": 3}}).finish()
+    message = (
+        r"the configuration of ~/run, a run of segment, does not fit this experiment: unknown option --model.width"
+    )
+    with pytest.raises(InputError, match=message):
+        parse(Config, ["--run.resume", "~/run"])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +102,7 @@ def test_resuming_takes_the_runs_configuration_and_flags_override(tmp_path: Path
         ("--recipe.lr", "--recipe.lr"),
     ],
 )
-def test_bad_arguments_get_one_clear_line(args: str, complaint: str) -> None:
+def test_parse_rejects_bad_arguments_in_one_line(args: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint) as error:
         parse(Config, args.split())
     message = str(error.value)
@@ -102,7 +111,7 @@ def test_bad_arguments_get_one_clear_line(args: str, complaint: str) -> None:
 
 
 @pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
-def test_help_explains_every_field(config_type: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parse_help_explains_every_field(config_type: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(config_type, ["--help"])
     assert stop.value.code == 0

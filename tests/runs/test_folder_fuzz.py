@@ -1,4 +1,4 @@
-"""Run folders damaged in any way: a run that goes on, or one line; and nothing in the folder is lost by a refusal."""
+"""Damaged run folders: a resume succeeds, or raises a one-line InputError and leaves the folder unchanged."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ CASES = st.tuples(
 
 
 def train(where: RunConfig) -> None:
-    """Two steps of the smallest of trainings, or those that are left."""
+    """Train a linear layer for two steps, or for the remaining steps."""
     pixels = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8, generator=generator("fuzz"))
     torch.manual_seed(0)
     trained, meter = nn.ModuleDict({"model": nn.Linear(3, 2)}), Meter()
@@ -66,14 +66,14 @@ def train(where: RunConfig) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended."""
+    """Folder of a finished run."""
     folder = tmp_path_factory.mktemp("fuzz") / "run"
     train(RunConfig(dir=folder, wandb="disabled"))
     return folder
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every entry of nested dicts and lists: what holds it, and its key."""
+    """Yield the container and the key of every entry of nested dicts and lists."""
     entries = (
         list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
     )
@@ -108,18 +108,18 @@ def damage(path: Path, how: tuple[Any, ...]) -> None:
 
 
 def set_field(path: Path, value: Any, number: int) -> None:
-    """Another value in the place of one of the entries."""
+    """Replace an entry by `value`."""
     if path.suffix == ".pt":
         state = torch.load(path, weights_only=True)
-        found = list(places(state))
-        holder, key = found[number % len(found)]
+        entries = list(places(state))
+        holder, key = entries[number % len(entries)]
         holder[key] = value
         torch.save(state, path)
         return
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
     content = lines if lines is not None else json.loads(path.read_text())
-    found = list(places(content))
-    holder, key = found[number % len(found)]
+    entries = list(places(content))
+    holder, key = entries[number % len(entries)]
     holder[key] = value
     path.write_text("".join(json.dumps(row) + "\n" for row in lines) if lines is not None else json.dumps(content))
 
@@ -149,7 +149,7 @@ def check(whole: Path, case: tuple[str, tuple[Any, ...]]) -> None:
 
 @given(case=CASES)
 @settings(max_examples=50)
-def test_a_damaged_folder_is_continued_or_refused_in_one_line(whole: Path, case: tuple[str, tuple[Any, ...]]) -> None:
+def test_resume_of_damaged_folder_succeeds_or_raises_one_line(whole: Path, case: tuple[str, tuple[Any, ...]]) -> None:
     check(whole, case)
 
 
@@ -162,7 +162,7 @@ def test_restore_rejects_a_huge_integer_in_any_entry_of_the_state(whole: Path) -
 @pytest.mark.slow
 @given(case=CASES)
 @settings(max_examples=2000)
-def test_many_damaged_folders_are_continued_or_refused_in_one_line(
+def test_resume_of_many_damaged_folders_succeeds_or_raises_one_line(
     whole: Path, case: tuple[str, tuple[Any, ...]]
 ) -> None:
     check(whole, case)

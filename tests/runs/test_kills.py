@@ -1,4 +1,4 @@
-"""Runs that are killed, and end as if they had not been: to the byte."""
+"""Killed runs, once resumed, end with the same bytes as an uninterrupted run."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from tests.helpers import ROOT
 from tests.helpers.killed import MOMENTS
 from tests.helpers.tracked import history, slow
 
-# 36 steps; a state at every fifth, at validations, and rows that begin and end in between.
+# 36 steps; states every 5 steps and at validations; rows span several states.
 JOB = (
     "--data.limit 460 --data.validation 60 --recipe.batch-size 40 --recipe.epochs 3 --recipe.log-every 4 "
     "--recipe.evaluate-every 9 --run.save-every 5 --model.channels 4 8 --model.hidden 16 --run.wandb disabled"
@@ -33,36 +33,36 @@ def start(module: str, *arguments: object) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_signals,
+        preexec_fn=reset_signals,
     )
 
 
-def heed_signals() -> None:
-    """Undo that a background shell ignores SIGINT, and nohup SIGHUP: a run leaves ignored signals ignored."""
+def reset_signals() -> None:
+    """Restore the handlers of SIGINT and SIGHUP: a run ignores signals that a background shell or nohup ignores."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def ends(process: "subprocess.Popen[str]", code: int) -> str:
+def wait_for_exit(process: "subprocess.Popen[str]", code: int) -> str:
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err[-2000:]
     return err
 
 
-def check_same(expected: Path, found: Path) -> None:
+def check_equal(expected: Path, actual: Path) -> None:
     for name in ("model.safetensors", "best.safetensors"):
-        assert (expected / name).read_bytes() == (found / name).read_bytes()
-    timeless = [
+        assert (expected / name).read_bytes() == (actual / name).read_bytes()
+    rows = [
         [{key: value for key, value in row.items() if not key.endswith("per_second")} for row in history(run)]
-        for run in (expected, found)
+        for run in (expected, actual)
     ]
-    assert timeless[0] == timeless[1]
-    assert (expected / "reconstructions.png").read_bytes() == (found / "reconstructions.png").read_bytes()
+    assert rows[0] == rows[1]
+    assert (expected / "reconstructions.png").read_bytes() == (actual / "reconstructions.png").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing has happened to."""
+    """Folder of an uninterrupted run."""
     run = tmp_path_factory.mktemp("kills") / "whole"
     train(*JOB, "--run.dir", run)
     return run
@@ -73,30 +73,28 @@ def train(*arguments: object) -> None:
 
 
 def moments(count: int) -> Sequence[tuple[str, int]]:
-    """Calls at which a run is killed; which ones is random, and the same each time."""
+    """Return random functions and calls at which a run is killed, always the same."""
     last = {"a step": 36, "a gradient": 36, "an evaluation": 4, "a write": 40, "a rename": 25}
-    chosen = random.Random(0)
-    return [
-        (moment, chosen.randint(1, last[moment])) for moment, _ in zip([*MOMENTS] * count, range(count), strict=False)
-    ]
+    rng = random.Random(0)
+    return [(moment, rng.randint(1, last[moment])) for moment, _ in zip([*MOMENTS] * count, range(count), strict=False)]
 
 
 @pytest.mark.parametrize(("moment", "call"), [("a rename", 9), *(slow(*moment) for moment in moments(20))])
-def test_a_killed_run_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, moment: str, call: int) -> None:
+def test_resume_of_killed_run_gives_same_bytes(whole: Path, tmp_path: Path, moment: str, call: int) -> None:
     run = tmp_path / "run"
-    ends(start("tests.helpers.killed", moment, call, *JOB, "--run.dir", run), -signal.SIGKILL)
+    wait_for_exit(start("tests.helpers.killed", moment, call, *JOB, "--run.dir", run), -signal.SIGKILL)
     assert not (run / "summary.json").exists()
     train("--run.resume", run)
-    check_same(whole, run)
+    check_equal(whole, run)
 
 
 @pytest.mark.slow
-def test_a_run_killed_again_and_again(whole: Path, tmp_path: Path) -> None:
-    """By the clock, ten times, wherever it is."""
-    run, chosen = tmp_path / "run", random.Random(1)
+def test_resume_after_ten_kills_gives_same_bytes(whole: Path, tmp_path: Path) -> None:
+    """The run is killed by the clock, at any point."""
+    run, rng = tmp_path / "run", random.Random(1)
     process = start("experiments.joint", *JOB, "--run.dir", run)
     for _ in range(10):
-        time.sleep(chosen.uniform(3.0, 6.0))  # seconds; two or three of them are imports
+        time.sleep(rng.uniform(3.0, 6.0))  # seconds; imports take two or three
         process.kill()
         process.communicate()
         if not (run / "state.pt").exists() and not (run / "state.prev.pt").exists():
@@ -104,8 +102,8 @@ def test_a_run_killed_again_and_again(whole: Path, tmp_path: Path) -> None:
             process = start("experiments.joint", *JOB, "--run.dir", run)
         else:
             process = start("experiments.joint", "--run.resume", run)
-    ends(process, 0)
-    check_same(whole, run)
+    wait_for_exit(process, 0)
+    check_equal(whole, run)
 
 
 @pytest.mark.parametrize(
@@ -117,24 +115,24 @@ def test_a_run_killed_again_and_again(whole: Path, tmp_path: Path) -> None:
         slow(signal.SIGUSR1, 138, "terminated by SIGUSR1"),
     ],
 )
-def test_a_signal_saves_and_ends(tmp_path: Path, number: int, code: int, line: str) -> None:
+def test_signal_saves_state_and_ends_run(tmp_path: Path, number: int, code: int, line: str) -> None:
     run = tmp_path / "run"
     long = [*JOB, "--recipe.epochs", 1000, "--recipe.evaluate-every", 100_000, "--run.save-every", 100_000]
     process = start("experiments.joint", *long, "--run.dir", run, "--run.wandb", "offline")
     while not (run / "history.jsonl").exists() or len(history(run)) < 5:
         time.sleep(0.02)
-    began = time.monotonic()
+    start_time = time.monotonic()
     process.send_signal(number)
-    err = ends(process, code)
-    assert time.monotonic() - began < 10
+    err = wait_for_exit(process, code)
+    assert time.monotonic() - start_time < 10
     assert err.splitlines()[-1] == f"error: {line}"
     state = torch.load(run / "state.pt", weights_only=True)
-    assert state["position"]["step"] >= history(run)[-1]["step"] > 4  # not the one of the beginning, the only one due
+    assert state["position"]["step"] >= history(run)[-1]["step"] > 4  # later than the first state, which alone was due
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_pipe_with_tee_saves_and_ends_with_130(tmp_path: Path) -> None:
-    """A terminal sends SIGINT to all of the pipe: tee ends first, and nothing can be printed any more."""
+def test_ctrl_c_in_pipe_with_tee_saves_state_and_exits_with_130(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to all processes of the pipe: tee ends first, and stdout is closed."""
     run = tmp_path / "run"
     training = subprocess.Popen(
         [sys.executable, "-m", "experiments.joint", *JOB, "--recipe.epochs", "1000", "--run.dir", str(run)],
@@ -142,7 +140,7 @@ def test_ctrl_c_in_a_pipe_with_tee_saves_and_ends_with_130(tmp_path: Path) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         process_group=0,
-        preexec_fn=heed_signals,
+        preexec_fn=reset_signals,
     )
     tee = subprocess.Popen(
         ["tee", str(tmp_path / "log")], stdin=training.stdout, stdout=subprocess.DEVNULL, process_group=training.pid,
@@ -160,7 +158,7 @@ def test_ctrl_c_in_a_pipe_with_tee_saves_and_ends_with_130(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+def test_second_ctrl_c_ends_run_at_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start("experiments.joint", *JOB, "--recipe.epochs", 1000, "--run.dir", run)
     while not (run / "history.jsonl").exists():
@@ -168,6 +166,6 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    assert re.search("error: interrupted", ends(process, 130))
-    assert time.monotonic() - began < 2
+    start_time = time.monotonic()
+    assert re.search("error: interrupted", wait_for_exit(process, 130))
+    assert time.monotonic() - start_time < 2

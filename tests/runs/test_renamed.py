@@ -1,4 +1,4 @@
-"""Folders of runs that version 0.1 wrote: they load, are continued, forked and compared under the names since 0.2."""
+"""Run folders of version 0.1 are loaded, resumed, forked and compared under the names since 0.2."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ FILES = ROOT / "tests/files"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Copies of the folders, which may be written to."""
+    """Writable copies of the folders."""
     for experiment in ("vae", "vqvae"):
         shutil.copytree(FILES / f"run-0.1-{experiment}", tmp_path / experiment)
     return tmp_path
@@ -65,7 +65,7 @@ def test_resume_continues_with_renamed_settings(
 
 
 def test_fork_starts_from_renamed_weights(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (old / "vqvae/model.safetensors").unlink()  # so that the fork starts from the weights in the training state
+    (old / "vqvae/model.safetensors").unlink()  # so that the fork loads the weights of the training state
     flags = ["--run.fork", str(old / "vqvae"), "--run.dir", str(old / "new"), "--recipe.steps", "1"]
     monkeypatch.setattr("sys.argv", ["vqvae", *flags, "--recipe.lr", "1e-12"])
     cli(vqvae.main)

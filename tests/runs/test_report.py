@@ -25,7 +25,7 @@ from ae.evaluation.sampling import log_likelihoods
 from tests.helpers.tracked import job
 
 
-def test_the_test_set_is_read_once_after_the_training(digits: Splits, tmp_path: Path) -> None:
+def test_report_reads_test_set_once_after_training(digits: Splits, tmp_path: Path) -> None:
     reads: list[bool] = []
 
     def test() -> ImageSet:
@@ -37,8 +37,8 @@ def test_the_test_set_is_read_once_after_the_training(digits: Splits, tmp_path: 
     assert reads == [True]
 
 
-def test_the_model_that_is_tested_is_the_one_that_is_saved(digits: Splits, tmp_path: Path) -> None:
-    """Nothing that a report looks at, one image or many, changes batch norm or a codebook."""
+def test_report_tests_the_saved_model(digits: Splits, tmp_path: Path) -> None:
+    """A report changes no statistics of batch norm and no codebook."""
     torch.manual_seed(0)
     bottleneck = Gaussian((6, 7, 7), 3)
     model = Autoencoder(ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True), bottleneck)
@@ -55,8 +55,8 @@ def test_the_model_that_is_tested_is_the_one_that_is_saved(digits: Splits, tmp_p
     assert {"test/frechet/prior", "test/frechet/mixture", "test/log_likelihood"} <= set(summary)
 
 
-def test_the_likelihood_is_of_images_from_all_of_the_test_set(digits: Splits, tmp_path: Path) -> None:
-    """The first half of MNIST's test digits is the easier one: the first images alone would flatter a model."""
+def test_generation_spreads_likelihood_images_over_test_set(digits: Splits, tmp_path: Path) -> None:
+    """The first half of MNIST's test digits is easier: the first images alone would overrate a model."""
     model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 7, 7), 3)).eval()
     with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
         Generation(components=0, likelihood_samples=50, likelihood_images=8).report(model, digits, {}, run)

@@ -1,4 +1,4 @@
-"""Continuing a run with another configuration, and starting one from another's weights."""
+"""Resume with a changed configuration, and forks of a run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def changed(before: experiment.Config, after: experiment.Config) -> dict[str, li
     return changes(to_json(before), after, to_json(after))
 
 
-def test_what_does_not_decide_where_a_run_leads_may_change() -> None:
+def test_changes_allows_settings_without_effect_on_training() -> None:
     after = replace(
         CONFIG,
         recipe=replace(CONFIG.recipe, log_every=7, device="cpu"),
@@ -44,23 +44,23 @@ def test_what_does_not_decide_where_a_run_leads_may_change() -> None:
     ("after", "difference"),
     [
         (replace(CONFIG, recipe=replace(CONFIG.recipe, lr=0.2)), "recipe.lr 0.1 -> 0.2"),
-        (replace(CONFIG, recipe=replace(CONFIG.recipe, epochs=9)), "recipe.epochs 5 -> 9"),  # one-cycle has its length
+        (replace(CONFIG, recipe=replace(CONFIG.recipe, epochs=9)), "recipe.epochs 5 -> 9"),  # with one-cycle
         (replace(CONFIG, objective=Joint(reconstruction=5.0)), "objective.reconstruction 20.0 -> 5.0"),
         (replace(CONFIG, model=experiment.Model(latent=3)), "model.latent None -> 3"),
     ],
 )
-def test_other_changes_are_refused_with_the_difference(after: experiment.Config, difference: str) -> None:
+def test_changes_rejects_other_settings_with_difference(after: experiment.Config, difference: str) -> None:
     with pytest.raises(InputError, match=f"can't be continued with another {difference}; start .* --run.fork"):
         changed(CONFIG, after)
 
 
-def test_settings_that_an_older_version_did_not_have_are_no_change() -> None:
+def test_changes_ignores_settings_missing_in_older_versions() -> None:
     before = to_json(CONFIG)
     del before["recipe"]["deterministic"]
     assert changes(before, CONFIG, to_json(CONFIG)) == {}
 
 
-def test_a_run_goes_on_for_more_epochs_where_the_schedule_allows_it(digits: Splits, tmp_path: Path) -> None:
+def test_fit_resumes_for_more_epochs_with_constant_schedule(digits: Splits, tmp_path: Path) -> None:
     def train(folder: Path, epochs: int, resume: bool = False) -> None:
         recipe = replace(CONSTANT, epochs=epochs)
         where = RunConfig(resume=folder, wandb="disabled") if resume else RunConfig(dir=folder, wandb="disabled")
@@ -76,21 +76,21 @@ def test_a_run_goes_on_for_more_epochs_where_the_schedule_allows_it(digits: Spli
     assert read_config(tmp_path / "later")["changes"] == [{"recipe.epochs": [2, 4]}]
 
 
-def test_a_fork_begins_with_the_weights(digits: Splits, tmp_path: Path) -> None:
+def test_fork_starts_from_weights(digits: Splits, tmp_path: Path) -> None:
     with open_run(tmp_path / "first") as run:
         fit(joint(), Joint(), digits, QUICK, run)
-    still = Recipe(steps=1, batch_size=60, lr=1e-30, schedule="constant")
+    tiny_lr = Recipe(steps=1, batch_size=60, lr=1e-30, schedule="constant")
     with Run("test", RunConfig(dir=tmp_path / "second", fork=tmp_path / "first", wandb="disabled")) as run:
-        fit(joint(seed=5), Joint(), digits, still, run)
+        fit(joint(seed=5), Joint(), digits, tiny_lr, run)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert all(tensor.equal(second[name]) for name, tensor in first.items())
-    (tmp_path / "first/model.safetensors").unlink()  # as of a run that has not ended
+    (tmp_path / "first/model.safetensors").unlink()  # as in an unfinished run
     with Run("test", RunConfig(dir=tmp_path / "third", fork=tmp_path / "first", wandb="disabled")) as run:
-        fit(joint(seed=5), Joint(), digits, still, run)
+        fit(joint(seed=5), Joint(), digits, tiny_lr, run)
     assert (tmp_path / "third/model.safetensors").read_bytes() == (tmp_path / "second/model.safetensors").read_bytes()
 
 
-def test_a_fork_of_an_unfinished_run_leaves_out_what_is_the_objectives(digits: Splits, tmp_path: Path) -> None:
+def test_load_fork_ignores_parameters_of_objective(digits: Splits, tmp_path: Path) -> None:
     class Weighted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -110,7 +110,7 @@ def test_a_fork_of_an_unfinished_run_leaves_out_what_is_the_objectives(digits: S
     assert all(tensor.equal(state[f"model.{name}"]) for name, tensor in model.state_dict().items())
 
 
-def test_a_fork_has_the_configuration_but_its_own_place(tmp_path: Path) -> None:
+def test_parse_fork_takes_configuration_but_not_folder(tmp_path: Path) -> None:
     where = RunConfig(dir=tmp_path / "run", wandb="disabled", name="first", group="a")
     config = replace(CONFIG, run=where, recipe=replace(CONFIG.recipe, lr=0.03))
     with Run("joint", where, config) as run:
@@ -120,7 +120,7 @@ def test_a_fork_has_the_configuration_but_its_own_place(tmp_path: Path) -> None:
     assert fork.run == RunConfig(fork=tmp_path / "run", group="a")
 
 
-def test_bad_forks_are_refused(digits: Splits, tmp_path: Path) -> None:
+def test_fork_rejects_resume_and_run_without_weights(digits: Splits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="resume and fork exclude each other"):
         RunConfig(resume=tmp_path, fork=tmp_path)
     where = RunConfig(dir=tmp_path / "run", fork=tmp_path / "none", wandb="disabled")
