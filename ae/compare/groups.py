@@ -83,7 +83,7 @@ class Rival:
 
     @property
     def kind(self) -> Kind:
-        """Settled where the adjusted p-value is below 5 %."""
+        """Settled where the adjusted p-value is below `LEVEL`."""
         if self.p is None:
             return "can't be told"
         return "settled" if self.p < LEVEL else "not settled"

@@ -10,6 +10,7 @@ from typing import Any
 from ae.compare.comparison import Comparison
 from ae.compare.groups import Group
 from ae.compare.records import Record
+from ae.compare.statistics import LEVEL
 from ae.compare.table import describe_states, form, number, short_names
 from ae.compare.values import format_setting, is_finite
 from ae.compare.verdict import verdict
@@ -42,6 +43,7 @@ def render(comparison: Comparison) -> str:
     return environment.get_template("page.html").render(
         comparison=comparison,
         verdict=verdict(comparison),
+        level=f"{LEVEL:.0%}".replace("%", " %"),
         names=short_names(comparison.fields),
         number=number,
         form=form,

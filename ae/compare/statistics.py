@@ -13,7 +13,8 @@ import numpy as np
 Numbers = Sequence[int | float]
 Method = Literal["paired t-test", "Welch's t-test", "exact rank test"]
 
-LEVEL = 0.05  # significance level; intervals have 95 % confidence
+LEVEL = 0.05  # significance level of all tests, after correction
+CONFIDENCE = f"{1 - LEVEL:.0%}".replace("%", " %")  # of the intervals, as text
 POWER = 0.8
 MAX_SEEDS = 100  # of a power analysis
 _ROUNDING = 1e-12  # relative spread that counts as rounding error
@@ -39,7 +40,7 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval by Student's t; None for the exact rank test."""
+        """Confidence interval at `1 - LEVEL` by Student's t; None for the exact rank test."""
         if self.df is None:
             return None
         half = _t_quantile(1 - LEVEL / 2, self.df) * self.error
@@ -47,7 +48,10 @@ class Difference:
 
 
 def mean_interval(values: Numbers) -> tuple[float, float] | None:
-    """Return the 95 % confidence interval of a mean, by Student's t with n - 1 degrees of freedom; None if n < 2."""
+    """Return the confidence interval of a mean at `1 - LEVEL`, by Student's t with n - 1 degrees of freedom.
+
+    None if n < 2.
+    """
     if len(values) < 2:
         return None
     scale, (scaled,) = _scaled(values)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ae.compare.comparison import Comparison
 from ae.compare.groups import Kind, Rival
-from ae.compare.statistics import MAX_SEEDS, mean_interval
+from ae.compare.statistics import CONFIDENCE, MAX_SEEDS, mean_interval
 from ae.compare.table import form, number
 
 
@@ -12,7 +12,7 @@ from ae.compare.table import form, number
 class Verdict:
     """A conclusion of one of three kinds, with its evidence in a line.
 
-    settled        the best is significantly better than every other configuration: all adjusted p-values are below 5 %
+    settled        the best is significantly better than all other configurations: all adjusted p-values are below `LEVEL`
     not settled    some other configuration may be as good
     can't be told  the best, or the nearest that is not settled, has a single seed
     """
@@ -28,7 +28,7 @@ def verdict(comparison: Comparison) -> Verdict:
     """Compare the best configuration by `comparison.sort` with the nearest one that is not settled.
 
     Holm's method adjusts the p-values for all comparisons with the best. Of equally good configurations, a best is
-    called settled in at most 5 % of studies.
+    called settled in at most a fraction `LEVEL` of studies.
     """
     metric, best = comparison.sort, comparison.best(comparison.sort)
     if best is None:
@@ -37,7 +37,7 @@ def verdict(comparison: Comparison) -> Verdict:
     text = f"best by {metric} is {best.name}, with {number(best, metric)}"
     if not rivals:
         interval = mean_interval(best.values(metric))
-        between = f" (95 % interval {_range(metric, interval)})" if interval is not None else ""
+        between = f" ({CONFIDENCE} interval {_range(metric, interval)})" if interval is not None else ""
         return Verdict("can't be told", f"{text}{between}; no other configuration has this metric.{_by_test(metric)}")
     undecided = [rival for rival in rivals if rival.kind != "settled"]
     nearest = (undecided or rivals)[0]
@@ -71,7 +71,7 @@ def _difference(rival: Rival, metric: str) -> str:
     if interval is not None and difference.df is not None:
         low, high = sorted((interval[0] * _sign(difference.estimate), interval[1] * _sign(difference.estimate)))
         between, freedom = (
-            f"95 % interval {_range(metric, (low, high))}, ",
+            f"{CONFIDENCE} interval {_range(metric, (low, high))}, ",
             f" with {_freedom(difference.df)}",
         )
     corrected = f" after Holm's correction for {rival.comparisons} comparisons" if rival.comparisons > 1 else ""

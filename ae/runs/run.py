@@ -110,10 +110,10 @@ class Run:
         Values are numbers of Python or NumPy, or tensors of one number; a non-finite value is null in the history.
         Raises InputError that names the key of any other value, or a reserved key.
         """
-        checked = checked_row(row, step, epoch)
+        values = checked_row(row, step, epoch)
         for name in pictures or {}:
             check_file_name(name, "a picture's name")
-        self._open().log(checked, pictures or {})
+        self._open().log(values, pictures or {})
 
     @on_main
     def watch(self, model: nn.Module) -> None:
