@@ -12,7 +12,7 @@ from ae.compare.table import form, number
 class Verdict:
     """A conclusion of one of three kinds, with its evidence in a line.
 
-    settled        the best is significantly better than all other configurations: all adjusted p-values are below `LEVEL`
+    settled        the best is significantly better than all others: all adjusted p-values are below `LEVEL`
     not settled    some other configuration may be as good
     can't be told  the best, or the nearest that is not settled, has a single seed
     """
