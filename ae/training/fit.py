@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from ae.evaluation.evaluate import evaluate
 from ae.evaluation.metrics import with_prefix
 from ae.evaluation.plots import drawn, reconstruction_picture
 from ae.models.autoencoder import Autoencoder
+from ae.models.ema import average_
 from ae.models.freezing import TrainingMode, trainable
 from ae.models.lazy import check_materialised
 from ae.objectives import Loss, check_objective, checked_loss, corruption_of
@@ -26,6 +28,7 @@ from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.state import diverged, is_finite, restore, safely, state_of
 from ae.utils import distributed
+from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
 from ae.utils.validation import checked, unchecked_range
 
@@ -51,10 +54,23 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.averaged: nn.Module | None = None  # average of the model's weights, saved with the training state
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Compute the loss of one batch."""
         return self.objective(self.model, batch, step)
+
+
+def weight_average(model: Autoencoder, objective: Objective, decay: float | None) -> Autoencoder | None:
+    """Return a copy of the model for the average of its weights, or None without a decay.
+
+    Raises InputError if the objective keeps an average, too.
+    """
+    if decay is None:
+        return None
+    if hasattr(objective, "averaged"):
+        raise InputError(f"{type(objective).__name__} keeps an average of the weights: leave Recipe.ema out")
+    return deepcopy(model).requires_grad_(False).eval()
 
 
 def fit(
@@ -66,9 +82,9 @@ def fit(
     `images_per_second`, training images over `seconds` without validation. All noise is a function of seed and step.
     Raises DivergedError when a value or a weight becomes NaN or infinite; such a state is never saved.
 
-    The validation loss uses the final weights of the terms, so that it is comparable throughout the training. If the
-    objective has an average of the model's weights, as its attribute `averaged`, the average is validated and saved,
-    and copied into the model at the end.
+    The validation loss uses the final weights of the terms, so that it is comparable throughout the training. An
+    average of the model's weights, that of `Recipe.ema` or the objective's attribute `averaged`, is validated and saved
+    in place of the model, and copied into it at the end.
 
     Frozen parts stay frozen: parameters with `requires_grad_(False)`; submodules in evaluation mode; and the buffers,
     such as batch norm's statistics, of modules whose parameters are all frozen. A model in evaluation mode as a whole
@@ -90,7 +106,8 @@ def fit(
     total_steps = recipe.steps or recipe.epochs * len(batches)
     evaluate_every = recipe.evaluate_every or len(batches)
     trained = Step(autoencoder, objective).to(device)
-    evaluated = getattr(objective, "averaged", autoencoder)
+    trained.averaged = weight_average(autoencoder, objective, recipe.ema)
+    evaluated = getattr(objective, "averaged", autoencoder) if trained.averaged is None else trained.averaged
     modules = [autoencoder, objective] if isinstance(objective, nn.Module) else [autoencoder]
     mode = TrainingMode(modules, None if evaluated is autoencoder else (evaluated, autoencoder))
     smallest_batch = min(batches.size(step) for step in {0, min(total_steps, len(batches)) - 1})
@@ -129,6 +146,8 @@ def fit(
                 loss.total.backward()  # inside: checkpointing recomputes means over the whole batch here
             gradient_norm = _clip(parameters, recipe.grad_clip) if logs or recipe.grad_clip is not None else None
             optimizer.step()
+            if trained.averaged is not None and recipe.ema is not None:
+                average_(trained.averaged, autoencoder, state.step, recipe.ema)
             meter.add(state.step, loss, images, gradient_norm)
             state.step += 1
             state.images += images

@@ -31,8 +31,11 @@ class Recipe(Settings):
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # of adam and adamw
     nesterov: bool = False  # Nesterov's momentum, of sgd
     weight_decay: AtLeast0[float] = 0.0  # L2 for sgd and adam, decoupled for adamw
-    schedule: Literal["constant", "one-cycle", "cosine"] | Schedule = "one-cycle"  # one-cycle: up in 30 % of the steps
+    decays: Literal["all", "weights"] = "all"  # weights: no decay of biases and norms, which have one dimension
+    schedule: Literal["constant", "one-cycle", "cosine", "linear"] | Schedule = "one-cycle"  # one-cycle: up in 30 %
+    warmup: AtLeast0[int] = 0  # steps of linear warm-up before a constant, cosine or linear schedule
     grad_clip: Positive[float] | None = None  # maximum norm of the gradient
+    ema: BelowOne | None = None  # decay a step of an average of the weights, which is validated and saved
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise
@@ -46,8 +49,13 @@ class Recipe(Settings):
         super().__post_init__()
         unread = {"sgd": ("betas",), "adam": ("momentum", "nesterov"), "adamw": ("momentum", "nesterov")}
         kind = self.optimizer if isinstance(self.optimizer, str) else "an optimizer of your own"
-        names = unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay"))
+        names = unread.get(str(self.optimizer), ("betas", "momentum", "nesterov", "weight_decay", "decays"))
         check_unread(self, names, f"by {kind}: leave it out, or choose another Recipe.optimizer")
+        if self.schedule not in ("constant", "cosine", "linear"):
+            own = "a schedule of your own" if callable(self.schedule) else self.schedule
+            check_unread(self, ["warmup"], f"by {own}: leave it out, or choose another Recipe.schedule")
+        if not self.weight_decay:
+            check_unread(self, ["decays"], "without a weight decay: give Recipe.weight_decay")
         if self.nesterov and not self.momentum:
             raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
 
@@ -63,15 +71,23 @@ class Recipe(Settings):
         one-cycle  cosine from lr/25 to lr over the first 30 % of the steps, then cosine to lr/250,000; constant
                    momentum (Smith & Topin 2018, in PyTorch's form)
         cosine     from lr to 0 (Loshchilov & Hutter 2017, equation 5, without restarts)
+        linear     from lr to 0
+        warmup     first a linear increase from lr/warmup to lr; the decay is over the steps that are left
         function   returns a factor of lr; raises InputError for a factor that is no number of 0 or more
         """
         if callable(self.schedule):
             name = f"the factor that Recipe.schedule gives at step {step} of {total_steps}"
             return self.lr * checked(self.schedule(step, total_steps), AtLeast0[float], name)
-        if self.schedule == "constant":
-            return self.lr
+        if self.schedule == "one-cycle":
+            return self._one_cycle(step, total_steps)
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        fraction = (step - self.warmup) / (total_steps - self.warmup)
         if self.schedule == "cosine":
-            return _cosine(self.lr, 0.0, step / total_steps)
+            return _cosine(self.lr, 0.0, fraction)
+        return self.lr * (1 - fraction) if self.schedule == "linear" else self.lr
+
+    def _one_cycle(self, step: int, total_steps: int) -> float:
         low, high, last = self.lr / 25, self.lr, self.lr / 250_000
         peak = 0.3 * total_steps - 1
         if step <= peak:
@@ -86,12 +102,17 @@ class Recipe(Settings):
         """
         if callable(self.optimizer):
             return self._from_factory(self.optimizer, parameters)
+        groups: list[Any] = parameters
+        if self.decays == "weights":
+            matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+            others = [parameter for parameter in parameters if parameter.ndim <= 1]
+            groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, betas=self.betas, **options)
+            return torch.optim.Adam(groups, betas=self.betas, **options)
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, betas=self.betas, **options)
-        return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.nesterov, **options)
+            return torch.optim.AdamW(groups, betas=self.betas, **options)
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, **options)
 
     def _from_factory(self, factory: Factory, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         try:

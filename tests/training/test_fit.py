@@ -1,6 +1,7 @@
 """The training loop, against a loop written out and against evaluations."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ae import (
     Autoencoder,
     Batch,
     Classifier,
+    Consistency,
     ConvEncoder,
     DeconvDecoder,
     InputError,
@@ -25,6 +27,7 @@ from ae import (
     WeightSchedule,
     evaluate,
     fit,
+    load,
 )
 from ae.training.fit import Objective
 from ae.weights import load_weights
@@ -265,3 +268,41 @@ def test_fit_refuses_a_batch_larger_than_the_data(digits: Splits) -> None:
 def test_objective_is_any_callable() -> None:
     objective: Objective = Joint()
     assert callable(objective)
+
+
+CONSTANT = Recipe(batch_size=12, lr=0.05, schedule="constant")
+
+
+def test_fit_ema_equals_the_average_of_the_weights_after_each_step(few: Splits) -> None:
+    decay, expected = 0.6, None
+    for steps in (1, 2, 3, 4):
+        model = joint()
+        fit(model, Joint(), few, replace(CONSTANT, steps=steps))
+        weights = [parameter.detach().clone() for parameter in model.parameters()]
+        weight = 1 - min(decay, (steps - 1) / steps)
+        expected = weights if expected is None else [a.lerp(b, weight) for a, b in zip(expected, weights, strict=True)]
+    averaged = joint()
+    results = fit(averaged, Joint(), few, replace(CONSTANT, steps=4, ema=decay))
+    for actual, reference in zip(averaged.parameters(), expected or [], strict=True):
+        torch.testing.assert_close(actual.detach(), reference)
+    assert few.validation is not None
+    assert results["val/mse"] == pytest.approx(evaluate(averaged, few.validation)["mse"], rel=1e-6)
+
+
+def test_fit_resumes_ema(few: Splits, tmp_path: Path) -> None:
+    recipe = replace(CONSTANT, steps=6, ema=0.9)
+    whole, parts = joint(), joint()
+    fit(whole, Joint(), few, recipe)
+    with open_run(tmp_path / "run") as run:
+        fit(parts, Joint(), few, replace(recipe, steps=3), run)
+    parts = joint(seed=1)
+    with open_run(tmp_path / "run", resume=True) as run:
+        fit(parts, Joint(), few, recipe, run)
+    assert same_weights(whole, parts)
+    assert same_weights(load(tmp_path / "run"), whole)
+
+
+def test_fit_refuses_ema_beside_the_average_of_an_objective(few: Splits) -> None:
+    model = joint()
+    with pytest.raises(InputError, match="Consistency keeps an average of the weights"):
+        fit(model, Consistency(model, 10), few, replace(CONSTANT, steps=1, ema=0.9))

@@ -55,6 +55,35 @@ def test_adam_equals_pytorch(few: Splits) -> None:
     assert changed_tensors(copied_state(one), other) == []
 
 
+@pytest.mark.parametrize("kind", ["constant", "cosine", "linear"])
+def test_warmup_equals_pytorch(kind: Any) -> None:
+    """PyTorch's LinearLR, then its schedule over the steps that are left."""
+    total, warmup = 20, 5
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.3)
+    after: torch.optim.lr_scheduler.LRScheduler = {
+        "constant": torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup),
+        "linear": torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total - warmup),
+    }[kind]
+    expected = [0.3 * (step + 1) / warmup for step in range(warmup)]
+    for _ in range(warmup, total):
+        expected.append(float(after.get_last_lr()[0]))
+        optimizer.step()
+        after.step()
+    recipe = Recipe(lr=0.3, schedule=kind, warmup=warmup)
+    assert [recipe.learning_rate(step, total) for step in range(total)] == pytest.approx(expected)
+
+
+def test_warmup_longer_than_the_training_rises_to_its_end() -> None:
+    rates = [Recipe(lr=1.0, schedule="cosine", warmup=10).learning_rate(step, 4) for step in range(4)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_recipe_refuses_warmup_that_its_schedule_does_not_read() -> None:
+    with pytest.raises(InputError, match="warmup is not read by one-cycle"):
+        Recipe(warmup=5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -122,3 +151,18 @@ def test_recipe_refuses_meta_and_takes_a_torch_device() -> None:
     with pytest.raises(InputError, match="meta has no values"):
         Recipe(device="meta").find_device()
     assert Recipe(device=torch.device("cpu")).find_device() == torch.device("cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_weight_decay_of_weights_leaves_biases_and_norms_alone(optimizer: Any) -> None:
+    """With gradients of zero, an optimiser without momentum changes what decays only."""
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2))
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    options: dict[str, Any] = {"momentum": 0.0} if optimizer == "sgd" else {}
+    recipe = Recipe(optimizer=optimizer, lr=0.1, weight_decay=0.5, decays="weights", **options)
+    step = recipe.make_optimizer(list(module.parameters()))
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    step.step()
+    changed = [not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True)]
+    assert changed == [parameter.ndim > 1 for parameter in module.parameters()]
