@@ -4,11 +4,20 @@ from ae.utils import signals as signals  # isort: skip  # first: Ctrl-C while th
 
 from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
 from ae.evaluation.evaluate import evaluate
+from ae.evaluation.sampling import sample
 from ae.models.autoencoder import Autoencoder, Output
-from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, Sphere, TopK, VectorQuantizer
+from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, SpatialGaussian, Sphere, TopK, VectorQuantizer
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
 from ae.models.heads import Classifier
+from ae.models.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
+    SquaredError,
+)
+from ae.models.priors import GaussianMixture, StandardNormal, UniformSphere
 from ae.objectives import (
     IWAE,
     MMD,
@@ -43,7 +52,9 @@ __all__ = [
     "Autoencoder",
     "Batch",
     "Batches",
+    "BernoulliLikelihood",
     "BetaTC",
+    "CategoricalLikelihood",
     "Classifier",
     "Code",
     "Consistency",
@@ -54,8 +65,11 @@ __all__ = [
     "Dense",
     "DenseDecoder",
     "DenseEncoder",
+    "DiscretizedLogisticLikelihood",
     "DivergedError",
     "Gaussian",
+    "GaussianLikelihood",
+    "GaussianMixture",
     "Generation",
     "Identity",
     "ImageSet",
@@ -70,13 +84,17 @@ __all__ = [
     "Recipe",
     "Run",
     "RunConfig",
+    "SpatialGaussian",
     "Sphere",
     "Splits",
+    "SquaredError",
     "Stage",
+    "StandardNormal",
     "Streamed",
     "TeacherConfig",
     "TopK",
     "UncertaintyWeighting",
+    "UniformSphere",
     "VectorQuantizer",
     "WeightSchedule",
     "evaluate",
@@ -85,6 +103,7 @@ __all__ = [
     "load_weights",
     "read_metadata",
     "report",
+    "sample",
     "save_weights",
     "unchecked_range",
 ]

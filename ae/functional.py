@@ -34,7 +34,7 @@ def squared_error(
 
     Raises InputError if the shapes differ, as do all losses of images: only a mask of one channel is broadcast.
     """
-    reconstruction, target = _comparable(reconstruction, target, mask)
+    reconstruction, target = comparable(reconstruction, target, mask)
     return _mean_over_pixels((reconstruction - target).square(), mask)
 
 
@@ -47,8 +47,8 @@ def bernoulli_nll(
 
     Kingma & Welling 2014, appendix C.1, equation 11.
     """
-    logits, target = _comparable(logits, target, mask)
-    return _sum_over_pixels(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), mask)
+    logits, target = comparable(logits, target, mask)
+    return sum_over_pixels(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), mask)
 
 
 def gaussian_nll(
@@ -61,9 +61,9 @@ def gaussian_nll(
 
     Kingma & Welling 2014, appendix C.2, with a fixed standard deviation.
     """
-    reconstruction, target = _comparable(reconstruction, target, mask)
+    reconstruction, target = comparable(reconstruction, target, mask)
     constant = math.log(std) + 0.5 * math.log(2 * math.pi)
-    return _sum_over_pixels(0.5 * ((target - reconstruction) / std).square() + constant, mask)
+    return sum_over_pixels(0.5 * ((target - reconstruction) / std).square() + constant, mask)
 
 
 def cross_entropy(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -98,7 +98,7 @@ def gradient_penalty(logits: Float[Tensor, " b"], images: Float[Tensor, "b c h w
     return gradient.square().flatten(1).sum(1)
 
 
-def kl_to_standard_normal(mean: Float[Tensor, "b d"], std: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+def kl_to_standard_normal(mean: Float[Tensor, "b *d"], std: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
     """KL(N(mean, std^2) || N(0, 1)) in nats, for each dimension (Kingma & Welling 2014, appendix B).
 
     Equal to `torch.distributions.kl_divergence`, of which the dispatch can't be compiled.
@@ -129,7 +129,7 @@ def check_same_shape(output: Tensor, target: Tensor) -> None:
         )
 
 
-def _comparable(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def comparable(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Convert output and target to at least float32; raises InputError for invalid shapes and dtypes."""
     check_same_shape(output, target)
     if not target.is_floating_point():
@@ -146,11 +146,12 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _sum_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
+def sum_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
+    """Sum over the pixels of each image, or over those where `mask` is true."""
     return (values if mask is None else torch.where(mask, values, 0)).flatten(1).sum(1)
 
 
 def _mean_over_pixels(values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b #c h w"] | None) -> Float[Tensor, " b"]:
     if mask is None:
         return values.flatten(1).mean(1)
-    return _sum_over_pixels(values, mask) / mask.expand_as(values).flatten(1).sum(1).clamp(min=1)
+    return sum_over_pixels(values, mask) / mask.expand_as(values).flatten(1).sum(1).clamp(min=1)

@@ -21,11 +21,12 @@ from torch import nn
 from ae import Data, Generation, Joint, Loop, Loss, Recipe, Run, RunConfig, evaluate
 from ae.cli import cli
 from ae.evaluation.plots import drawn, reconstruction_picture
-from ae.evaluation.sampling import standard_normal
 from ae.functional import adversarial
+from ae.models.priors import prior_of
 from ae.training.loop import Evaluation
 from ae.utils.validation import Positive, Settings
-from experiments.reconstruct import Model, build
+from experiments.reconstruct import Model
+from experiments.wae import build
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def main(config: Config) -> None:
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
-    prior, hidden = standard_normal(model), config.hidden
+    prior, hidden = prior_of(model.bottleneck), config.hidden
     discriminator = nn.Sequential(
-        nn.Linear(prior(1).shape[1], hidden),
+        nn.Linear(prior.sample(1).shape[1], hidden),
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
@@ -73,7 +74,7 @@ def main(config: Config) -> None:
                 images, mask = config.objective.corrupted(batch.images)
                 code = model.encode(images)
                 discriminator_loss = adversarial(
-                    discriminator(prior(len(batch)).to(code.z, non_blocking=True)), real=True
+                    discriminator(prior.sample(len(batch)).to(code.z, non_blocking=True)), real=True
                 )
                 discriminator_loss = discriminator_loss + adversarial(discriminator(code.z.detach()), real=False)
                 loop.minimise("discriminator", discriminator_loss.mean())
@@ -84,7 +85,7 @@ def main(config: Config) -> None:
                     {**loss.terms, "adversarial": adversarial_loss.detach()},
                 )
                 loop.minimise("autoencoder", Loss(total, terms, loss.counts))
-        config.generation.report(model, data, loop.results(), run, prior)
+        config.generation.report(model, data, loop.results(), run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Joint reconstruction and classification.   python -m experiments.joint"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from ae import (
     report,
 )
 from ae.cli import cli
+from ae.models.likelihoods import LikelihoodName, likelihood_by_name
 from ae.utils.validation import Positive, Settings
 
 
@@ -32,6 +34,7 @@ class Model(Settings):
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
     norm: bool = False  # batch norm in every stage
+    likelihood: LikelihoodName = "mse"  # of the pixels
     hidden: Positive[int] = 128  # width of the classifier's hidden layer
 
 
@@ -46,17 +49,22 @@ class Config(Settings):
     recipe: Recipe = Recipe(epochs=5, batch_size=128, lr=0.1)
     run: RunConfig = RunConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.objective.check_likelihood(self.model.likelihood)
+
 
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape and classes of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
-    decoder = DeconvDecoder(channels, model.channels[::-1], model.norm)
+    likelihood: Any = likelihood_by_name(model.likelihood)
+    decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1], model.norm)
     features = encoder.feature_shape(height, width)
     bottleneck = None if model.latent is None else Dense(features, model.latent)
     code = features if model.latent is None else (model.latent,)
     heads = {"digit": Classifier(code, data.class_count, model.hidden)}
-    return Autoencoder(encoder, decoder, bottleneck, heads)
+    return Autoencoder(encoder, decoder, bottleneck, heads, likelihood)
 
 
 def main(config: Config) -> None:

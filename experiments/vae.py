@@ -13,6 +13,7 @@ accuracy on binarised test digits.)
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -33,6 +34,7 @@ from ae import (
     fit,
 )
 from ae.cli import cli
+from ae.models.likelihoods import likelihood_by_name
 from ae.utils.validation import Positive, Settings, check_unread
 
 
@@ -44,11 +46,15 @@ class Model(Settings):
     widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which replace the stages
     latent: Positive[int] = 16  # size of the code
     norm: bool = True  # batch norm in every stage
+    likelihood: Literal["bernoulli", "gaussian", "discretized-logistic", "categorical"] = "bernoulli"  # of the pixels
+    std: Positive[float] | None = None  # standard deviation of the gaussian likelihood; none: learned
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.widths:
             check_unread(self, ["channels", "norm"], "where Model.widths are given: leave out one of both")
+        if self.likelihood != "gaussian":
+            check_unread(self, ["std"], f"by the likelihood {self.likelihood}: choose Model.likelihood gaussian")
 
 
 @dataclass(frozen=True)
@@ -57,28 +63,30 @@ class Config(Settings):
 
     data: Data = Data("mnist", binarise=True)
     model: Model = Model()
-    objective: Joint = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)
+    objective: Joint = Joint(reconstruction=1.0, beta=1.0, classification=0.0)
     recipe: Recipe = Recipe(epochs=10, batch_size=128, optimizer="adamw", lr=0.002)
     generation: Generation = Generation()
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective.likelihood != "bernoulli":
-            self.generation.check_no_likelihood(f"with Joint.likelihood {self.objective.likelihood}")
+        if self.model.likelihood == "gaussian":  # a density, not comparable with the probability of discrete pixels
+            self.generation.check_no_likelihood("with Model.likelihood gaussian")
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
+    likelihood: Any = likelihood_by_name(model.likelihood, model.std)
     channels, height, width = data.shape
+    out_channels = likelihood.channels(channels)
     if model.widths:
         bottleneck = Gaussian(model.widths[-1:], model.latent)
-        return Autoencoder(
-            DenseEncoder(data.shape, model.widths), DenseDecoder(data.shape, model.widths[::-1]), bottleneck
-        )
+        decoder = DenseDecoder((out_channels, height, width), model.widths[::-1])
+        return Autoencoder(DenseEncoder(data.shape, model.widths), decoder, bottleneck, likelihood=likelihood)
     encoder = ConvEncoder(channels, model.channels, model.norm)
     bottleneck = Gaussian(encoder.feature_shape(height, width), model.latent)
-    return Autoencoder(encoder, DeconvDecoder(channels, model.channels[::-1], model.norm), bottleneck)
+    deconv = DeconvDecoder(out_channels, model.channels[::-1], model.norm)
+    return Autoencoder(encoder, deconv, bottleneck, likelihood=likelihood)
 
 
 def main(config: Config) -> None:
@@ -88,10 +96,8 @@ def main(config: Config) -> None:
     model = build(config.model, data)
     with Run("vae", config.run, config) as run:
         results = fit(model, config.objective, data, config.recipe, run)
-        is_bernoulli = (
-            config.objective.likelihood == "bernoulli"
-        )  # other likelihoods are densities, not comparable with it
-        generation = config.generation if is_bernoulli else replace(config.generation, likelihood_samples=0)
+        is_density = config.model.likelihood == "gaussian"
+        generation = replace(config.generation, likelihood_samples=0) if is_density else config.generation
         generation.report(model, data, results, run)
 
 

@@ -1,7 +1,7 @@
 """VQ-VAE with a prior over its codes, for sampling.   python -m experiments.vqvae
 
 van den Oord et al. 2017. The prior, a gated PixelCNN, is trained on the codes of the training images after the
-autoencoder. `prior.safetensors` in the run's folder holds its weights (`ae.training.prior.load_prior`). A run resumed
+autoencoder. `prior.safetensors` in the run's folder holds its weights (`ae.sample` draws from it). A run resumed
 from an interruption of the prior's training restarts that training, and ends with the same prior.
 
 | with `--recipe.epochs 2 --prior-steps 600` | |
@@ -35,7 +35,7 @@ from ae.data import ImageSet
 from ae.evaluation.frechet import sample_quality
 from ae.evaluation.metrics import with_prefix
 from ae.evaluation.plots import drawn, grid_picture
-from ae.evaluation.sampling import Draw, samples
+from ae.evaluation.sampling import index_sampler, samples
 from ae.models.priors import PixelCNN
 from ae.training.prior import fit_prior, nats
 from ae.utils.seeding import derive
@@ -72,17 +72,9 @@ def build(model: Model, data: Splits) -> Autoencoder:
 
 def indices_of(model: Autoencoder, images: Tensor) -> Tensor:
     """Return the code indices [b h w] of images."""
-    assert isinstance(model.bottleneck, VectorQuantizer)
-    return model.bottleneck.indices(model.encoder(images))
-
-
-def prior_sampler(prior: PixelCNN, model: Autoencoder, data: Splits) -> Draw:
-    """Return a function that draws codes from the prior."""
-    assert isinstance(model.bottleneck, VectorQuantizer)
-    assert isinstance(model.encoder, ConvEncoder)
-    _, height, width = model.encoder.feature_shape(*data.shape[1:])
-    lookup = model.bottleneck.lookup
-    return lambda count: lookup(prior.sample(count, height, width))
+    indices = model.encode(images).indices
+    assert indices is not None
+    return indices
 
 
 def main(config: Config) -> None:
@@ -101,7 +93,7 @@ def main(config: Config) -> None:
         if data.validation is not None:
             results |= with_prefix("val", {"prior/nats": nats(prior, indices, data.validation)})
         torch.manual_seed(derive("samples", config.recipe.seed))
-        draw = prior_sampler(prior, model, data)
+        draw = index_sampler(model, prior, data.shape)
         samplers = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
         grid = lambda: grid_picture(samplers["prior"](80).unflatten(0, (8, 10)), "codes from the prior")  # noqa: E731
 

@@ -15,11 +15,24 @@ from dataclasses import dataclass
 
 import torch
 
-from ae import MMD, Data, Generation, Recipe, Run, RunConfig, fit
+from ae import (
+    MMD,
+    Autoencoder,
+    Data,
+    Dense,
+    Generation,
+    InputError,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    StandardNormal,
+    fit,
+)
 from ae.cli import cli
-from ae.evaluation.sampling import standard_normal
 from ae.utils.validation import Settings
-from experiments.reconstruct import Model, build
+from experiments import reconstruct
+from experiments.reconstruct import Model
 
 
 @dataclass(frozen=True)
@@ -38,15 +51,23 @@ class Config(Settings):
         self.generation.check_no_likelihood("by a model without a posterior")
 
 
+def build(model: Model, data: Splits) -> Autoencoder:
+    """Build the autoencoder of `reconstruct` with the prior N(0, I) over its latent vector."""
+    autoencoder = reconstruct.build(model, data)
+    if not isinstance(autoencoder.bottleneck, Dense):
+        raise InputError("a prior needs a latent vector: give Model.latent")
+    autoencoder.bottleneck.prior = StandardNormal((autoencoder.bottleneck.latent,))
+    return autoencoder
+
+
 def main(config: Config) -> None:
     """Train, test and report one run."""
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
     model = build(config.model, data)
-    prior = standard_normal(model)
     with Run("wae", config.run, config) as run:
         results = fit(model, config.objective, data, config.recipe, run)
-        config.generation.report(model, data, results, run, prior)
+        config.generation.report(model, data, results, run)
 
 
 if __name__ == "__main__":

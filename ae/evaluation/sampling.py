@@ -3,19 +3,23 @@
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from ae.data import ImageSet
 from ae.evaluation.inference import encode_batches, evaluating
 from ae.models.autoencoder import Autoencoder
+from ae.models.priors import PixelCNN, has_prior, prior_of
 from ae.objectives import log_weights
 from ae.utils.errors import InputError
 from ae.utils.seeding import derive, reseed
 from ae.utils.validation import AtLeast2, Positive, checked_arguments
+from ae.weights import load, load_prior
 
 Draw = Callable[[int], Tensor]
 """Number of codes -> codes [n ...], drawn from a prior or a mixture."""
@@ -33,9 +37,7 @@ def samples(
 
     Codes are projected to the nearest codes that the bottleneck can give. Raises InputError if there is no prior.
     """
-    draw = draw or getattr(model.bottleneck, "sample", None)
-    if draw is None:
-        raise InputError(f"{type(model.bottleneck).__name__} has no prior to sample from: fit a mixture to its codes")
+    draw = draw or prior_of(model.bottleneck).sample
     device = next(model.parameters()).device
     with evaluating(model):
         parts = torch.arange(count).split(batch_size)
@@ -43,28 +45,44 @@ def samples(
         return torch.cat([model.decode(z, size) for z in codes])
 
 
-def standard_normal(model: Autoencoder) -> Draw:
-    """Return a sampler of the bottleneck's prior, by default N(0, I); objectives match codes to this prior.
+@checked_arguments
+def sample(run: Path | str, count: Positive[int], seed: int = 0) -> Float[Tensor, "n c h w"]:
+    """Sample `count` images of the training images' size from the model and the prior in a run's folder.
 
-    Raises InputError unless the bottleneck has a prior, as `Sphere` has, or a latent vector of known size.
+    A prior over the indices of a quantizer is in `prior.safetensors`. The same seed gives the same images. Raises
+    InputError if there is no prior.
     """
-    sample = getattr(model.bottleneck, "sample", None)
-    if sample is not None:
-        return sample
-    latent = getattr(model.bottleneck, "latent", None)
-    if not isinstance(latent, int):
-        raise InputError(f"a prior needs a latent vector, as of Dense: {type(model.bottleneck).__name__} has none")
-    return lambda count: torch.randn(count, latent)
+    model = load(run)
+    if model.image_shape is None:
+        raise InputError(f"{run} does not say the size of its images: decode codes of the prior by model.decode")
+    draw = None
+    file = Path(run) / "prior.safetensors"
+    if file.exists():
+        draw = index_sampler(model, load_prior(file), model.image_shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return samples(model, count, model.image_shape[1:], draw)
 
 
-def samplers(model: Autoencoder, images: ImageSet, prior: Draw | None = None, components: int = 10) -> dict[str, Draw]:
-    """Return samplers of codes: `prior`, by default the bottleneck's, and a `mixture` fitted to the images' codes.
+def index_sampler(model: Autoencoder, prior: PixelCNN, image_shape: Sequence[int]) -> Draw:
+    """Return a sampler of codes whose indices are drawn from a prior, on the grid of images [c h w] of this shape."""
+    bottleneck: Any = model.bottleneck
+    device = next(model.parameters()).device
+    with evaluating(model):
+        indices = model.encode(torch.zeros(1, *image_shape, device=device)).indices
+    if indices is None:
+        raise InputError(f"{type(bottleneck).__name__} has no indices to draw from a prior: it is no quantizer")
+    height, width = indices.shape[1:]
+    return lambda count: bottleneck.lookup(prior.sample(count, height, width))
+
+
+def samplers(model: Autoencoder, images: ImageSet, components: int = 10) -> dict[str, Draw]:
+    """Return samplers of codes: the bottleneck's `prior`, if it has one, and a `mixture` fitted to the images' codes.
 
     Samples of the mixture are projected to codes that the bottleneck can give. Without scikit-learn (extra `eval`), or
     with 0 components, there is no mixture.
     """
-    prior = prior or getattr(model.bottleneck, "sample", None)
-    draws = {"prior": prior} if prior else {}
+    draws: dict[str, Draw] = {"prior": prior_of(model.bottleneck).sample} if has_prior(model.bottleneck) else {}
     if components and find_spec("sklearn") and len(images) >= components:
         mixture = Mixture(codes(model, images.select(slice(10_000))), components)
         draws["mixture"] = lambda count: project(model.bottleneck, mixture.sample(count))
@@ -163,6 +181,15 @@ def traversals(
         return model.decode(z, image.shape[-2:]).unflatten(0, (len(latents), len(values)))
 
 
+def has_log_likelihood(model: Autoencoder, images: ImageSet) -> bool:
+    """Whether `log_likelihoods` is defined: Gaussian posterior, a prior with a density, and a likelihood in nats."""
+    device = next(model.parameters()).device
+    with evaluating(model):
+        code = model.encode(images.select(slice(1)).to(device).batch(slice(None)).images)
+    is_in_nats = model.decoder is not None and bool(model.likelihood.in_nats)
+    return isinstance(code.posterior, Normal) and has_prior(model.bottleneck) and is_in_nats
+
+
 @checked_arguments
 def log_likelihoods(
     model: Autoencoder,
@@ -171,7 +198,7 @@ def log_likelihoods(
     batch_size: Positive[int] = 64,
     at_once: Positive[int] = 20,
 ) -> Float[Tensor, " n"]:
-    """Estimate log p(x) of each image in nats, by importance sampling from its posterior; the pixels are Bernoulli.
+    """Estimate log p(x) of each image in nats, by importance sampling from its posterior.
 
     Burda et al. 2016, equation 8: in expectation a lower bound, which tightens with the number of samples. Grey pixels
     count as probabilities. Noise is the same at every call.

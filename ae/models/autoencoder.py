@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ae.functional import at_least_float32, check_same_shape
 from ae.models.bottlenecks import Code, Identity
+from ae.models.likelihoods import SquaredError
+from ae.models.priors import prior_of
 from ae.utils.errors import InputError
 
 
@@ -19,15 +21,16 @@ class Output:
     """Result of `Autoencoder.forward` for images [b c h w]."""
 
     code: Code
-    params: Float[Tensor, "b c h w"] | None  # of the likelihood: pixel logits; None without a decoder
+    params: Float[Tensor, "b _ h w"] | None  # parameters of the likelihood; None without a decoder
+    mean: Float[Tensor, "b c h w"] | None  # the likelihood's mean image in [0, 1]; None without a decoder
     logits: dict[str, Float[Tensor, "b classes"]]  # {head: logits}
 
     @property
     def reconstruction(self) -> Float[Tensor, "b c h w"]:
-        """The reconstructed images in [0, 1]."""
-        if self.params is None:
+        """The reconstructed images in [0, 1], `mean`; raises InputError without a decoder."""
+        if self.mean is None:
             raise InputError("no reconstruction: the model has no decoder")
-        return self.params.sigmoid()
+        return self.mean
 
 
 torch.export.register_dataclass(Output)  # for torch.export of whole models
@@ -53,7 +56,8 @@ class Autoencoder(nn.Module):
     """encoder -> bottleneck -> decoder, with heads {name: module} on the code's mean.
 
     Parts are any `nn.Module`s of matching shapes, with no base class or registration. Without a decoder the model is a
-    classifier; without heads, a plain autoencoder.
+    classifier; without heads, a plain autoencoder. The likelihood maps the decoder's output to an image, and to a loss
+    (`ae.models.likelihoods`; default: `SquaredError`).
     """
 
     def __init__(
@@ -62,13 +66,16 @@ class Autoencoder(nn.Module):
         decoder: nn.Module | None = None,
         bottleneck: nn.Module | None = None,
         heads: Mapping[str, nn.Module] | None = None,
+        likelihood: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        _check_modules({"encoder": encoder, "decoder": decoder, "bottleneck": bottleneck}, heads)
+        parts = {"encoder": encoder, "decoder": decoder, "bottleneck": bottleneck, "likelihood": likelihood}
+        _check_modules(parts, heads)
         self.encoder = encoder
         self.bottleneck = Identity() if bottleneck is None else bottleneck
         self.decoder = decoder
         self.heads = nn.ModuleDict(heads or {})
+        self.likelihood = SquaredError() if likelihood is None else likelihood
         self.image_shape: tuple[int, ...] | None = None  # [c h w] of the training images, if known
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
@@ -80,16 +87,16 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
         """z, as in `Code.z`, -> images in [0, 1], cropped to `size` = (height, width) if given."""
-        return self.decode_params(z, size).sigmoid()
+        return self.likelihood.mean(self.decode_params(z, size))  # type: ignore[operator]  # the likelihoods' contract
 
-    def decode_params(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b c h w"]:
-        """z -> pixel logits, cropped to `size`; raises InputError if its output is smaller, or not [b c h w]."""
+    def decode_params(self, z: Float[Tensor, "b *code"], size: Sequence[int] | None = None) -> Float[Tensor, "b _ h w"]:
+        """z -> parameters of the likelihood, cropped to `size`; raises InputError if they are smaller, or not 4-d."""
         if self.decoder is None:
             raise InputError("can't decode: the model has no decoder")
         params = self.decoder(self.bottleneck.expand(z))  # type: ignore[operator]  # the bottlenecks' contract
         if not isinstance(params, Tensor) or params.ndim != 4:
             got = list(params.shape) if isinstance(params, Tensor) else type(params).__name__
-            raise InputError(f"the decoder must give pixel logits [b c h w], gave {got}")
+            raise InputError(f"the decoder must give parameters of the pixels [b c h w], gave {got}")
         params = at_least_float32(params)
         if size is None:
             return params
@@ -100,6 +107,17 @@ class Autoencoder(nn.Module):
             # a slice would specialise on whether there is anything to crop; negative padding does not
             return F.pad(params, (0, width - params.shape[-1], 0, height - params.shape[-2]))
         return params[..., :height, :width]
+
+    def sample(self, count: int, size: Sequence[int] | None = None) -> Float[Tensor, "n c h w"]:
+        """Decode `count` codes from the bottleneck's prior; `size` defaults to that of the training images, if known.
+
+        Codes are projected to the nearest codes that the bottleneck can give. Raises InputError without a prior.
+        """
+        z = prior_of(self.bottleneck).sample(count)
+        project: Any = getattr(self.bottleneck, "project", None)
+        if size is None and self.image_shape is not None:
+            size = self.image_shape[1:]
+        return self.decode(z if project is None else project(z), size)
 
     def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:
         """Code -> {head: logits}."""
@@ -113,12 +131,13 @@ class Autoencoder(nn.Module):
         return InputError(f"the model was trained on images [b {expected}], got {list(images.shape)}: {error}")
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
-        """Images [b c h w] in [0, 1] -> code, pixel logits of the same size, and logits of every head."""
+        """Images [b c h w] in [0, 1] -> code, likelihood's parameters, reconstruction, and logits of every head."""
         code = self.encode(images)
         params = None if self.decoder is None else self.decode_params(code.z, images.shape[-2:])
-        if params is not None and not torch.compiler.is_compiling():  # exported models have dynamic sizes
-            check_same_shape(params, images)
+        mean = None if params is None else self.likelihood.mean(params)  # type: ignore[operator]
+        if mean is not None and not torch.compiler.is_compiling():  # exported models have dynamic sizes
+            check_same_shape(mean, images)
         try:
-            return Output(code, params, self.classify(code))
+            return Output(code, params, mean, self.classify(code))
         except InputError as error:
             raise self._with_expected_shape(error, images) from None

@@ -26,6 +26,8 @@ def renamed_description(description: Any) -> Any:
     kind = description.get("class")
     arguments = _ARGUMENTS.get(kind, {}) if isinstance(kind, str) else {}
     renamed = {arguments.get(name, name): renamed_description(value) for name, value in description.items()}
+    if kind == "Autoencoder" and "likelihood" not in renamed:
+        renamed["likelihood"] = {"class": "BernoulliLikelihood"}  # its mean is the sigmoid, as in 0.1
     return {**renamed, "class": _CLASSES.get(kind, kind)} if isinstance(kind, str) else renamed
 
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -15,6 +15,7 @@ from ae.data import Batch
 from ae.functional import masked_mean
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
+from ae.models.likelihoods import Likelihood
 from ae.utils import distributed
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, Positive, Settings, check_unread
@@ -98,31 +99,25 @@ class WeightSchedule(Settings):
 class Joint(Settings):
     """A weighted sum of reconstruction, rate, penalty and classification; a weight of zero skips its term.
 
-    The reconstruction term is `mse`, the squared error, mean over pixels and batch; or in nats per image, summed over
-    pixels, mean over the batch: `bernoulli`, `gaussian`. The target is the clean image in [0, 1]. Classification is the
-    cross-entropy of the model's single head in nats, mean over the batch's labelled images. The bottleneck's
-    `Code.stats` are among the terms. Training and evaluation use the same reductions. Raises InputError if the model
-    has no decoder, head or posterior for a term.
+    The reconstruction term is the negative log-likelihood of the clean image under the model's likelihood, mean over
+    the batch; its key is the likelihood's name. Classification is the cross-entropy of the model's single head in nats,
+    mean over the batch's labelled images. The bottleneck's `Code.stats` are among the terms. Training and evaluation
+    use the same reductions. Raises InputError if the model has no decoder, head or posterior for a term, or a rate is
+    added to a likelihood that is not in nats.
     """
 
-    likelihood: Literal["mse", "bernoulli", "gaussian"] = "mse"  # mse per pixel; bernoulli, gaussian: nats per image
     corruption: Corruption | None = None
     reconstruction: AtLeast0[float] = 20.0  # weight of the reconstruction term
     beta: AtLeast0[float] = 0.0  # weight of the code's rate in nats (Higgins et al. 2017); needs a likelihood in nats
-    free_bits: AtLeast0[float] = 0.0  # nats per latent without cost; needs a bottleneck with a posterior
+    free_bits: AtLeast0[float] = 0.0  # nats per latent without cost; needs a posterior, and a prior with `kl`
     penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's penalty
     classification: AtLeast0[float] = 1.0  # weight of the cross-entropy
-    std: Positive[float] = 1.0  # standard deviation of the gaussian likelihood
     weight_schedule: WeightSchedule = WeightSchedule()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.has("reconstruction") and not self.has("classification"):
             raise InputError("nothing to learn: Joint.reconstruction and Joint.classification are both 0")
-        if self.has("beta") and self.likelihood == "mse":
-            raise InputError("Joint.beta is in nats: choose Joint.likelihood bernoulli or gaussian, not mse")
-        if self.likelihood != "gaussian":
-            check_unread(self, ["std"], f"by the likelihood {self.likelihood}: choose Joint.likelihood gaussian")
         if not self.has("beta"):
             check_unread(self, ["free_bits"], "where the rate costs nothing: give Joint.beta a weight")
         for name, ramp in vars(self.weight_schedule).items():
@@ -155,12 +150,13 @@ class Joint(Settings):
         counts: dict[str, Tensor] = {}
         count_weights: dict[str, float | Tensor] = {}
         if self.has("reconstruction"):
+            likelihood = likelihood_of(model, in_nats=self.has("beta"))
             params = model.decode_params(code.z, batch.images.shape[-2:])
-            value = masked_mean(self._reconstruction(params, batch.images, mask))
-            total, terms[self.likelihood] = total + weight["reconstruction"] * value, value.detach()
+            value = masked_mean(likelihood.nll(params, batch.images, mask))
+            total, terms[likelihood.name] = total + weight["reconstruction"] * value, value.detach()
         if self.has("beta"):
             value = masked_mean(code.rate)
-            cost = weight["beta"] * (self._free_rate(code) if self.free_bits else value)
+            cost = weight["beta"] * (self._free_rate(model, code) if self.free_bits else value)
             total, terms["rate"] = total + cost, value.detach()
         if self.has("penalty"):
             value = masked_mean(code.penalty)
@@ -191,20 +187,25 @@ class Joint(Settings):
         ramp = getattr(self.weight_schedule, name)
         return getattr(self, name) > 0 or (ramp is not None and ramp[0] > 0)
 
-    def _free_rate(self, code: Code) -> Float[Tensor, ""]:
-        if not isinstance(code.posterior, Normal):
-            raise InputError("free_bits needs a bottleneck with a Gaussian posterior")
-        rates = functional.kl_to_standard_normal(code.posterior.mean, code.posterior.stddev)
-        return functional.free_bits(rates, self.free_bits)
+    def check_likelihood(self, name: str) -> None:
+        """Raise InputError if the rate, in nats, would be added to a squared error; `name` is the likelihood's."""
+        if self.has("beta") and name == "mse":
+            choices = "bernoulli, gaussian, discretized-logistic or categorical"
+            raise InputError(f"Joint.beta is in nats: choose the model's likelihood {choices}, not mse")
 
-    def _reconstruction(self, pixels: Tensor, target: Tensor, mask: Tensor | None) -> Float[Tensor, " b"]:
-        match self.likelihood:
-            case "mse":
-                return functional.squared_error(pixels.sigmoid(), target, mask)
-            case "bernoulli":
-                return functional.bernoulli_nll(pixels, target, mask)
-            case "gaussian":
-                return functional.gaussian_nll(pixels.sigmoid(), target, self.std, mask)
+    def _free_rate(self, model: Autoencoder, code: Code) -> Float[Tensor, ""]:
+        kl = getattr(getattr(model.bottleneck, "prior", None), "kl", None)
+        if not isinstance(code.posterior, Normal) or kl is None:
+            raise InputError("free_bits needs a bottleneck with a Gaussian posterior and a prior with kl(posterior)")
+        return functional.free_bits(kl(code.posterior).flatten(1), self.free_bits)
+
+
+def likelihood_of(model: Autoencoder, in_nats: bool) -> Likelihood:
+    """The likelihood of a model; with `in_nats`, raises InputError if its loss is not in nats, as a rate is."""
+    likelihood: Any = model.likelihood
+    if in_nats and not likelihood.in_nats:
+        raise InputError(f"the rate is in nats, and the likelihood {likelihood.name} is not: choose bernoulli, say")
+    return likelihood
 
 
 def corruption_of(objective: Any) -> Corruption | None:

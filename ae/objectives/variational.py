@@ -10,19 +10,20 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ae.data import Batch
-from ae.functional import at_least_float32, bernoulli_nll, masked_mean
+from ae.functional import at_least_float32, masked_mean
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
-from ae.objectives.joint import Joint, Loss
+from ae.models.priors import has_prior, prior_of
+from ae.objectives.joint import Joint, Loss, likelihood_of
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, Positive, Settings
 
-_NATS = Joint("bernoulli", reconstruction=1.0, classification=0.0)
+_RECONSTRUCTION = Joint(reconstruction=1.0, classification=0.0)
 
 
 @dataclass(frozen=True)
 class IWAE(Settings):
-    """Importance-weighted bound on log p(x) with k samples and Bernoulli likelihood; the ELBO for k = 1.
+    """Importance-weighted bound on log p(x) with k samples; the ELBO for k = 1.
 
     Burda et al. 2016, equation 8: -log 1/k sum_i p(x, z_i) / q(z_i | x), nats per image, mean over the batch.
     """
@@ -42,10 +43,12 @@ def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code
     """log p(x, z_i) - log q(z_i | x) of `samples` codes drawn from each image's posterior, in nats."""
     posterior = _posterior(code)
     z = posterior.mean + posterior.stddev * torch.randn(samples, *code.mean.shape, device=code.mean.device)
-    pixels = model.decode_params(rearrange(z, "k b d -> (k b) d"), images.shape[-2:])
-    likelihood = -bernoulli_nll(pixels, repeat(images, "b c h w -> (k b) c h w", k=samples))
-    prior = Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False).log_prob(z).sum(-1)
-    return rearrange(likelihood, "(k b) -> k b", k=samples) + prior - posterior.log_prob(z).sum(-1)
+    log_q = posterior.log_prob(z).flatten(2).sum(2)  # [k b]
+    z = rearrange(z, "k b ... -> (k b) ...")
+    params = model.decode_params(z, images.shape[-2:])
+    repeated = repeat(images, "b c h w -> (k b) c h w", k=samples)
+    log_joint = prior_of(model.bottleneck).log_prob(z) - likelihood_of(model, in_nats=True).nll(params, repeated)
+    return rearrange(log_joint, "(k b) -> k b", k=samples) - log_q
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,19 @@ class BetaTC(Settings):
 
     images: Positive[int]  # number of training images
     beta: AtLeast0[float] = 6.0  # weight of the total correlation
-    joint: Joint = field(default=_NATS)  # all other terms
+    joint: Joint = field(default=_RECONSTRUCTION)  # all other terms
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
         images, mask = self.joint.corrupted(batch.images)
         code = model.encode(images)
         loss = self.joint.of(model, batch, code, step, mask)
-        parts = self.parts(code)
+        parts = self.parts(model, code)
         total = loss.total + parts["mutual_information"] + self.beta * parts["total_correlation"]
         detached = {name: value.detach() for name, value in parts.items()}
         return Loss(total + parts["dimension_wise_kl"], {**loss.terms, **detached}, loss.counts, loss.weights)
 
-    def parts(self, code: Code) -> dict[str, Float[Tensor, ""]]:
+    def parts(self, model: Autoencoder, code: Code) -> dict[str, Float[Tensor, ""]]:
         """The three parts, in nats per image; their sum estimates the rate."""
         posterior = _posterior(code)
         log_q = Normal(posterior.mean[None], posterior.stddev[None], validate_args=False).log_prob(code.z[:, None])
@@ -78,11 +81,10 @@ class BetaTC(Settings):
         log_count = math.log(self.images * len(code.z)) if len(code.z) else 0.0
         aggregate = log_q.sum(2).logsumexp(1) - log_count  # log q(z)
         product = (log_q.logsumexp(1) - log_count).sum(1)  # sum of log q(z_j)
-        prior = Normal(torch.zeros_like(code.z), torch.ones_like(code.z), validate_args=False).log_prob(code.z).sum(1)
         return {
             "mutual_information": masked_mean(log_q_given_x - aggregate),
             "total_correlation": masked_mean(aggregate - product),
-            "dimension_wise_kl": masked_mean(product - prior),
+            "dimension_wise_kl": masked_mean(product - prior_of(model.bottleneck).log_prob(code.z)),
         }
 
 
@@ -104,8 +106,9 @@ class MMD(Settings):
         loss = self.joint.of(model, batch, code, step, mask)
         if not self.weight:
             return loss
-        z, prior = at_least_float32(code.z.flatten(1)), getattr(model.bottleneck, "sample", None)
-        distance = mmd(z, torch.randn_like(z) if prior is None else prior(len(z)).to(z))
+        z, bottleneck = at_least_float32(code.z.flatten(1)), model.bottleneck
+        samples = prior_of(bottleneck).sample(len(z)).to(z) if has_prior(bottleneck) else torch.randn_like(z)
+        distance = mmd(z, samples)
         terms = {**loss.terms, "mmd": distance.detach()}
         return Loss(loss.total + self.weight * distance, terms, loss.counts, loss.weights)
 

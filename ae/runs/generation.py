@@ -11,7 +11,15 @@ from ae.data import ImageSet, Splits
 from ae.evaluation.frechet import sample_quality
 from ae.evaluation.inference import evaluating
 from ae.evaluation.plots import drawn, grid_picture
-from ae.evaluation.sampling import Draw, interpolations, log_likelihoods, samplers, samples, traversals
+from ae.evaluation.sampling import (
+    Draw,
+    has_log_likelihood,
+    interpolations,
+    log_likelihoods,
+    samplers,
+    samples,
+    traversals,
+)
 from ae.models.autoencoder import Autoencoder
 from ae.runs.report import report
 from ae.runs.run import Run
@@ -38,25 +46,23 @@ class Generation(Settings):
         """Raise InputError if log-likelihoods are configured for a model that has none, for the reason `why`."""
         check_unread(self, ["likelihood_samples", "likelihood_images"], f"{why}: leave it out")
 
-    def report(
-        self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run, prior: Draw | None = None
-    ) -> None:
+    def report(self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run) -> None:
         """Run `ae.report` with the pictures of `gallery` and the metrics of samples.
 
-        Codes are drawn from `prior` (default: the bottleneck's) and from the mixture. The summary has
-        `test/frechet/...` of `sample_quality`. For a model with a Gaussian posterior it has `test/log_likelihood` in
-        nats an image, of Bernoulli pixels, and `test/log_likelihood_error`, its standard error over the images.
+        Codes are drawn from the bottleneck's prior and from the mixture. The summary has
+        `test/frechet/...` of `sample_quality`. For a model with a Gaussian posterior, a prior and a likelihood in nats,
+        it has `test/log_likelihood` in nats per image, and `test/log_likelihood_error`, its standard error over images.
         """
         if not is_main():
             report(model, data, results, run)
             return
-        draws = samplers(model, data.train, prior, self.components)
+        draws = samplers(model, data.train, self.components)
 
         def measure(test: ImageSet) -> dict[str, Any]:
             torch.manual_seed(derive("samples"))
             generators = {name: partial(samples, model, size=data.shape[1:], draw=draw) for name, draw in draws.items()}
             metrics: dict[str, Any] = dict(sample_quality(generators, data, test))
-            if self.likelihood_samples and self.likelihood_images and hasattr(model.bottleneck, "prior"):
+            if self.likelihood_samples and self.likelihood_images and has_log_likelihood(model, test):
                 count = min(self.likelihood_images, len(test))
                 some = test.select(torch.arange(count) * len(test) // count)
                 values = log_likelihoods(model, some, self.likelihood_samples)

@@ -1,5 +1,6 @@
 """The report of a run: test metrics, summary, pictures and tables."""
 
+import math
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ def report(
     }
     media = Media()
     if isinstance(model, Autoencoder):
-        summary["code_size"] = code_size(model, data.train)
+        summary |= code_size(model, data.train)
     if data.test is not None:
         images = data.test()
         if isinstance(model, Autoencoder):
@@ -73,11 +74,15 @@ def report(
             say(f"look {run.folder / name}.png")
 
 
-def code_size(model: Autoencoder, images: ImageSet) -> int:
-    """Count the numbers in the code of one image."""
+def code_size(model: Autoencoder, images: ImageSet) -> dict[str, int | float]:
+    """Size of the code of one image: `code_size` numbers; of a quantizer, `code_size` indices of `code_bits` bits."""
     device = next(model.parameters()).device
     with evaluating(model):
-        return model.encode(images.select(slice(1)).to(device).batch(slice(None)).images).mean[0].numel()
+        code = model.encode(images.select(slice(1)).to(device).batch(slice(None)).images)
+    if code.indices is None:
+        return {"code_size": code.mean[0].numel()}
+    indices, size = code.indices[0].numel(), int(model.bottleneck.codebook_size)  # type: ignore[arg-type]
+    return {"code_size": indices, "code_bits": indices * math.log2(size)}
 
 
 def table(summary: dict[str, Any]) -> str:

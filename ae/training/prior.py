@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,9 +16,8 @@ from ae.training.meter import Meter
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.utils import distributed
-from ae.utils.errors import DivergedError, InputError, one_line
+from ae.utils.errors import DivergedError
 from ae.utils.validation import Positive, checked_arguments, unchecked_range
-from ae.weights import load_weights, read_metadata
 
 Indices = Callable[[Float[Tensor, "b c h w"]], Int64[Tensor, "b h w"]]
 """Images -> indices of their codes."""
@@ -88,19 +86,3 @@ def nats(prior: PixelCNN, indices: Indices, images: ImageSet, batch_size: int = 
             prior.negative_log_likelihood(indices(batch.images)) for batch in images.to(device).in_order(batch_size)
         ]
     return torch.cat(values).double().mean().item()
-
-
-@checked_arguments
-def load_prior(path: Path) -> PixelCNN:
-    """Load a prior from a file of weights, in evaluation mode; raises InputError for a file of another module."""
-    description = read_metadata(path).model
-    if description.get("class") != "PixelCNN":
-        raise InputError(f"{path} holds no PixelCNN but {description.get('class')}")
-    arguments = {name: value for name, value in description.items() if name != "class"}
-    try:
-        with torch.device("meta"):  # takes no memory, whatever the sizes in the file
-            prior = PixelCNN(**arguments)
-    except (InputError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"the prior in {path} can't be built: {one_line(error)}") from error
-    load_weights(path, prior)
-    return prior.eval()

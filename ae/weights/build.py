@@ -13,20 +13,38 @@ from ae.models.autoencoder import Autoencoder
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder
 from ae.models.heads import Classifier
+from ae.models.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
+    SquaredError,
+)
+from ae.models.priors import GaussianMixture, PixelCNN, StandardNormal, UniformSphere
 from ae.tracking.server import download_weights
 from ae.utils.errors import InputError, one_line
-from ae.utils.validation import checked
+from ae.utils.validation import checked, checked_arguments
 from ae.weights.file import load_weights
 from ae.weights.metadata import Metadata, read_metadata, shortened
 
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
+_LIKELIHOODS = (
+    SquaredError,
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    DiscretizedLogisticLikelihood,
+    CategoricalLikelihood,
+)
+_PRIORS = (StandardNormal, UniformSphere, GaussianMixture)
+_MODULES = (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier)
 _CLASSES: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier, *_BOTTLENECKS)
+    for kind in (*_MODULES, *_BOTTLENECKS, *_LIKELIHOODS, *_PRIORS)
     if issubclass(kind, nn.Module)  # all but Code
 }
 _LONGEST_LIST = 1024  # values of a constructor's argument, or heads
-_PARTS = ("encoder", "bottleneck", "decoder")
+_LONGEST_TEXT = 100  # characters of a constructor's argument
+_PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 
 
 def load(
@@ -36,13 +54,14 @@ def load(
     bottleneck: nn.Module | None = None,
     decoder: nn.Module | None = None,
     heads: Mapping[str, nn.Module] | None = None,
+    likelihood: nn.Module | None = None,
 ) -> Autoencoder:
     """Load a model in evaluation mode from a run's folder, a file of weights, or `wandb:entity/project/artifact:alias`.
 
     Only classes of `ae` are built from the description. Pass a module of another class, as in `encoder=MyEncoder(...)`;
     its weights are loaded. Raises InputError for a broken file, a newer format, and tensors that don't fit.
     """
-    modules = {"encoder": encoder, "bottleneck": bottleneck, "decoder": decoder}
+    modules = {"encoder": encoder, "bottleneck": bottleneck, "decoder": decoder, "likelihood": likelihood}
     with tempfile.TemporaryDirectory() as folder:
         file = _find(path, Path(folder))
         metadata = read_metadata(file)
@@ -57,6 +76,22 @@ def load(
             raise InputError(f"can't load {path}: {error}") from error
     model.image_shape = metadata.image
     return model.to(memory_format=torch.channels_last).eval()  # as in training; on CPUs four times as fast
+
+
+@checked_arguments
+def load_prior(path: Path) -> PixelCNN:
+    """Load a prior from a file of weights, in evaluation mode; raises InputError for a file of another module."""
+    description = read_metadata(path).model
+    if description.get("class") != "PixelCNN":
+        raise InputError(f"{path} holds no PixelCNN but {description.get('class')}")
+    arguments = {name: value for name, value in description.items() if name != "class"}
+    try:
+        with torch.device("meta"):  # takes no memory, whatever the sizes in the file
+            prior = PixelCNN(**arguments)
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the prior in {path} can't be built: {one_line(error)}") from error
+    load_weights(path, prior)
+    return prior.eval()
 
 
 def _build(metadata: Metadata, modules: Mapping[str, nn.Module | None], heads: Mapping[str, nn.Module]) -> Autoencoder:
@@ -81,7 +116,7 @@ def _build(metadata: Metadata, modules: Mapping[str, nn.Module | None], heads: M
     }
     if parts["encoder"] is None:
         raise InputError("it does not describe its encoder")
-    return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], built_heads)
+    return Autoencoder(parts["encoder"], parts["decoder"], parts["bottleneck"], built_heads, parts["likelihood"])
 
 
 def _module(description: Any, name: str) -> nn.Module:
@@ -96,14 +131,22 @@ def _module(description: Any, name: str) -> nn.Module:
         )
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "class"}
     for key, value in arguments.items():
+        if isinstance(value, dict):  # a part of the module, such as a bottleneck's prior
+            arguments[key] = _module(value, f"{name}'s {key}")
+            continue
         values = value if isinstance(value, tuple) else [value]
-        if len(values) > _LONGEST_LIST or not all(isinstance(each, int | float) for each in values):
+        if len(values) > _LONGEST_LIST or not all(_is_plain(each) for each in values):
             raise InputError(f"its {name} has an argument {key} that can't be right: {shortened(value)}")
     try:
         with torch.device("meta"):
             return kind(**arguments)
     except (InputError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"its {name} can't be built: {shortened(one_line(error))}") from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of a constructor's argument is a number, short text, or None."""
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _LONGEST_TEXT)
 
 
 def _find(path: str | Path, folder: Path) -> Path:

@@ -21,13 +21,13 @@ def test_parse_sets_fields() -> None:
         Config,
         "--data.name folder --data.root pictures --data.limit 100 --data.labels 20 --data.labelled-per-batch 4 "
         "--data.validation 10 --data.augment.shift 3 --model.channels 8 16 32 --model.latent 16 --model.norm "
-        "--objective.likelihood bernoulli --objective.beta 2 --recipe.epochs 3 --recipe.batch-size 7 --recipe.lr 1e-3 "
+        "--model.likelihood bernoulli --objective.beta 2 --recipe.epochs 3 --recipe.batch-size 7 --recipe.lr 1e-3 "
         "--recipe.seed 5 --recipe.optimizer adamw --run.dir there --run.wandb offline".split(),
     )
     assert (config.data.name, config.data.root, config.data.limit) == ("folder", Path("pictures"), 100)
     assert (config.data.labels, config.data.labelled_per_batch, config.data.augment.shift) == (20, 4, 3)
-    assert config.model == Model(channels=(8, 16, 32), latent=16, norm=True)
-    assert (config.objective.likelihood, config.objective.beta) == ("bernoulli", 2)
+    assert config.model == Model(channels=(8, 16, 32), latent=16, norm=True, likelihood="bernoulli")
+    assert (config.model.likelihood, config.objective.beta) == ("bernoulli", 2)
     assert (config.recipe.epochs, config.recipe.batch_size, config.recipe.lr, config.recipe.seed) == (3, 7, 1e-3, 5)
     assert config.run == RunConfig(dir=Path("there"), wandb="offline")
 
@@ -97,7 +97,7 @@ def test_parse_resume_rejects_configuration_of_another_experiment() -> None:
         ("--recipe.epochs -3", "--recipe.epochs must be positive, got -3"),
         ("--data.labels 0", "--data.labels must be positive, got 0"),
         ("--objective.reconstruction -1", "--objective.reconstruction must be 0 or more, got -1"),
-        ("--objective.beta 1", "likelihood bernoulli or gaussian, not mse"),
+        ("--objective.beta 1", "--objective.beta is in nats: choose .*likelihood bernoulli.* not mse"),
         ("--run.resume nowhere", "no run in nowhere"),
         ("--recipe.lr", "--recipe.lr"),
     ],

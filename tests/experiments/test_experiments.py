@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ae import Data, Generation, Joint, RunConfig, Splits, TeacherConfig, load, load_weights
+from ae import Data, Generation, Joint, RunConfig, Splits, TeacherConfig, load, load_weights, sample
 from ae.cli import cli
-from ae.training.prior import load_prior
+from ae.weights import load_prior
 from experiments import (
     aae,
     classify,
@@ -100,7 +100,7 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
         (aae, 8, "discriminator", FROM_PRIOR, GALLERY),
         (
             vqvae,
-            3136,
+            49,
             "perplexity",
             FRECHET | {"val/prior/nats", "test/prior/nats", "test/frechet/prior"},
             {"samples-prior"},
@@ -132,7 +132,13 @@ def test_main_logs_metrics_of_codes_and_losses(
     picture = f"{min(pictures)}.png" if len(pictures) == 1 else "reconstructions.png"
     assert f"look {tmp_path / 'run' / picture}" in shown.out
     load(tmp_path / "run")
+    if any(name.startswith("samples-prior") for name in pictures):
+        images = sample(tmp_path / "run", 3, seed=1)
+        assert images.shape == (3, 1, 28, 28)
+        assert torch.equal(images, sample(tmp_path / "run", 3, seed=1))
+        assert not torch.equal(images, sample(tmp_path / "run", 3, seed=2))
     if experiment is vqvae:
+        assert summary["code_bits"] == 49 * 7
         assert "step 2/2  epoch 1.00  prior  loss" in shown.err
         assert load_prior(tmp_path / "run/prior.safetensors").codebook_size == 128
 

@@ -50,6 +50,7 @@ from ae import (
 from ae.data.batches import Batches
 from ae.data.corruptions import PatchMask
 from ae.functional import free_bits, masked_mean
+from ae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from ae.training.fit import Objective, Step
 from ae.utils.distributed import (
     agree,
@@ -361,14 +362,16 @@ BOTTLENECKS: list[Callable[[], nn.Module]] = [
     lambda: VectorQuantizer(6, codebook_size=4, dead_code_threshold=0.9),
     lambda: FSQ(6, (4, 3)),
 ]
-NATS = Joint("bernoulli", reconstruction=1.0, beta=1.0, free_bits=0.1)
+NATS = Joint(reconstruction=1.0, beta=1.0, free_bits=0.1)
+NATS_OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
+    lambda model: NATS,
+    lambda model: IWAE(3),
+    lambda model: BetaTC(100),
+]
 TAUGHT = TeacherConfig(align=5, confidence=0.0)
 OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
     lambda model: Joint(),
     lambda model: Joint(corruption=PatchMask(4, 0.5)),
-    lambda model: NATS,
-    lambda model: IWAE(3),
-    lambda model: BetaTC(100),
     lambda model: MMD(),
     lambda model: Contractive(),
     lambda model: UncertaintyWeighting(Joint()),
@@ -378,10 +381,10 @@ OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
 ]
 
 
-def model_with(bottleneck: nn.Module) -> Autoencoder:
+def model_with(bottleneck: nn.Module, likelihood: nn.Module | None = None) -> Autoencoder:
     shape = (5,) if isinstance(bottleneck, Dense | Gaussian) else (2, 3, 3) if isinstance(bottleneck, FSQ) else FEATURES
     encoder, decoder = ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True)
-    return Autoencoder(encoder, decoder, bottleneck, {"digit": Classifier(shape)})
+    return Autoencoder(encoder, decoder, bottleneck, {"digit": Classifier(shape)}, likelihood)
 
 
 def check_step_on_one_image_equals_one_process() -> None:
@@ -390,11 +393,18 @@ def check_step_on_one_image_equals_one_process() -> None:
         check_batch_of_one(bottleneck, lambda model: Joint())
     for objective in OBJECTIVES:
         check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective)
+    for objective in NATS_OBJECTIVES:
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective, BernoulliLikelihood())
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective, GaussianLikelihood(learned=True))
 
 
-def check_batch_of_one(bottleneck: Callable[[], nn.Module], objective: Callable[[Autoencoder], Objective]) -> None:
+def check_batch_of_one(
+    bottleneck: Callable[[], nn.Module],
+    objective: Callable[[Autoencoder], Objective],
+    likelihood: nn.Module | None = None,
+) -> None:
     torch.manual_seed(0)
-    model = model_with(bottleneck())
+    model = model_with(bottleneck(), likelihood)
     alone = Step(model, objective(model))
     together = copy.deepcopy(alone)
     parallel = data_parallel(together)

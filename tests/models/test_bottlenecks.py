@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from ae import (
     VectorQuantizer,
     load,
 )
-from ae.models.bottlenecks import vq
+from ae.models.bottlenecks import SpatialGaussian, vq
+from ae.models.likelihoods import BernoulliLikelihood
+from ae.models.priors import GaussianMixture, prior_of
 from ae.weights import save_weights
 from tests.helpers.resumed import check_resume
 
@@ -42,6 +45,8 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "sphere": (Sphere(SHAPE, 5), (5,)),
     "top-k": (TopK(SHAPE, 9, 2), (9,)),
     "gaussian": (Gaussian(SHAPE, 5), (5,)),
+    "gaussian-mixture-prior": (Gaussian(SHAPE, 5, GaussianMixture(5, 3)), (5,)),
+    "spatial-gaussian": (SpatialGaussian(SHAPE, 2), (2, 3, 4)),
     "vector-quantizer": (VectorQuantizer(6, codebook_size=8), SHAPE),
     "fsq": (FSQ(6, (3, 4)), (2, 3, 4)),
 }
@@ -101,6 +106,7 @@ def test_bottleneck_save_and_load(case: tuple[nn.Module, tuple[int, ...]], tmp_p
     model = Autoencoder(nn.Identity(), None, bottleneck, {"a": Classifier(code_shape, 3, 4)})
     save_weights(tmp_path / "model.safetensors", model)
     loaded = load(tmp_path / "model.safetensors", encoder=nn.Identity())
+    model.to(memory_format=torch.channels_last)  # as loaded
     features = torch.rand(4, *SHAPE)
     assert torch.equal(loaded.eval().encode(features).mean, model.eval().encode(features).mean)
 
@@ -111,7 +117,7 @@ def test_bottleneck_resume_equals_uninterrupted_training(
     torch.manual_seed(0)
     pixels = torch.randint(256, (60, 1, 12, 16), dtype=torch.uint8)
     data = Splits(Images(pixels, torch.zeros(60).long(), ("a",)), Images(pixels[:20], torch.zeros(20).long(), ("a",)))
-    joint = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)
+    joint = Joint(reconstruction=1.0, beta=1.0, classification=0.0)
 
     def make() -> tuple[Autoencoder, Joint]:
         torch.manual_seed(1)
@@ -119,7 +125,10 @@ def test_bottleneck_resume_equals_uninterrupted_training(
         for part in bottleneck.modules():
             if isinstance(part, nn.Linear | nn.Conv2d):
                 part.reset_parameters()
-        return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck), joint
+        model = Autoencoder(
+            ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, likelihood=BernoulliLikelihood()
+        )
+        return model, joint
 
     check_resume(make, data, tmp_path)
 
@@ -214,7 +223,7 @@ def test_gaussian_samples_in_evaluation() -> None:
     code = gaussian(features.expand(20_000, *SHAPE))
     torch.testing.assert_close(code.z.mean(0), code.mean[0], atol=0.05, rtol=0)
     torch.testing.assert_close(code.z.std(0), code.posterior.stddev[0], atol=0.05, rtol=0)
-    assert gaussian.sample(7).shape == (7, 5)
+    assert prior_of(gaussian).sample(7).shape == (7, 5)
 
 
 def test_gaussian_is_finite_for_extreme_features() -> None:
@@ -478,7 +487,7 @@ def test_sphere_mix_of_equal_and_opposite_points(latent: int, nudge: float, sign
 
 def test_sphere_samples_are_uniform() -> None:
     torch.manual_seed(0)
-    z = Sphere(SHAPE, 3).sample(20_000)
+    z = prior_of(Sphere(SHAPE, 3)).sample(20_000)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(len(z)))
     torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=0.02, rtol=0)
     heights = z[:, 2].sort().values  # uniform in [-1, 1] (Archimedes)
@@ -503,3 +512,47 @@ def test_bottleneck_project_is_idempotent_and_valid(name: str) -> None:
     torch.testing.assert_close(bottleneck.project(z), z)  # type: ignore[operator]
     projected = bottleneck.project(z + torch.randn_like(z))  # type: ignore[operator]
     torch.testing.assert_close(bottleneck.project(projected), projected)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["vector-quantizer", "fsq"])
+def test_quantizer_lookup_inverts_indices(name: str) -> None:
+    quantizer: Any = copy.deepcopy(CASES[name][0]).eval()
+    code = quantizer(torch.randn(5, *SHAPE))
+    assert code.indices is not None
+    assert code.indices.shape == (5, *SHAPE[1:])
+    torch.testing.assert_close(quantizer.lookup(code.indices), code.z)
+    assert torch.equal(quantizer.indices(code.z), code.indices)
+    every = torch.arange(quantizer.codebook_size)[:, None, None]
+    assert torch.equal(quantizer.indices(quantizer.lookup(every)), every)
+
+
+def test_gaussian_rate_of_a_prior_without_closed_form_is_a_monte_carlo_estimate_of_the_kl() -> None:
+    """A mixture of one component N(0, I) is the standard normal, without its closed form."""
+    torch.manual_seed(0)
+    gaussian = Gaussian(SHAPE, 5)
+    features = torch.randn(1, *SHAPE)
+    expected = gaussian(features).rate.item()
+    mixture = GaussianMixture(5, components=1)
+    torch.nn.init.zeros_(mixture.means)
+    gaussian.prior = mixture
+    rates = gaussian(features.expand(40_000, *SHAPE)).rate
+    error = rates.std().item() / 200
+    assert abs(rates.mean().item() - expected) < 4 * error
+    rates.mean().backward()
+    assert mixture.means.grad is not None
+    assert mixture.means.grad.abs().sum() > 0
+
+
+def test_spatial_gaussian_equals_gaussian_at_each_position() -> None:
+    torch.manual_seed(0)
+    spatial = SpatialGaussian(SHAPE, 2)
+    features = torch.randn(3, *SHAPE)
+    code = spatial(features)
+    flat = Gaussian((6,), 2)
+    flat.project_in.weight.data = spatial.project_in.weight.data[:, :, 0, 0]
+    flat.project_in.bias.data = spatial.project_in.bias.data  # type: ignore[union-attr]
+    position = flat(rearrange(features, "b c h w -> (b h w) c"))
+    torch.testing.assert_close(rearrange(code.mean, "b c h w -> (b h w) c"), position.mean)
+    torch.testing.assert_close(code.rate, position.rate.reshape(3, -1).sum(1))
+    assert prior_of(spatial).sample(4).shape == (4, 2, 3, 4)
+    assert spatial.expand(code.z).shape == features.shape

@@ -31,13 +31,14 @@ from ae import (
     UncertaintyWeighting,
 )
 from ae.data.corruptions import GaussianNoise
-from ae.functional import squared_error
+from ae.functional import bernoulli_nll
+from ae.models.likelihoods import BernoulliLikelihood
 from ae.objectives import corruption_of
 from ae.training.fit import Objective, Step
 from tests.helpers.resumed import Modules, check_resume
 
-ELBO = Joint("bernoulli", reconstruction=1.0, beta=1.0)
-NATS = Joint("bernoulli", reconstruction=1.0)
+ELBO = Joint(reconstruction=1.0, beta=1.0)
+NATS = Joint(reconstruction=1.0)
 SHIFTED = TeacherConfig(weak=Augment(shift=1), strong=Augment(shift=2, elastic=0.5), confidence=0.0)
 
 
@@ -54,7 +55,7 @@ class Case:
 CASES = {
     "joint": Case(
         lambda _: ELBO,
-        without=(lambda _: Joint(reconstruction=1.0, beta=0.0, penalty=0.0, classification=0.0), lambda _: mse),
+        without=(lambda _: Joint(reconstruction=1.0, beta=0.0, penalty=0.0, classification=0.0), lambda _: nll),
     ),
     "denoising": Case(lambda _: replace(NATS, corruption=GaussianNoise(0.3))),
     "learned": Case(lambda _: UncertaintyWeighting(NATS)),
@@ -83,17 +84,19 @@ CASES = {
 }
 
 
-def mse(model: Autoencoder, batch: Batch, step: int) -> Loss:
-    """The mean squared error of `Joint`, computed directly."""
+def nll(model: Autoencoder, batch: Batch, step: int) -> Loss:
+    """The negative log-likelihood of `Joint`, computed directly."""
     code = model.encode(batch.images)
-    value = squared_error(model.decode(code.z, batch.images.shape[-2:]), batch.images).mean()
-    return Loss(value, {"mse": value.detach(), **code.stats})
+    value = bernoulli_nll(model.decode_params(code.z, batch.images.shape[-2:]), batch.images).mean()
+    return Loss(value, {"bernoulli": value.detach(), **code.stats})
 
 
 def make_model() -> Autoencoder:
     torch.manual_seed(0)
     bottleneck, head = Gaussian((6, 7, 7), 5), Classifier((5,), 10, hidden=8)
-    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, {"digit": head})
+    return Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, {"digit": head}, BernoulliLikelihood()
+    )
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from ae import (
 )
 from ae.data.corruptions import PatchMask
 from ae.functional import bernoulli_nll, cross_entropy, gaussian_nll, squared_error
+from ae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, SquaredError
 
 
 @pytest.fixture
@@ -50,17 +51,17 @@ def test_joint_is_the_weighted_sum_of_terms(model: Autoencoder, batch: Batch) ->
     assert not any(term.requires_grad for term in loss.terms.values())
 
 
-@pytest.mark.parametrize("likelihood", ["mse", "bernoulli", "gaussian"])
-def test_joint_likelihoods(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
-    std = 0.5 if likelihood == "gaussian" else 1.0  # std is read by gaussian only
-    loss = Joint(likelihood, std=std)(model, batch, 0)
+@pytest.mark.parametrize("likelihood", [SquaredError(), BernoulliLikelihood(), GaussianLikelihood(0.5)])
+def test_joint_reconstruction_is_the_models_likelihood(model: Autoencoder, batch: Batch, likelihood: Any) -> None:
+    model.likelihood = likelihood
+    loss = Joint()(model, batch, 0)
     pixels = model(batch.images).params
     expected = {
         "mse": squared_error(pixels.sigmoid(), batch.images),
         "bernoulli": bernoulli_nll(pixels, batch.images),
         "gaussian": gaussian_nll(pixels.sigmoid(), batch.images, 0.5),
     }
-    torch.testing.assert_close(loss.terms[likelihood], expected[likelihood].mean())
+    torch.testing.assert_close(loss.terms[likelihood.name], expected[likelihood.name].mean())
 
 
 def test_joint_weight_zero_removes_term(model: Autoencoder, batch: Batch) -> None:
@@ -107,13 +108,16 @@ def test_joint_encodes_corrupted_images_with_clean_target(model: Autoencoder, ba
         ({"reconstruction": -1.0}, "Joint.reconstruction must be 0 or more, got -1"),
         ({"classification": float("nan")}, "Joint.classification must be finite, got nan"),
         ({"reconstruction": 0.0, "classification": 0.0}, "nothing to learn"),
-        ({"beta": 1.0}, "likelihood bernoulli or gaussian, not mse"),
-        ({"std": 0.0}, "std must be positive"),
     ],
 )
 def test_joint_rejects_invalid_weights(arguments: dict[str, float], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Joint(**arguments)  # type: ignore[arg-type]
+
+
+def test_joint_rejects_a_rate_beside_a_likelihood_that_is_not_in_nats(model: Autoencoder, batch: Batch) -> None:
+    with pytest.raises(InputError, match="the rate is in nats, and the likelihood mse is not"):
+        Joint(beta=1.0)(model, batch, 0)
 
 
 def test_joint_rejects_models_without_required_parts(batch: Batch) -> None:
@@ -128,14 +132,16 @@ def test_joint_rejects_models_without_required_parts(batch: Batch) -> None:
 
 def gaussian_model() -> Autoencoder:
     torch.manual_seed(0)
-    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5))
+    return Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5), likelihood=BernoulliLikelihood()
+    )
 
 
 def test_joint_equals_negative_elbo(batch: Batch) -> None:
     """-ELBO = -log p(x|z) + KL(q(z|x) || p(z)), both in nats per image, from torch.distributions."""
     model = gaussian_model()
     torch.manual_seed(1)
-    loss = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)(model, batch, 0)
+    loss = Joint(reconstruction=1.0, beta=1.0, classification=0.0)(model, batch, 0)
     torch.manual_seed(1)
     code = model.encode(batch.images)
     pixels = model.decode_params(code.z, batch.images.shape[-2:])
@@ -151,9 +157,7 @@ def test_joint_rate_warm_up(batch: Batch) -> None:
         gaussian_model().double(),
         Batch(batch.images.double(), batch.labels),
     )  # the terms differ in scale
-    objective = Joint(
-        "bernoulli", reconstruction=1.0, beta=2.0, weight_schedule=WeightSchedule(beta=(0.0, 10)), classification=0.0
-    )
+    objective = Joint(reconstruction=1.0, beta=2.0, weight_schedule=WeightSchedule(beta=(0.0, 10)), classification=0.0)
     costs = []
     for step in (0, 4, 9, 50):
         torch.manual_seed(1)
@@ -165,15 +169,15 @@ def test_joint_rate_warm_up(batch: Batch) -> None:
 def test_joint_free_bits_below_threshold_have_no_cost(batch: Batch) -> None:
     model = gaussian_model()
     torch.manual_seed(1)
-    loss = Joint("bernoulli", reconstruction=1.0, beta=1.0, free_bits=0.02, classification=0.0)(model, batch, 0)
+    loss = Joint(reconstruction=1.0, beta=1.0, free_bits=0.02, classification=0.0)(model, batch, 0)
     posterior = model.encode(batch.images).posterior
     assert posterior is not None
     rates = kl_divergence(posterior, Normal(0.0, 1.0)).mean(0).tolist()
     assert min(rates) < 0.02 < max(rates)
     assert (loss.total - loss.terms["bernoulli"]).item() == pytest.approx(sum(max(0.02, r) for r in rates), rel=1e-3)
     with pytest.raises(InputError, match="free_bits needs a bottleneck with a Gaussian posterior"):
-        Joint("bernoulli", beta=1.0, free_bits=0.1, classification=0.0)(
-            Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4))), batch, 0
+        Joint(beta=1.0, free_bits=0.1, classification=0.0)(
+            Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), likelihood=BernoulliLikelihood()), batch, 0
         )
 
 
@@ -192,8 +196,8 @@ def test_weight_schedule_is_linear() -> None:
     assert objective.weight("classification", 0) == 2.0
     with pytest.raises(InputError, match=r"WeightSchedule\.beta\[1\] must be positive, got 0"):
         WeightSchedule(beta=(0.0, 0))
-    with pytest.raises(InputError, match="likelihood bernoulli or gaussian, not mse"):
-        Joint(weight_schedule=WeightSchedule(beta=(1.0, 10)))
+    with pytest.raises(InputError, match=r"Joint\.beta is in nats: .* not mse"):
+        Joint(weight_schedule=WeightSchedule(beta=(1.0, 10))).check_likelihood("mse")
 
 
 def test_uncertainty_weighting_converges_to_homoscedastic_weights(model: Autoencoder, batch: Batch) -> None:

@@ -22,16 +22,19 @@ from ae import (
     InputError,
     Joint,
 )
+from ae.models.likelihoods import BernoulliLikelihood
 from ae.objectives.variational import log_weights, mmd
 
-JOINT = Joint("bernoulli", reconstruction=1.0, classification=1.0)
+JOINT = Joint(reconstruction=1.0, classification=1.0)
 
 
 @pytest.fixture
 def model() -> Autoencoder:
     torch.manual_seed(0)
     head = {"digit": Classifier((5,), 3)}
-    return Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5), head)
+    return Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 3, 3), 5), head, BernoulliLikelihood()
+    )
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_iwae_equals_elbo_for_one_sample_and_is_tighter_for_more(model: Autoenco
     many = Batch(batch.images.repeat(500, 1, 1, 1), batch.labels.repeat(500))
     with torch.no_grad():
         bounds = [-IWAE(k)(model, many, 0).total.item() for k in (1, 5, 25)]
-        elbo = -Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)(model, many, 0).total.item()
+        elbo = -Joint(reconstruction=1.0, beta=1.0, classification=0.0)(model, many, 0).total.item()
     assert bounds[0] == pytest.approx(elbo, rel=1e-3)
     assert bounds[0] < bounds[1] < bounds[2]
 
@@ -77,7 +80,7 @@ def test_beta_tc_equals_brute_force(model: Autoencoder, batch: Batch) -> None:
         information += math.log(math.prod(densities[i]) / q_z) / 6
         correlation += math.log(q_z / q_each) / 6
         divergence += (math.log(q_each) - Normal(0.0, 1.0).log_prob(z[i]).sum().item()) / 6
-    actual = {name: value.item() for name, value in BetaTC(images=100).parts(code).items()}
+    actual = {name: value.item() for name, value in BetaTC(images=100).parts(model, code).items()}
     expected = {"mutual_information": information, "total_correlation": correlation, "dimension_wise_kl": divergence}
     assert actual == pytest.approx(expected, rel=1e-3)
 

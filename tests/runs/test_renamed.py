@@ -16,8 +16,7 @@ from ae.compare.records import read_run
 from ae.models.priors import PixelCNN
 from ae.models.renamed import renamed_description
 from ae.runs.folder import read_config
-from ae.training.prior import load_prior
-from ae.weights import describe, save_weights
+from ae.weights import describe, load_prior, save_weights
 from experiments import vae, vqvae
 from tests.helpers import ROOT
 

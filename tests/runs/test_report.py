@@ -22,6 +22,7 @@ from ae import (
     load,
 )
 from ae.evaluation.sampling import log_likelihoods
+from ae.models.likelihoods import BernoulliLikelihood
 from tests.helpers.tracked import job
 
 
@@ -42,7 +43,8 @@ def test_report_tests_the_saved_model(digits: Splits, tmp_path: Path) -> None:
     torch.manual_seed(0)
     bottleneck = Gaussian((6, 7, 7), 3)
     model = Autoencoder(ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True), bottleneck)
-    objective = Joint("bernoulli", reconstruction=1.0, beta=1.0, classification=0.0)
+    model.likelihood = BernoulliLikelihood()
+    objective = Joint(reconstruction=1.0, beta=1.0, classification=0.0)
     with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
         results = fit(model, objective, digits, Recipe(steps=3, batch_size=64), run)
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -58,6 +60,7 @@ def test_report_tests_the_saved_model(digits: Splits, tmp_path: Path) -> None:
 def test_generation_spreads_likelihood_images_over_test_set(digits: Splits, tmp_path: Path) -> None:
     """The first half of MNIST's test digits is easier: the first images alone would overrate a model."""
     model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Gaussian((6, 7, 7), 3)).eval()
+    model.likelihood = BernoulliLikelihood()
     with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")) as run:
         Generation(components=0, likelihood_samples=50, likelihood_images=8).report(model, digits, {}, run)
     summary = json.loads((tmp_path / "run/summary.json").read_text())

@@ -44,7 +44,7 @@ class Squeezed(nn.Module):
     ("decoder", "complaint"),
     [
         (lambda: DeconvDecoder(3, (6, 4)), r"the same shape, got \[1, 3, 28, 28\] and \[1, 1, 28, 28\]"),
-        (Squeezed, r"the decoder must give pixel logits \[b c h w\], gave \[1, 28, 28\]"),
+        (Squeezed, r"the decoder must give parameters of the pixels \[b c h w\], gave \[1, 28, 28\]"),
     ],
 )
 def test_fit_refuses_a_decoder_of_another_shape(few: Splits, decoder: Any, complaint: str) -> None:

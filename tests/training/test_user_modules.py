@@ -33,6 +33,7 @@ from ae import (
     save_weights,
 )
 from ae.functional import bernoulli_nll, cross_entropy, gaussian_nll, squared_error
+from ae.models.likelihoods import BernoulliLikelihood
 from tests.helpers import ROOT
 from tests.helpers.small import SHORT, autoencoder, changed_tensors, copied_state
 
@@ -140,12 +141,14 @@ def test_parametrized_weights_train_save_and_load(few: Splits, tmp_path: Path) -
 def test_bf16_keeps_code_rate_logits_and_losses_in_float32() -> None:
     torch.manual_seed(0)
     bottleneck, head = Gaussian((6, 7, 7), 5), Classifier((5,), 10)
-    model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, {"digit": head})
+    model = Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, {"digit": head}, BernoulliLikelihood()
+    )
     batch = Batch(torch.rand(4, 1, 28, 28), torch.arange(4))
     features = torch.rand(4, 6, 7, 7)
     exact = bottleneck(features).rate
     with torch.autocast("cpu", torch.bfloat16):
-        output, loss = model(batch.images), Joint("bernoulli", beta=1.0)(model, batch, 0)
+        output, loss = model(batch.images), Joint(beta=1.0)(model, batch, 0)
         torch.testing.assert_close(bottleneck(features).rate, exact, rtol=1e-6, atol=1e-6)
     tensors = [output.params, output.logits["digit"], output.code.rate, output.code.posterior.mean, loss.total]
     assert {tensor.dtype for tensor in (*tensors, *loss.terms.values())} == {torch.float32}

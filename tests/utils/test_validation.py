@@ -168,7 +168,10 @@ def test_settings_raise_one_line_with_class_and_field(field: str, value: Any, me
         (lambda: Recipe(betas=(0.5, 0.9)), "Recipe.betas is not read by sgd"),
         (lambda: Recipe(optimizer="adamw", momentum=0.5), "Recipe.momentum is not read by adamw"),
         (lambda: Recipe(optimizer=torch.optim.RMSprop, weight_decay=0.1), "weight_decay is not read by an optimizer"),
-        (lambda: Joint(std=0.5), "Joint.std is not read by the likelihood mse: choose Joint.likelihood gaussian"),
+        (
+            lambda: vae.Model(std=0.5),
+            "Model.std is not read by the likelihood bernoulli: choose Model.likelihood gaussian",
+        ),
         (lambda: Joint(free_bits=0.5), "Joint.free_bits is not read where the rate costs nothing"),
         (
             lambda: Joint(weight_schedule=WeightSchedule(beta=(0, 9))),
@@ -177,8 +180,8 @@ def test_settings_raise_one_line_with_class_and_field(field: str, value: Any, me
         (lambda: vae.Model(widths=(8,), channels=(8,)), "Model.channels is not read where Model.widths are given"),
         (lambda: vae.Model(widths=(8,), norm=False), "Model.norm is not read where Model.widths are given"),
         (
-            lambda: vae.Config(objective=Joint("mse"), generation=Generation(likelihood_samples=9)),
-            "Generation.likelihood_samples is not read with Joint.likelihood mse: leave it out",
+            lambda: vae.Config(model=vae.Model(likelihood="gaussian"), generation=Generation(likelihood_samples=9)),
+            "Generation.likelihood_samples is not read with Model.likelihood gaussian: leave it out",
         ),
         (
             lambda: wae.Config(generation=Generation(likelihood_images=9)),
@@ -187,7 +190,7 @@ def test_settings_raise_one_line_with_class_and_field(field: str, value: Any, me
         (lambda: RunConfig(wandb="yes"), "RunConfig.wandb must be auto, online, offline or disabled, got 'yes'"),
         (lambda: RunConfig(tags="a"), "RunConfig.tags must be a sequence, each text, got 'a'"),
         (lambda: Data("MNIST"), "Data.name must be mnist, .*; the nearest is mnist"),
-        (lambda: Joint("bernouli"), "Joint.likelihood must be mse, bernoulli or gaussian, .* nearest is bernoulli"),
+        (lambda: vae.Model(likelihood="bernouli"), "Model.likelihood must be bernoulli, .* nearest is bernoulli"),
         (lambda: Augment(shift=1.5), "Augment.shift must be a whole number 0 or more, got 1.5"),
         (lambda: PatchMask(fraction=2), "PatchMask.fraction must be from 0 to 1, got 2"),
         (lambda: ConvEncoder(channels="64"), "channels must be a sequence, each a positive whole number, got '64'"),

@@ -73,8 +73,9 @@ def test_save_weights_header_describes_modules(tmp_path: Path) -> None:
                 "std": [0.5, 0.5, 0.5],
             },
             "decoder": {"class": "DeconvDecoder", "out_channels": 3, "channels": [6, 4], "norm": False},
-            "bottleneck": {"class": "Dense", "in_shape": [6, 7, 7], "latent": 5},
+            "bottleneck": {"class": "Dense", "in_shape": [6, 7, 7], "latent": 5, "prior": None},
             "heads": {"digit": {"class": "Classifier", "in_shape": [5], "classes": 7, "hidden": 9}},
+            "likelihood": {"class": "SquaredError"},
         },
     }
     about = read_metadata(path)
@@ -304,7 +305,8 @@ def test_load_rejects_missing_and_truncated_files(tmp_path: Path) -> None:
         (lambda a: a["model"]["encoder"].update(channels=[10**6] * 3), "misshapen: encoder.stages.0.conv.weight"),
         (lambda a: a["model"]["encoder"].update(channels=[10**12] * 3), "its encoder can't be built"),
         (lambda a: a["model"]["encoder"].update(channels=[4] * 2000), "an argument channels that can't be right"),
-        (lambda a: a["model"]["encoder"].update(channels="ab"), "an argument channels that can't be right"),
+        (lambda a: a["model"]["encoder"].update(channels="ab"), "channels must be a sequence, .* got 'ab'"),
+        (lambda a: a["model"]["encoder"].update(channels="a" * 101), "an argument channels that can't be right"),
         (lambda a: a["model"]["encoder"].update(channels=[]), "needs at least one stage"),
         (lambda a: a["model"]["encoder"].update(channels=[1.5]), "its encoder can't be built"),
         (lambda a: a["model"]["encoder"].update(color=1), "its encoder can't be built: .*color"),

@@ -2,18 +2,20 @@
 
 Required methods: `forward(features) -> Code` and `expand(z) -> features`.
 
-Optional methods, for codes that do not come from an image (`ae.evaluation.sampling`):
-    sample(count) -> z              draw codes from the prior
+Optional parts, for codes that do not come from an image (`ae.evaluation.sampling`):
+    prior                           a module with log_prob(z) and sample(count) (`ae.models.priors`)
     project(z) -> z                 the nearest valid codes; without this method, every z is valid
     mix(start, end, fraction) -> z  interpolate codes; without this method, linearly and then projected
+
+Quantizers also have `codebook_size`, `indices(z) -> index` and `lookup(index) -> z`, and give `Code.indices`.
 """
 
 from ae.models.bottlenecks.code import Code
 from ae.models.bottlenecks.fsq import FSQ
-from ae.models.bottlenecks.gaussian import Gaussian
+from ae.models.bottlenecks.gaussian import Gaussian, SpatialGaussian
 from ae.models.bottlenecks.linear import Dense, Identity
 from ae.models.bottlenecks.sphere import Sphere
 from ae.models.bottlenecks.topk import TopK
 from ae.models.bottlenecks.vq import VectorQuantizer
 
-__all__ = ["FSQ", "Code", "Dense", "Gaussian", "Identity", "Sphere", "TopK", "VectorQuantizer"]
+__all__ = ["FSQ", "Code", "Dense", "Gaussian", "Identity", "SpatialGaussian", "Sphere", "TopK", "VectorQuantizer"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -17,6 +17,7 @@ class Code:
     rate       [b] in nats, or zeros
     penalty    [b] with gradient (commitment, sparsity), or zeros
     posterior  q(z|x), for objectives that need more than the rate
+    indices    of a quantizer: the index of the code at each position, int64
     stats      detached scalars to log: perplexity, active units, ...
     """
 
@@ -25,6 +26,7 @@ class Code:
     rate: Float[Tensor, " b"]
     penalty: Float[Tensor, " b"]
     posterior: Distribution | None = None
+    indices: Int64[Tensor, "b ..."] | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod

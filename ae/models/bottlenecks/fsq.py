@@ -44,8 +44,14 @@ class FSQ(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             z = self._quantized(projected.to(torch.promote_types(projected.dtype, torch.float32)))
         code = Code.deterministic(z)
-        code.stats = code_usage(self.indices(z.detach()), math.prod(self.levels))
+        code.indices = self.indices(z.detach())
+        code.stats = code_usage(code.indices, self.codebook_size)
         return code
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes, prod(levels)."""
+        return math.prod(self.levels)
 
     def _quantized(self, projected: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
         """Bound and round with straight-through gradients; in float32, as bfloat16 does not resolve the shifts."""
@@ -71,8 +77,17 @@ class FSQ(nn.Module):
         """Index of the code at each position, 0 to prod(levels) - 1."""
         levels = self._levels(z)
         digits = (z * (levels // 2) + levels // 2).round().long()
-        basis = torch.cumprod(torch.tensor([1, *self.levels[:-1]], device=z.device), 0)
-        return (digits * basis[:, None, None]).sum(1)
+        return (digits * self._basis(z.device)).sum(1)
+
+    def lookup(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b levels h w"]:
+        """The codes of these indices: z [b len(levels) h w]."""
+        levels = torch.tensor(self.levels, device=index.device)[:, None, None]
+        digits = index[:, None] // self._basis(index.device) % levels
+        return (digits - levels // 2) / (levels // 2)
+
+    def _basis(self, device: torch.device) -> Int64[Tensor, "levels 1 1"]:
+        """Place values of the digits of an index."""
+        return torch.cumprod(torch.tensor([1, *self.levels[:-1]], device=device), 0)[:, None, None]
 
     def _levels(self, like: Tensor) -> Float[Tensor, "levels 1 1"]:
         return torch.tensor(self.levels, dtype=like.dtype, device=like.device)[:, None, None]

@@ -1,17 +1,20 @@
-"""The bottleneck of a VAE: a sample of a diagonal Gaussian posterior."""
+"""The bottlenecks of VAEs: samples of diagonal Gaussian posteriors over vectors and maps."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from ae.functional import at_least_float32, kl_to_standard_normal
+from ae.functional import at_least_float32
 from ae.models.bottlenecks.code import Code
+from ae.models.priors import StandardNormal
 from ae.utils import distributed
-from ae.utils.validation import AtLeast0, Positive, check_shape, checked_arguments
+from ae.utils.errors import InputError
+from ae.utils.validation import Positive, check_shape, checked_arguments
 
 _LOG_VARIANCES = (-14.0, 14.0)  # bounds of the log variance, so that the variance is neither 0 nor infinite in float32
 _ACTIVE = 0.01  # variance of a latent's posterior mean over images above which it counts as active
@@ -20,48 +23,89 @@ _ACTIVE = 0.01  # variance of a latent's posterior mean over images above which 
 class Gaussian(nn.Module):
     """Latent vector with a diagonal Gaussian posterior; mean and log variance are a linear map of the features.
 
-    Kingma & Welling 2014: z = mean + std * noise, in training and in evaluation. The prior is N(0, I); the rate is
-    KL(q(z|x) || N(0, I)) in nats. `Code.mean` is the posterior's mean. Posterior and rate are float32 under autocast.
+    Kingma & Welling 2014: z = mean + std * noise, in training and in evaluation. The prior is a part of the bottleneck,
+    by default N(0, I). The rate KL(q(z|x) || p(z)) in nats is in closed form if the prior has one (`kl`), else the
+    estimate log q(z|x) - log p(z) of the sample z. `Code.mean` is the posterior's mean. Posterior and rate are float32
+    under autocast.
     `stats`: `active_units`, the number of latents whose posterior mean has a variance above 0.01 over the batch (Burda
     et al. 2016, section 5.2).
     """
 
     @checked_arguments
-    def __init__(self, in_shape: Sequence[Positive[int]], latent: Positive[int]) -> None:
+    def __init__(
+        self, in_shape: Sequence[Positive[int]], latent: Positive[int], prior: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.in_shape = tuple(in_shape)
         self.latent = latent
         self.project_in = nn.Linear(math.prod(in_shape), 2 * latent)
         self.project_out = nn.Linear(latent, math.prod(in_shape))
+        self.prior = StandardNormal((latent,)) if prior is None else prior
 
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z and mean [b latent] and the rate in nats."""
         check_shape("features", features, self.in_shape)
         with torch.autocast(features.device.type, enabled=False):
             mean, log_variance = self.project_in(features.flatten(1).to(self.project_in.weight.dtype)).chunk(2, dim=1)
-        loc = at_least_float32(mean)
-        std = (0.5 * at_least_float32(log_variance).clamp(*_LOG_VARIANCES)).exp()
-        posterior = Normal(loc, std, validate_args=False)  # the training loop reports NaN
-        rate = kl_to_standard_normal(loc, std).sum(1)
-        return Code(
-            z=(loc + std * torch.randn_like(loc)).to(mean.dtype),
-            mean=mean,
-            rate=rate,
-            penalty=torch.zeros_like(rate),
-            posterior=posterior,
-            stats={"active_units": (distributed.variance(mean) > _ACTIVE).sum().float()},
-        )
-
-    def prior(self, like: Float[Tensor, "b latent"]) -> Normal:
-        """N(0, I), of the shape, device and dtype of `like`."""
-        return Normal(torch.zeros_like(like), torch.ones_like(like), validate_args=False)
-
-    @checked_arguments
-    def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
-        """Draw `count` codes from the prior."""
-        return torch.randn(count, self.latent, device=self.project_out.weight.device)
+        return _gaussian_code(mean, log_variance, self.prior)
 
     def expand(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b *features"]:
         """z [b latent] -> non-negative features [b *in_shape]."""
         check_shape("z", z, (self.latent,))
         return self.project_out(z).relu().unflatten(1, self.in_shape)
+
+
+class SpatialGaussian(nn.Module):
+    """Latent map with a diagonal Gaussian posterior at each position, as in latent diffusion's first stage.
+
+    Features [b *in_shape] -> z [b latent h w]; mean and log variance are a 1x1 convolution of the features. Rombach et
+    al. 2022, section 3.1 and appendix G (KL-reg). Prior, rate and `stats` as in `Gaussian`. Features of another height
+    and width than in `in_shape`, which samples have, are valid if the prior accepts them.
+    """
+
+    @checked_arguments
+    def __init__(
+        self, in_shape: Sequence[Positive[int]], latent: Positive[int], prior: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        if len(in_shape) != 3:
+            raise InputError(f"in_shape must be (channels, height, width), got {tuple(in_shape)}")
+        self.in_shape = tuple(in_shape)
+        self.latent = latent
+        self.project_in = nn.Conv2d(in_shape[0], 2 * latent, 1)
+        self.project_out = nn.Conv2d(latent, in_shape[0], 1)
+        self.prior = StandardNormal((latent, *in_shape[1:])) if prior is None else prior
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Code:
+        """Features [b channels h w] -> Code with z and mean [b latent h w] and the rate in nats."""
+        if features.ndim != 4 or features.shape[1] != self.in_shape[0]:
+            raise InputError(f"features must be [b {self.in_shape[0]} h w], got {list(features.shape)}")
+        with torch.autocast(features.device.type, enabled=False):
+            mean, log_variance = self.project_in(features.to(self.project_in.weight.dtype)).chunk(2, dim=1)
+        return _gaussian_code(mean, log_variance, self.prior)
+
+    def expand(self, z: Float[Tensor, "b latent h w"]) -> Float[Tensor, "b c h w"]:
+        """z [b latent h w] -> non-negative features [b channels h w]."""
+        if z.ndim != 4 or z.shape[1] != self.latent:
+            raise InputError(f"z must be [b {self.latent} h w], got {list(z.shape)}")
+        return self.project_out(z).relu()
+
+
+def _gaussian_code(mean: Float[Tensor, "b *d"], log_variance: Float[Tensor, "b *d"], prior: Any) -> Code:
+    """Sample z from the diagonal Gaussian posterior, with the rate against the prior."""
+    loc = at_least_float32(mean)
+    std = (0.5 * at_least_float32(log_variance).clamp(*_LOG_VARIANCES)).exp()
+    posterior = Normal(loc, std, validate_args=False)  # the training loop reports NaN
+    z = loc + std * torch.randn_like(loc)
+    if hasattr(prior, "kl"):
+        rate = prior.kl(posterior).flatten(1).sum(1)
+    else:
+        rate = posterior.log_prob(z).flatten(1).sum(1) - prior.log_prob(z)
+    return Code(
+        z=z.to(mean.dtype),
+        mean=mean,
+        rate=rate,
+        penalty=torch.zeros_like(rate),
+        posterior=posterior,
+        stats={"active_units": (distributed.variance(mean.flatten(1)) > _ACTIVE).sum().float()},
+    )

@@ -25,15 +25,18 @@ class Identity(nn.Module):
 class Dense(nn.Module):
     """Latent vector of size `latent`: a linear map of the features, and a linear map with a ReLU back.
 
-    With the ReLU, the decoder's input is non-negative, as the output of an encoder's last stage.
+    With the ReLU, the decoder's input is non-negative, as the output of an encoder's last stage. A prior is optional.
     Raises InputError for features of another shape than `in_shape`.
     """
 
     @checked_arguments
-    def __init__(self, in_shape: Sequence[Positive[int]], latent: Positive[int]) -> None:
+    def __init__(
+        self, in_shape: Sequence[Positive[int]], latent: Positive[int], prior: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.in_shape = tuple(in_shape)
         self.latent = latent
+        self.prior = prior
         self.project_in = nn.Linear(math.prod(in_shape), latent)
         self.project_out = nn.Linear(latent, math.prod(in_shape))
 

@@ -1,5 +1,7 @@
 """Hyperspherical bottleneck: a latent vector of unit length."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,7 +9,8 @@ from torch import Tensor
 
 from ae.models.bottlenecks.code import Code
 from ae.models.bottlenecks.linear import Dense
-from ae.utils.validation import AtLeast0, check_shape, checked_arguments
+from ae.models.priors import UniformSphere
+from ae.utils.validation import Positive, check_shape, checked_arguments
 
 _PARALLEL = 1e-6  # sine of the angle below which two directions count as equal or opposite
 
@@ -18,15 +21,14 @@ class Sphere(Dense):
     The prior is the uniform distribution on the unit sphere. Interpolation follows great circles.
     """
 
+    @checked_arguments
+    def __init__(self, in_shape: Sequence[Positive[int]], latent: Positive[int]) -> None:
+        super().__init__(in_shape, latent, UniformSphere(latent))
+
     def forward(self, features: Float[Tensor, "b *features"]) -> Code:
         """Features [b *in_shape] -> Code with z [b latent] on the unit sphere."""
         check_shape("features", features, self.in_shape)
         return Code.deterministic(self.project(self.project_in(features.flatten(1))))
-
-    @checked_arguments
-    def sample(self, count: AtLeast0[int]) -> Float[Tensor, "b latent"]:
-        """Draw `count` codes uniformly on the sphere (Muller 1959)."""
-        return self.project(torch.randn(count, self.latent, device=self.project_out.weight.device))
 
     def project(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
         """z [b latent] -> the nearest point on the sphere; the first basis vector for z = 0."""

@@ -73,6 +73,7 @@ class VectorQuantizer(nn.Module):
             mean=z,
             rate=torch.zeros_like(penalty),
             penalty=penalty,
+            indices=rearrange(index, "(b h w) -> b h w", b=b, h=h, w=w),
             stats=code_usage(index, self.codebook_size),
         )
 
@@ -99,14 +100,14 @@ class VectorQuantizer(nn.Module):
         chunks = (vectors.to(dtype) - centre).split(max(1, _DISTANCES // self.codebook_size))
         return torch.cat([torch.addmm(squared, chunk, codes.T, alpha=-2).argmin(1) for chunk in chunks])
 
-    def indices(self, features: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b h w"]:
-        """Index of the nearest code at each position."""
-        b, _, h, w = features.shape
-        index = self.nearest(rearrange(features, "b c h w -> (b h w) c"))
+    def indices(self, z: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b h w"]:
+        """Index of the nearest code at each position of z, or of features."""
+        b, _, h, w = z.shape
+        index = self.nearest(rearrange(z, "b c h w -> (b h w) c"))
         return rearrange(index, "(b h w) -> b h w", b=b, h=h, w=w)
 
     def lookup(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
-        """The codebook's vectors of these indices: z, for `expand` and the decoder."""
+        """The codebook's vectors of these indices: z [b channels h w]."""
         return rearrange(self.codebook[index], "b h w c -> b c h w")
 
     @torch.no_grad()

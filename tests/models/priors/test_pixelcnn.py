@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ae import Images, InputError, Recipe, Splits
 from ae.models.priors import PixelCNN
-from ae.training.prior import fit_prior, load_prior, nats
+from ae.training.prior import fit_prior, nats
 from ae.utils.errors import DivergedError
-from ae.weights import save_weights
+from ae.weights import load_prior, save_weights
 
 
 @pytest.mark.parametrize("size", [(7, 7), (3, 11), (12, 4), (1, 1), (1, 20), (20, 1), (16, 16)])
