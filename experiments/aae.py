@@ -80,10 +80,8 @@ def main(config: Config) -> None:
                 loop.minimise("discriminator", discriminator_loss.mean())
                 adversarial_loss = adversarial(discriminator(code.z), real=True).mean()
                 loss = config.objective.of(model, batch, code, loop.step, mask)
-                total, terms = (
-                    loss.total + config.adversarial * adversarial_loss,
-                    {**loss.terms, "adversarial": adversarial_loss.detach()},
-                )
+                total = loss.total + config.adversarial * adversarial_loss
+                terms = {**loss.terms, "adversarial": adversarial_loss.detach()}
                 loop.minimise("autoencoder", Loss(total, terms, loss.counts))
         config.generation.report(model, data, loop.results(), run)
 

@@ -1,7 +1,6 @@
 """Joint reconstruction and classification.   python -m experiments.joint"""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -23,18 +22,17 @@ from ae import (
     report,
 )
 from ae.cli import cli
-from ae.models.likelihoods import LikelihoodName, likelihood_by_name
+from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(Settings):
+class Model(LikelihoodSettings):
     """Convolutional encoder, mirrored decoder, and a classifier on the code."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
     norm: bool = False  # batch norm in every stage
-    likelihood: LikelihoodName = "mse"  # of the pixels
     hidden: Positive[int] = 128  # width of the classifier's hidden layer
 
 
@@ -58,7 +56,7 @@ def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape and classes of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
-    likelihood: Any = likelihood_by_name(model.likelihood)
+    likelihood = model.make_likelihood()
     decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1], model.norm)
     features = encoder.feature_shape(height, width)
     bottleneck = None if model.latent is None else Dense(features, model.latent)

@@ -1,24 +1,22 @@
 """Reconstruction alone: encoder and decoder, without labels.   python -m experiments.reconstruct"""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
-from ae.models.likelihoods import LikelihoodName, likelihood_by_name
+from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(Settings):
+class Model(LikelihoodSettings):
     """Convolutional encoder and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
     norm: bool = False  # batch norm in every stage
-    likelihood: LikelihoodName = "mse"  # of the pixels
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
-    likelihood: Any = likelihood_by_name(model.likelihood)
+    likelihood = model.make_likelihood()
     decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1], model.norm)
     bottleneck = None if model.latent is None else Dense(encoder.feature_shape(height, width), model.latent)
     return Autoencoder(encoder, decoder, bottleneck, likelihood=likelihood)

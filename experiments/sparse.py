@@ -14,11 +14,12 @@ import torch
 
 from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Joint, Recipe, Run, RunConfig, Splits, TopK, fit, report
 from ae.cli import cli
+from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(Settings):
+class Model(LikelihoodSettings):
     """Convolutional encoder, top-k sparse code, and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
@@ -41,8 +42,10 @@ def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels)
+    likelihood = model.make_likelihood()
+    decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1])
     bottleneck = TopK(encoder.feature_shape(height, width), model.latent, model.k)
-    return Autoencoder(encoder, DeconvDecoder(channels, model.channels[::-1]), bottleneck)
+    return Autoencoder(encoder, decoder, bottleneck, likelihood=likelihood)
 
 
 def main(config: Config) -> None:

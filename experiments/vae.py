@@ -12,8 +12,8 @@ binarised anew in every batch.
 accuracy on binarised test digits.)
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -34,27 +34,25 @@ from ae import (
     fit,
 )
 from ae.cli import cli
-from ae.models.likelihoods import likelihood_by_name
+from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings, check_unread
 
 
 @dataclass(frozen=True)
-class Model(Settings):
+class Model(LikelihoodSettings):
     """Encoder, Gaussian code, and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which replace the stages
     latent: Positive[int] = 16  # size of the code
     norm: bool = True  # batch norm in every stage
+    _: KW_ONLY
     likelihood: Literal["bernoulli", "gaussian", "discretized-logistic", "categorical"] = "bernoulli"  # of the pixels
-    std: Positive[float] | None = None  # standard deviation of the gaussian likelihood; none: learned
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.widths:
             check_unread(self, ["channels", "norm"], "where Model.widths are given: leave out one of both")
-        if self.likelihood != "gaussian":
-            check_unread(self, ["std"], f"by the likelihood {self.likelihood}: choose Model.likelihood gaussian")
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Config(Settings):
 
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
-    likelihood: Any = likelihood_by_name(model.likelihood, model.std)
+    likelihood = model.make_likelihood()
     channels, height, width = data.shape
     out_channels = likelihood.channels(channels)
     if model.widths:

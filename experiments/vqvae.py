@@ -36,6 +36,7 @@ from ae.evaluation.frechet import sample_quality
 from ae.evaluation.metrics import with_prefix
 from ae.evaluation.plots import drawn, grid_picture
 from ae.evaluation.sampling import index_sampler, samples
+from ae.models.likelihoods import LikelihoodSettings
 from ae.models.priors import PixelCNN
 from ae.training.prior import fit_prior, nats
 from ae.utils.seeding import derive
@@ -43,7 +44,7 @@ from ae.utils.validation import AtLeast0, Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(Settings):
+class Model(LikelihoodSettings):
     """Convolutional encoder, codebook, and mirrored decoder."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
@@ -62,12 +63,19 @@ class Config(Settings):
     prior_steps: Positive[int] = 1500  # of the prior's training
     run: RunConfig = RunConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.recipe.check_warmup(self.prior_steps)
+
 
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
     channels = data.shape[0]
+    encoder = ConvEncoder(channels, model.channels)
+    likelihood = model.make_likelihood()
+    decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1])
     bottleneck = VectorQuantizer(model.channels[-1], model.codebook_size, commitment=model.commitment)
-    return Autoencoder(ConvEncoder(channels, model.channels), DeconvDecoder(channels, model.channels[::-1]), bottleneck)
+    return Autoencoder(encoder, decoder, bottleneck, likelihood=likelihood)
 
 
 def indices_of(model: Autoencoder, images: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ def main(config: Config) -> None:
     model = build(config.model, data)
     with Run("vqvae", config.run, config) as run:
         results = fit(model, config.objective, data, config.recipe, run)
-        recipe = replace(config.recipe, seed=derive("prior", config.recipe.seed) % 2**31)
+        recipe = replace(config.recipe, ema=None, seed=derive("prior", config.recipe.seed) % 2**31)
         torch.manual_seed(recipe.seed)
         prior = PixelCNN(config.model.codebook_size).to(next(model.parameters()).device)
         indices = partial(indices_of, model.eval())

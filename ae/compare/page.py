@@ -14,7 +14,7 @@ from ae.compare.statistics import LEVEL
 from ae.compare.table import describe_states, form, number, short_names
 from ae.compare.values import format_setting, is_finite
 from ae.compare.verdict import verdict
-from ae.runs.folder import Row
+from ae.tracking.row_log import Row
 from ae.utils.console import say
 from ae.utils.errors import one_line, printable
 from ae.utils.files import write_whole

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ae.compare.values import flatten, is_finite, is_real, nesting_exceeds
-from ae.runs.folder import CONFIG, HISTORY, Row, best_of, read_config, read_history, read_summary
+from ae.runs.folder import CONFIG, HISTORY, best_of, read_config, read_history, read_summary
 from ae.runs.lock import is_running
+from ae.tracking.row_log import Row
 from ae.tracking.server import find_runs, read_file, read_rows
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line, printable

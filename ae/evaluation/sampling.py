@@ -47,16 +47,16 @@ def samples(
 
 @checked_arguments
 def sample(run: Path | str, count: Positive[int], seed: int = 0) -> Float[Tensor, "n c h w"]:
-    """Sample `count` images of the training images' size from the model and the prior in a run's folder.
+    """Sample `count` images of the training images' size from the model and the prior of a run.
 
-    A prior over the indices of a quantizer is in `prior.safetensors`. The same seed gives the same images. Raises
-    InputError if there is no prior.
+    `run` is as in `ae.load`. A prior over the indices of a quantizer is read from `prior.safetensors` in the run's
+    folder, or beside the file of weights. The same seed gives the same images. Raises InputError if there is no prior.
     """
     model = load(run)
     if model.image_shape is None:
         raise InputError(f"{run} does not say the size of its images: decode codes of the prior by model.decode")
     draw = None
-    file = Path(run) / "prior.safetensors"
+    file = (Path(run) if Path(run).is_dir() else Path(run).parent) / "prior.safetensors"
     if file.exists():
         draw = index_sampler(model, load_prior(file), model.image_shape)
     with torch.random.fork_rng():

@@ -47,7 +47,7 @@ def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     parameters = list(parameters)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
-        frozen = "all parameters are frozen: call requires_grad_(True) on what is to be trained"
+        frozen = "all parameters are frozen: call requires_grad_(True) on the parameters to train"
         raise InputError(frozen if parameters else "there are no parameters")
     return trained
 

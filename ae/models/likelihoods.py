@@ -10,7 +10,8 @@ The contract of a likelihood, an `nn.Module`, is
 """
 
 import math
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ae.functional import at_least_float32, bernoulli_nll, comparable, gaussian_nll, squared_error, sum_over_pixels
 from ae.utils.errors import InputError
-from ae.utils.validation import AtLeast2, Positive, checked_arguments
+from ae.utils.validation import AtLeast2, Positive, Settings, check_unread, checked_arguments
 
 Params = Float[Tensor, "b _ h w"]
 Image = Float[Tensor, "b c h w"]
@@ -127,7 +128,7 @@ class DiscretizedLogisticLikelihood(nn.Module):
         return ((location + 1) / 2).clamp(0, 1)
 
     def nll(self, params: Params, images: Image, mask: Mask | None = None) -> Float[Tensor, " b"]:
-        """In nats per image, the sum over pixels; raises InputError for images that are not of the `levels` values."""
+        """In nats per image, the sum over pixels, which are rounded to the nearest of the `levels` values."""
         location, log_scale = self._split(at_least_float32(params))
         location, target = comparable(location, images, mask)
         value = (target * (self.levels - 1)).round() * (2 / (self.levels - 1)) - 1
@@ -172,7 +173,7 @@ class CategoricalLikelihood(nn.Module):
         return torch.einsum("b c k h w, k -> b c h w", self._logits(params).softmax(2), value)
 
     def nll(self, params: Params, images: Image, mask: Mask | None = None) -> Float[Tensor, " b"]:
-        """In nats per image, the sum over pixels."""
+        """In nats per image, the sum over pixels, which are rounded to the nearest of the `levels` values."""
         logits = self._logits(at_least_float32(params))
         _, target = comparable(logits[:, :, 0], images, mask)
         level = (target * (self.levels - 1)).round().long()  # [b c h w]
@@ -192,19 +193,31 @@ def _log1mexp(x: Tensor) -> Tensor:
 
 
 LikelihoodName = Literal["mse", "bernoulli", "gaussian", "discretized-logistic", "categorical"]
-"""Names of the likelihoods on a command line."""
 
 
-def likelihood_by_name(name: LikelihoodName, std: float | None = None) -> nn.Module:
-    """The likelihood of this name; `std` is the gaussian's standard deviation, which is learned if None."""
-    match name:
-        case "mse":
-            return SquaredError()
-        case "bernoulli":
-            return BernoulliLikelihood()
-        case "gaussian":
-            return GaussianLikelihood(std or 1.0, learned=std is None)
-        case "discretized-logistic":
-            return DiscretizedLogisticLikelihood()
-        case "categorical":
-            return CategoricalLikelihood()
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings(Settings):
+    """The choice of a likelihood, a base of the settings of an experiment's model."""
+
+    likelihood: LikelihoodName = "mse"  # of the pixels
+    std: Positive[float] | None = None  # standard deviation of the gaussian likelihood; none: learned
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.likelihood != "gaussian":
+            choose = f"choose {type(self).__name__}.likelihood gaussian"
+            check_unread(self, ["std"], f"by the likelihood {self.likelihood}: {choose}")
+
+    def make_likelihood(self) -> Any:
+        """The likelihood, a module under the contract above."""
+        match self.likelihood:
+            case "mse":
+                return SquaredError()
+            case "bernoulli":
+                return BernoulliLikelihood()
+            case "gaussian":
+                return GaussianLikelihood(self.std or 1.0, learned=self.std is None)
+            case "discretized-logistic":
+                return DiscretizedLogisticLikelihood()
+            case "categorical":
+                return CategoricalLikelihood()

@@ -1,7 +1,7 @@
 """Variational objectives and penalties on the distribution of codes: IWAE, beta-TC-VAE, MMD."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
@@ -61,7 +61,7 @@ class BetaTC(Settings):
 
     images: Positive[int]  # number of training images
     beta: AtLeast0[float] = 6.0  # weight of the total correlation
-    joint: Joint = field(default=_RECONSTRUCTION)  # all other terms
+    joint: Joint = _RECONSTRUCTION  # all other terms
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""
@@ -97,7 +97,7 @@ class MMD(Settings):
     """
 
     weight: AtLeast0[float] = 10.0  # of the discrepancy
-    joint: Joint = Joint(reconstruction=1.0, classification=0.0)  # all other terms
+    joint: Joint = _RECONSTRUCTION  # all other terms
 
     def __call__(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
         """The loss of `model` on `batch`."""

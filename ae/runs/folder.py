@@ -9,12 +9,11 @@ from typing import Any
 
 from ae.evaluation.metrics import higher_is_better
 from ae.runs.renamed import renamed_settings
+from ae.tracking.row_log import Row
 from ae.utils.errors import InputError, one_line
 from ae.utils.files import describe, exists, is_count, is_number, parse_json, plain_number, read_json, read_text
 
 CONFIG, HISTORY, STATE, SUMMARY = "config.json", "history.jsonl", "state.pt", "summary.json"
-Row = dict[str, int | float]
-"""Logged values of a step by their keys, `step` and `epoch` among them."""
 
 
 @dataclass

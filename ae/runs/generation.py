@@ -49,9 +49,9 @@ class Generation(Settings):
     def report(self, model: Autoencoder, data: Splits, results: dict[str, float], run: Run) -> None:
         """Run `ae.report` with the pictures of `gallery` and the metrics of samples.
 
-        Codes are drawn from the bottleneck's prior and from the mixture. The summary has
-        `test/frechet/...` of `sample_quality`. For a model with a Gaussian posterior, a prior and a likelihood in nats,
-        it has `test/log_likelihood` in nats per image, and `test/log_likelihood_error`, its standard error over images.
+        Codes are drawn from the bottleneck's prior and from the mixture. The summary has `test/frechet/...` of
+        `sample_quality`. For a model with a Gaussian posterior, a prior and a likelihood in nats, it has
+        `test/log_likelihood` in nats per image, and `test/log_likelihood_error`, its standard error over images.
         """
         if not is_main():
             report(model, data, results, run)

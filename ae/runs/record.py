@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ae.runs.folder import Row, best_of, read_history, read_summary
+from ae.runs.folder import best_of, read_history, read_summary
 from ae.runs.storage import Storage
 from ae.runs.tracking import weight_files
 from ae.tracking.media import Media
+from ae.tracking.row_log import Row
 from ae.tracking.tracker import Tracker
 from ae.utils.console import say
 from ae.utils.signals import uninterrupted

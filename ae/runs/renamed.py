@@ -12,22 +12,30 @@ _JOINT_SETTINGS = {"rate": "beta", "ramps": "weight_schedule"}
 
 
 def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run under their names since 0.2; the likelihood is a setting of the model."""
-    renamed = _renamed(settings)
-    objective, model = renamed.get("objective"), renamed.get("model")
-    if isinstance(objective, dict) and "likelihood" in objective and isinstance(model, dict):
-        likelihood, std = objective.pop("likelihood"), objective.pop("std", None)
-        if likelihood != "mse":  # the default
-            model["likelihood"] = likelihood
-        if likelihood == "gaussian":
-            model["std"] = std
-    return renamed
+    """The settings of a run under their names since 0.2; the likelihood of `Joint` is a setting of the model."""
+    renamed, model, objective = _renamed(settings), settings.get("model"), settings.get("objective")
+    if not isinstance(model, Mapping) or not isinstance(objective, Mapping):
+        return renamed
+    joint = objective.get("joint", objective)
+    if not _is_joint(joint) or joint["likelihood"] == "mse":  # the default
+        return renamed
+    likelihood = {"likelihood": joint["likelihood"]}
+    if joint["likelihood"] == "gaussian":
+        likelihood["std"] = joint.get("std")
+    return {**renamed, "model": {**renamed["model"], **likelihood}}
 
 
 def _renamed(settings: Mapping[str, Any], name: str = "", depth: int = 4) -> dict[str, Any]:
     """The settings in the section `name`, and in `depth` levels below, under their new names."""
-    names = _JOINT_SETTINGS if {"likelihood", "ramps"} <= settings.keys() else _SETTINGS.get(name, {})
+    is_joint = _is_joint(settings)
+    names = _JOINT_SETTINGS if is_joint else _SETTINGS.get(name, {})
     return {
         names.get(key, key): _renamed(value, key, depth - 1) if depth and isinstance(value, Mapping) else value
         for key, value in settings.items()
+        if not (is_joint and key in ("likelihood", "std"))
     }
+
+
+def _is_joint(settings: Any) -> bool:
+    """Whether a section holds the settings of `Joint`, of an experiment or inside another objective."""
+    return isinstance(settings, Mapping) and {"likelihood", "ramps"} <= settings.keys()

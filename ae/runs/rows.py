@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from ae.runs.folder import Row
+from ae.tracking.row_log import Row
 from ae.utils.errors import InputError
 from ae.utils.files import describe, is_number, plain_number
 from ae.utils.validation import AtLeast0, checked

@@ -12,7 +12,7 @@ from ae.data import Splits
 from ae.data.identity import data_identity, differences
 from ae.runs.checkpoint import load_state
 from ae.runs.config import RunConfig
-from ae.runs.folder import STATE, ConfigFile, Row, read_history, to_json
+from ae.runs.folder import STATE, ConfigFile, read_history, to_json
 from ae.runs.record import Record
 from ae.runs.rows import checked_row
 from ae.runs.saving import SavingPolicy
@@ -20,6 +20,7 @@ from ae.runs.start import load_forked_weights, load_resumed_state, start_new, st
 from ae.runs.storage import Storage, check_file_name
 from ae.runs.tracking import check_tracking, open_tracker
 from ae.tracking.media import Media
+from ae.tracking.row_log import Row
 from ae.utils.distributed import from_main, on_main
 from ae.utils.errors import InputError
 from ae.utils.signals import ending

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ae.runs.checkpoint import discard_broken, save_state
-from ae.runs.folder import CONFIG, HISTORY, STATE, SUMMARY, ConfigFile, Row, history_lines
+from ae.runs.folder import CONFIG, HISTORY, STATE, SUMMARY, ConfigFile, history_lines
 from ae.runs.lock import LOCK, Lock
 from ae.tracking.media import Media, png
+from ae.tracking.row_log import Row
 from ae.utils.errors import InputError, StorageError
 from ae.utils.files import exists, json_text, remove_temporaries, sync, write_whole
 from ae.utils.signals import uninterrupted

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ae.runs.folder import CONFIG, Row, read_history, read_summary
+from ae.runs.folder import CONFIG, read_history, read_summary
 from ae.runs.lock import is_running
 from ae.sweeps.space import Sweep
+from ae.tracking.row_log import Row
 
 _GRACE = 30.0  # seconds between SIGTERM and SIGKILL, in which the run is finished
 

@@ -144,7 +144,7 @@ class Study:
         return self.describe(trial, result)
 
     def _watch(self, trial: "Trial", folder: Path, process: "subprocess.Popen[bytes] | None") -> bool:
-        """Report each validation to the pruner until the trial ends; returns whether the trial is to be pruned."""
+        """Report each validation to the pruner until the trial ends; return True to prune the trial."""
         reported = len(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # by a killed worker
         while process.poll() is None if process is not None else is_running(folder):
             time.sleep(_POLL_INTERVAL)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import wandb
 
 Row = dict[str, int | float]
-"""Metrics by their keys, `step` and `epoch` among them."""
+"""Logged values of a step by their keys, `step` and `epoch` among them."""
 
 
 class RowLog:

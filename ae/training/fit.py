@@ -104,6 +104,7 @@ def fit(
     preview = data.train if data.validation is None else data.validation
     batches = data.batches(recipe.batch_size, recipe.seed)
     total_steps = recipe.steps or recipe.epochs * len(batches)
+    recipe.check_warmup(total_steps)
     evaluate_every = recipe.evaluate_every or len(batches)
     trained = Step(autoencoder, objective).to(device)
     trained.averaged = weight_average(autoencoder, objective, recipe.ema)

@@ -64,6 +64,8 @@ class Loop:
             raise InputError("this experiment has a loop of its own, which runs in one process only")
         if recipe.compile or recipe.precision != "fp32":
             raise InputError("this experiment has a loop of its own: it takes neither --recipe.compile nor bf16")
+        if recipe.ema is not None:
+            raise InputError("this experiment has a loop of its own, which keeps no average: leave Recipe.ema out")
         self.device = recipe.find_device()
         model = unwrapped(model)
         self._trained = nn.ModuleDict({"model": model, **others})
@@ -77,6 +79,7 @@ class Loop:
         self._data = data
         self._batches = data.to(self.device).batches(recipe.batch_size, recipe.seed)
         self._total_steps = recipe.steps or recipe.epochs * len(self._batches)
+        recipe.check_warmup(self._total_steps)
         self._meter, self._loss = Meter(), _zero_loss(self.device)
         self._contexts = ExitStack()
 

@@ -16,7 +16,7 @@ from ae.training.meter import Meter
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.utils import distributed
-from ae.utils.errors import DivergedError
+from ae.utils.errors import DivergedError, InputError
 from ae.utils.validation import Positive, checked_arguments, unchecked_range
 
 Indices = Callable[[Float[Tensor, "b c h w"]], Int64[Tensor, "b h w"]]
@@ -30,11 +30,15 @@ def fit_prior(
     """Train the prior in place on the codes of the training images; `steps` overrides the recipe's length.
 
     Several processes share every batch, as in `fit`. Order, noise and learning rates are functions of seed and step, so
-    that the same seed and images give the same prior. Raises DivergedError when the loss becomes NaN or infinite.
+    that the same seed and images give the same prior. Raises InputError for a recipe with an average of the weights,
+    and DivergedError when the loss becomes NaN or infinite.
     """
+    if recipe.ema is not None:
+        raise InputError("a prior is trained without an average of its weights: leave Recipe.ema out")
     device = next(prior.parameters()).device
     batches = data.to(device).batches(recipe.batch_size, recipe.seed)
     total_steps = steps or recipe.steps or recipe.epochs * len(batches)
+    recipe.check_warmup(total_steps)
     optimizer = recipe.make_optimizer(list(prior.parameters()))
     forward, meter = distributed.data_parallel(_PriorLoss(prior)), Meter()
     prior.train()

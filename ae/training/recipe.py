@@ -65,6 +65,11 @@ class Recipe(Settings):
             return self.schedule == "constant"
         return name in ("evaluate_every", "log_every", "device", "compile", "deterministic")
 
+    def check_warmup(self, total_steps: int) -> None:
+        """Raise InputError if a training of this length ends before the learning rate reaches lr."""
+        if self.warmup >= total_steps:
+            raise InputError(f"Recipe.warmup must be less than the {total_steps} steps, got {self.warmup}")
+
     def learning_rate(self, step: int, total_steps: int) -> float:
         """Return the learning rate of a step, counted from 0; a pure function, so that resuming needs no state.
 

@@ -136,6 +136,7 @@ def test_main_logs_metrics_of_codes_and_losses(
         images = sample(tmp_path / "run", 3, seed=1)
         assert images.shape == (3, 1, 28, 28)
         assert torch.equal(images, sample(tmp_path / "run", 3, seed=1))
+        assert torch.equal(images, sample(tmp_path / "run/model.safetensors", 3, seed=1))
         assert not torch.equal(images, sample(tmp_path / "run", 3, seed=2))
     if experiment is vqvae:
         assert summary["code_bits"] == 49 * 7

@@ -1,8 +1,11 @@
 """Run folders of version 0.1 are loaded, resumed, forked and compared under the names since 0.2."""
 
+import copy
+import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from ae import Run, RunConfig, VectorQuantizer, load
-from ae.cli import cli
+from ae.cli import cli, parse_part
 from ae.compare.records import read_run
 from ae.models.priors import PixelCNN
 from ae.models.renamed import renamed_description
 from ae.runs.folder import read_config
+from ae.runs.renamed import renamed_settings
 from ae.weights import describe, load_prior, save_weights
 from experiments import vae, vqvae
 from tests.helpers import ROOT
@@ -93,3 +97,27 @@ def test_prior_of_version_0_1_loads(tmp_path: Path) -> None:
     assert renamed_description(old) == description
     save_weights(tmp_path / "prior.safetensors", prior)
     assert load_prior(tmp_path / "prior.safetensors").codebook_size == 5
+
+
+CONFIGS: dict[str, Any] = json.loads((FILES / "configs-0.1.json").read_text())
+
+
+@pytest.mark.parametrize("experiment", CONFIGS)
+def test_default_settings_of_version_0_1_are_the_present_defaults(experiment: str) -> None:
+    config_type = importlib.import_module(f"experiments.{experiment}").Config
+    assert parse_part(config_type, renamed_settings(CONFIGS[experiment])) == config_type()
+
+
+@pytest.mark.parametrize("experiment", ["joint", "sparse", "vqvae", "wae"])
+def test_likelihood_of_version_0_1_is_the_models(experiment: str) -> None:
+    settings = copy.deepcopy(CONFIGS[experiment])
+    joint = settings["objective"].get("joint", settings["objective"])
+    joint |= {"likelihood": "gaussian", "std": 0.5}
+    config_type = importlib.import_module(f"experiments.{experiment}").Config
+    config = parse_part(config_type, renamed_settings(settings))
+    assert config == replace(config_type(), model=replace(config_type().model, likelihood="gaussian", std=0.5))
+
+
+def test_settings_of_another_objective_keep_their_names() -> None:
+    settings = {"model": {"width": 3}, "objective": {"likelihood": "poisson", "std": 2.0, "rate": 1.0}}
+    assert renamed_settings(settings) == settings

@@ -104,6 +104,16 @@ def test_loop_refuses_compile_and_bf16(digits: Splits, tmp_path: Path, options: 
         open_loop(digits, tmp_path / "run", **options)
 
 
+def test_loop_refuses_an_average_of_the_weights(digits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"keeps no average: leave Recipe\.ema out"):
+        open_loop(digits, tmp_path / "run", ema=0.9)
+
+
+def test_loop_refuses_a_warmup_that_the_training_does_not_reach(digits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Recipe\.warmup must be less than the 4 steps, got 9"):
+        open_loop(digits, tmp_path / "run", warmup=9)
+
+
 def test_loop_logs_the_terms_of_a_loss(digits: Splits, tmp_path: Path) -> None:
     model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
     with run, loop:

@@ -74,9 +74,11 @@ def test_warmup_equals_pytorch(kind: Any) -> None:
     assert [recipe.learning_rate(step, total) for step in range(total)] == pytest.approx(expected)
 
 
-def test_warmup_longer_than_the_training_rises_to_its_end() -> None:
-    rates = [Recipe(lr=1.0, schedule="cosine", warmup=10).learning_rate(step, 4) for step in range(4)]
-    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+def test_fit_refuses_a_warmup_that_the_training_does_not_reach(few: Splits) -> None:
+    recipe = replace(SHORT, schedule="cosine", steps=4, warmup=4)
+    with pytest.raises(InputError, match=r"Recipe\.warmup must be less than the 4 steps, got 4"):
+        fit(autoencoder(), Joint(), few, recipe)
+    fit(autoencoder(), Joint(), few, replace(recipe, warmup=3))
 
 
 def test_recipe_refuses_warmup_that_its_schedule_does_not_read() -> None:

@@ -1,4 +1,4 @@
-"""Learned priors over discrete codes, to sample from models with a quantiser."""
+"""Learned priors over discrete codes, to sample from models with a quantizer."""
 
 from collections.abc import Sequence
 

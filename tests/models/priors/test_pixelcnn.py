@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,18 @@ def test_fit_prior_is_deterministic_and_saved(tmp_path: Path) -> None:
     save_weights(tmp_path / "none", nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"none holds no PixelCNN but torch.nn.modules.linear.Linear"):
         load_prior(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"ema": 0.9}, r"without an average of its weights: leave Recipe\.ema out"),
+        ({"schedule": "cosine", "warmup": 4}, r"Recipe\.warmup must be less than the 4 steps, got 4"),
+    ],
+)
+def test_fit_prior_refuses_settings_without_effect(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        trained(4, replace(RECIPE, **options))
 
 
 def test_fit_prior_stops_at_non_finite_loss() -> None:
