@@ -1,0 +1,231 @@
+"""Bottlenecks, objectives and evaluation: the same as in one process."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ae import (
+    FSQ,
+    IWAE,
+    MMD,
+    Augment,
+    Autoencoder,
+    Batch,
+    BetaTC,
+    Classifier,
+    Consistency,
+    Contractive,
+    ConvEncoder,
+    Data,
+    DeconvDecoder,
+    Dense,
+    Gaussian,
+    Identity,
+    Images,
+    Joint,
+    Ladder,
+    Sphere,
+    TeacherConfig,
+    TopK,
+    UncertaintyWeighting,
+    VectorQuantizer,
+    evaluate,
+)
+from ae.data.corruptions import PatchMask
+from ae.models.bottlenecks import SpatialGaussian
+from ae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from ae.models.priors import GaussianMixture
+from ae.training.fit import Objective, Step
+from ae.utils.distributed import (
+    all_gather,
+    data_parallel,
+    global_batch,
+    rank,
+    shard,
+)
+
+FEATURES: tuple[int, ...] = (6, 3, 3)
+BOTTLENECKS: list[Callable[[], nn.Module]] = [
+    Identity,
+    lambda: Dense(FEATURES, 5),
+    lambda: Sphere(FEATURES, 5),
+    lambda: TopK(FEATURES, 5, 2),
+    lambda: Gaussian(FEATURES, 5),
+    lambda: Gaussian(FEATURES, 5, GaussianMixture(5, 3)),
+    lambda: SpatialGaussian(FEATURES, 2),
+    lambda: VectorQuantizer(6, codebook_size=4, dead_code_threshold=0.9),
+    lambda: FSQ(6, (4, 3)),
+]
+NATS = Joint(reconstruction=1.0, beta=1.0, free_bits=0.1)
+NATS_OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
+    lambda model: NATS,
+    lambda model: IWAE(3),
+    lambda model: BetaTC(100),
+]
+TAUGHT = TeacherConfig(align=5, confidence=0.0)
+OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
+    lambda model: Joint(),
+    lambda model: Joint(corruption=PatchMask(4, 0.5)),
+    lambda model: MMD(),
+    lambda model: Contractive(),
+    lambda model: UncertaintyWeighting(Joint()),
+    lambda model: Ladder(model, 12, 12, (1.0, 0.1, 0.1, 0.1, 0.1)),
+    lambda model: Consistency(model, 10, Joint(), TAUGHT),
+    lambda model: Consistency(model, 10, Joint(), replace(TAUGHT, method="mean-teacher")),
+]
+
+
+def model_with(bottleneck: nn.Module, likelihood: nn.Module | None = None) -> Autoencoder:
+    shape = FEATURES
+    if isinstance(bottleneck, Dense | Gaussian):
+        shape = (5,)
+    elif isinstance(bottleneck, FSQ | SpatialGaussian):
+        shape = (2, 3, 3)
+    encoder, decoder = ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True)
+    return Autoencoder(encoder, decoder, bottleneck, {"digit": Classifier(shape)}, likelihood)
+
+
+def check_codebook_updates_are_global() -> None:
+    torch.manual_seed(0)
+    one = VectorQuantizer(3, codebook_size=4, decay=0.5, dead_code_threshold=0.0)
+    one.initialized.fill_(True)
+    many = copy.deepcopy(one)
+    for step in range(4):
+        torch.manual_seed(step)
+        x = torch.randn(5, 3, 2, 2)
+        expected = one(x)
+        with global_batch(5):
+            code = many(shard(x))
+        torch.testing.assert_close(code.z, shard(expected.z))
+        torch.testing.assert_close(code.stats["perplexity"], expected.stats["perplexity"])
+        torch.testing.assert_close(many.codebook, one.codebook)
+    torch.manual_seed(rank())  # initialisation and re-initialisation of codes depend on random streams and shards
+    many = VectorQuantizer(3, codebook_size=8, dead_code_threshold=0.9)
+    for _ in range(5):
+        with global_batch(6):
+            many(torch.randn(3, 3, 2, 2) + rank())
+        books = all_gather(many.codebook)
+        assert all(torch.equal(book, books[0]) for book in books)
+
+
+def check_bottleneck_stats_are_global() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(7, *FEATURES)
+    for make in (lambda: TopK(FEATURES, 5, 2), lambda: Gaussian(FEATURES, 5)):
+        bottleneck = make()
+        expected = bottleneck(features).stats
+        with global_batch(7):
+            stats = bottleneck(shard(features)).stats
+        assert stats == expected
+
+
+def check_objectives_average_to_the_global_loss() -> None:
+    """Deterministic objectives; the labelled images are in the first process, and a teacher serves the others."""
+    deterministic = TeacherConfig(align=5, weak=Augment(), strong=Augment(), hide=PatchMask(4, 0.0), confidence=0.0)
+    torch.manual_seed(0)
+    images, labels = torch.rand(7, 1, 12, 12), torch.tensor([3, 1, 2, -1, -1, -1, -1])
+    whole, mine = Batch(images, labels), Batch(shard(images), shard(labels))
+    model = Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Dense((6, 3, 3), 5), {"digit": Classifier((5,))}
+    )
+    for make in (
+        lambda: Joint(),
+        lambda: UncertaintyWeighting(Joint()),
+        lambda: Consistency(model, 10, Joint(), deterministic),
+        lambda: Consistency(model, 10, Joint(), replace(deterministic, method="mean-teacher")),
+    ):
+        alone, together = make(), make()
+        for step in range(2):
+            expected = alone(model, whole, step)
+            with global_batch(7):
+                loss = together(model, mine, step)
+            total = torch.stack(all_gather(loss.total.detach())).mean()
+            torch.testing.assert_close(total, expected.total.detach())
+        if isinstance(alone, Consistency):
+            assert isinstance(together, Consistency)
+            torch.testing.assert_close(together.frequencies, alone.frequencies)
+
+
+def check_step_on_one_image_equals_one_process() -> None:
+    """The first process has the image and the noise of a single process; the shards of the others are empty."""
+    for bottleneck in BOTTLENECKS:
+        check_batch_of_one(bottleneck, lambda model: Joint())
+    for objective in OBJECTIVES:
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective)
+    for objective in NATS_OBJECTIVES:
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective, BernoulliLikelihood())
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective, GaussianLikelihood(learned=True))
+
+
+def check_batch_of_one(
+    bottleneck: Callable[[], nn.Module],
+    objective: Callable[[Autoencoder], Objective],
+    likelihood: nn.Module | None = None,
+) -> None:
+    torch.manual_seed(0)
+    model = model_with(bottleneck(), likelihood)
+    alone = Step(model, objective(model))
+    together = copy.deepcopy(alone)
+    parallel = data_parallel(together)
+    for step in range(2):
+        image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(step))
+        batch = Batch(image, torch.tensor([step - 1]))  # without a label, then with one
+        alone.zero_grad()
+        parallel.zero_grad()
+        torch.manual_seed(step)
+        expected = alone(batch, step)
+        expected.total.backward()
+        torch.manual_seed(step)
+        with global_batch(1):
+            loss = parallel(Batch(shard(batch.images), shard(batch.labels)), step)
+            loss.total.backward()
+        total = torch.stack(all_gather(loss.total.detach())).mean()
+        torch.testing.assert_close(total, expected.total.detach())
+        for name in ("active_units", "used", "perplexity", "codes_used"):
+            assert loss.terms.get(name) == expected.terms.get(name), name
+        for (name, ours), theirs in zip(together.named_parameters(), alone.parameters(), strict=True):
+            if theirs.grad is not None and theirs.grad.any():
+                assert ours.grad is not None, name
+                torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+    for before, after in zip(alone.buffers(), together.buffers(), strict=True):
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def check_evaluate_equals_one_process() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(ConvEncoder(1, (4, 8)), DeconvDecoder(1, (8, 4)), heads={"digit": Classifier((8, 7, 7))})
+    data = Data("mnist", limit=100, validation=301).load()
+    assert data.validation is not None
+    metrics = evaluate(model, data.validation, Joint(), batch_size=50)
+    dist.barrier()
+    expected = all_gather(metrics)[0]
+    assert metrics == expected
+    pixels, labels = data.validation.batch(slice(None)).images, data.validation.labels
+    with torch.no_grad():
+        output = model(pixels)
+    assert metrics["accuracy"] == pytest.approx((output.logits["digit"].argmax(1) == labels).double().mean().item())
+    assert metrics["mse"] == pytest.approx((output.reconstruction - pixels).square().mean().item(), rel=1e-5)
+
+
+def check_evaluate_takes_fewer_images_than_processes() -> None:
+    torch.manual_seed(0)
+    model = model_with(Gaussian(FEATURES, 5))
+    images = Images(torch.randint(0, 256, (1, 1, 12, 12), dtype=torch.uint8), torch.tensor([3]), tuple("0123456789"))
+    metrics = all_gather(evaluate(model, images, Joint()))
+    assert all(each == metrics[0] for each in metrics)
+    assert metrics[0].keys() >= {"loss", "mse", "accuracy", "accuracy/3"}
+
+
+CHECKS = [
+    check_codebook_updates_are_global,
+    check_bottleneck_stats_are_global,
+    check_objectives_average_to_the_global_loss,
+    check_step_on_one_image_equals_one_process,
+    check_evaluate_equals_one_process,
+    check_evaluate_takes_fewer_images_than_processes,
+]
