@@ -110,7 +110,7 @@ def test_beta_tc_equals_pythae(batch: Batch) -> None:
 
 
 def test_mmd_equals_pythae_with_squared_error_summed_over_pixels(batch: Batch) -> None:
-    model = make_model(Dense)
+    model = make_model(Dense, SquaredError())
     torch.manual_seed(1)
     ours = MMD(weight=3.0)(model, batch, 0)
     code = model.encode(batch.images)
