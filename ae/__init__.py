@@ -9,6 +9,7 @@ from ae.models.autoencoder import Autoencoder, Output
 from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, SpatialGaussian, Sphere, TopK, VectorQuantizer
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
+from ae.models.generator import Generator
 from ae.models.heads import Classifier
 from ae.models.likelihoods import (
     BernoulliLikelihood,
@@ -71,6 +72,7 @@ __all__ = [
     "GaussianLikelihood",
     "GaussianMixture",
     "Generation",
+    "Generator",
     "Identity",
     "ImageSet",
     "Images",

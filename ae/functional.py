@@ -12,17 +12,27 @@ from ae.utils.errors import InputError
 from ae.utils.validation import checks_range
 
 
-def masked_mean(values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
+def masked_mean(
+    values: Float[Tensor, " b"], mask: Bool[Tensor, " b"] | None = None, count: Int64[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
     """Average `values` where `mask` is true; 0 with zero gradient if the mask is empty.
 
-    In distributed training, the average of the result over processes is the mean over the global batch. Half precision
-    is averaged in float32.
+    Of values of a shard or a part of a batch (`ae.utils.distributed`), the average of the results over shards and parts
+    is the mean over the global batch. `count` is the number of true values in the mask over all parts of the shard.
+    Half precision is averaged in float32. Raises InputError for a mask without a count in a part of a batch.
     """
     values = at_least_float32(values)
     if mask is None:
-        return values.mean() if distributed.world_size() == 1 else values.sum() / distributed.mean_count(len(values))
-    count = torch.as_tensor(distributed.mean_count(mask.sum()))
-    return torch.where(mask, values, 0).sum() / count.clamp(min=1 / distributed.world_size())
+        return values.sum() / distributed.mean_count(len(values)) if distributed.is_divided() else values.mean()
+    if count is None:
+        if distributed.is_in_parts():
+            raise InputError(
+                "Recipe.accumulate divides the batch, and a mean over a mask needs the mask's count over the whole "
+                "batch: take it by batch.mean(values, target), or train without Recipe.accumulate"
+            )
+        count = mask.sum()
+    mean_count = torch.as_tensor(distributed.mean_count(count))
+    return torch.where(mask, values, 0).sum() / mean_count.clamp(min=distributed.smallest_mean_count())
 
 
 def squared_error(
@@ -89,13 +99,14 @@ def adversarial(logits: Float[Tensor, " b"], real: bool) -> Float[Tensor, " b"]:
 
     With real=True on generated images, this is the non-saturating loss of the generator (section 3).
     """
+    logits = at_least_float32(logits)
     return F.softplus(-logits if real else logits)
 
 
 def gradient_penalty(logits: Float[Tensor, " b"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
     """Squared norm of the gradient of each logit by its image, differentiable (R1, Mescheder et al. 2018)."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().flatten(1).sum(1)
+    return at_least_float32(gradient).square().flatten(1).sum(1)
 
 
 def kl_to_standard_normal(mean: Float[Tensor, "b *d"], std: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:

@@ -1,6 +1,6 @@
 """Adversarial autoencoder: a discriminator matches codes to a Gaussian.   python -m experiments.aae
 
-Makhzani et al. 2016. A custom loop with two losses a batch. The discriminator separates codes from draws of N(0, I).
+Makhzani et al. 2016. Two losses a batch. The discriminator separates codes from draws of N(0, I).
 The autoencoder minimises the reconstruction error and the encoder's adversarial loss, weighted in one step (Tolstikhin
 et al. 2018, algorithm 1). With separate steps, as in the first paper, Adam makes both equally large, and digits turn
 pale.
@@ -13,17 +13,17 @@ pale.
 (Classifier b587c7803d36, of 99.5 % test accuracy.)
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from ae import Data, Generation, Joint, Loop, Loss, Recipe, Run, RunConfig, evaluate
+from ae import Autoencoder, Batch, Data, Generation, Joint, Loss, Recipe, Run, RunConfig, fit
 from ae.cli import cli
-from ae.evaluation.plots import drawn, reconstruction_picture
 from ae.functional import adversarial
 from ae.models.priors import prior_of
-from ae.training.loop import Evaluation
 from ae.utils.validation import Positive, Settings
 from experiments.reconstruct import Model
 from experiments.wae import build
@@ -47,43 +47,50 @@ class Config(Settings):
         self.generation.check_no_likelihood("by a model without a posterior")
 
 
+class AdversarialCodes(nn.Module):
+    """Losses of a discriminator of codes and of the autoencoder, in turn; in evaluation, that of `joint`."""
+
+    def __init__(self, discriminator: nn.Module, joint: Joint, weight: float) -> None:
+        super().__init__()
+        self.discriminator, self.joint, self.weight = discriminator, joint, weight
+
+    def learners(self, model: Autoencoder) -> dict[str, Any]:
+        """The parameters that each loss trains."""
+        return {"discriminator": self.discriminator.parameters(), "autoencoder": model.parameters()}
+
+    def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss | Iterator[tuple[str, Loss]]:
+        """The losses of `model` on `batch`."""
+        return self._losses(model, batch, step) if model.training else self.joint(model, batch, step)
+
+    def _losses(self, model: Autoencoder, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+        images, mask = self.joint.corrupted(batch.images)
+        code = model.encode(images)
+        drawn = prior_of(model.bottleneck).sample(len(batch)).to(code.z, non_blocking=True)
+        is_drawn = adversarial(self.discriminator(drawn), real=True)
+        is_code = adversarial(self.discriminator(code.z.detach()), real=False)
+        yield "discriminator", Loss(batch.mean(is_drawn + is_code), {})
+        term = batch.mean(adversarial(self.discriminator(code.z), real=True))
+        loss = self.joint.of(model, batch, code, step, mask)
+        total = loss.total + self.weight * term
+        yield "autoencoder", Loss(total, {**loss.terms, "adversarial": term.detach()}, loss.counts)
+
+
 def main(config: Config) -> None:
     """Train, test and report one run."""
     data = config.data.load()
     torch.manual_seed(config.recipe.seed)
-    model = build(config.model, data)
-    prior, hidden = prior_of(model.bottleneck), config.hidden
+    model, hidden = build(config.model, data), config.hidden
     discriminator = nn.Sequential(
-        nn.Linear(prior.sample(1).shape[1], hidden),
+        nn.Linear(prior_of(model.bottleneck).sample(1).shape[1], hidden),
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
         nn.Linear(hidden, 1),
         nn.Flatten(0),
     )
-    learners = {"discriminator": discriminator.parameters(), "autoencoder": model.parameters()}
-
-    def validate() -> Evaluation:
-        metrics = {} if data.validation is None else evaluate(model, data.validation)
-        shown = data.validation or data.train
-        return metrics, drawn({"reconstructions": lambda: reconstruction_picture(model, shown)})
-
+    objective = AdversarialCodes(discriminator, config.objective, config.adversarial)
     with Run("aae", config.run, config) as run:
-        with Loop(model, {"discriminator": discriminator}, learners, data, config.recipe, run, validate) as loop:
-            for batch in loop:
-                images, mask = config.objective.corrupted(batch.images)
-                code = model.encode(images)
-                discriminator_loss = adversarial(
-                    discriminator(prior.sample(len(batch)).to(code.z, non_blocking=True)), real=True
-                )
-                discriminator_loss = discriminator_loss + adversarial(discriminator(code.z.detach()), real=False)
-                loop.minimise("discriminator", discriminator_loss.mean())
-                adversarial_loss = adversarial(discriminator(code.z), real=True).mean()
-                loss = config.objective.of(model, batch, code, loop.step, mask)
-                total = loss.total + config.adversarial * adversarial_loss
-                terms = {**loss.terms, "adversarial": adversarial_loss.detach()}
-                loop.minimise("autoencoder", Loss(total, terms, loss.counts))
-        config.generation.report(model, data, loop.results(), run)
+        config.generation.report(model, data, fit(model, objective, data, config.recipe, run), run)
 
 
 if __name__ == "__main__":

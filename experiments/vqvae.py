@@ -27,18 +27,18 @@ from ae import (
     RunConfig,
     Splits,
     VectorQuantizer,
+    evaluate,
     fit,
     report,
 )
 from ae.cli import cli
 from ae.data import ImageSet
 from ae.evaluation.frechet import sample_quality
-from ae.evaluation.metrics import with_prefix
 from ae.evaluation.plots import drawn, grid_picture
 from ae.evaluation.sampling import index_sampler, samples
 from ae.models.likelihoods import LikelihoodSettings
 from ae.models.priors import PixelCNN
-from ae.training.prior import fit_prior, nats
+from ae.objectives import IndexLikelihood
 from ae.utils.seeding import derive
 from ae.utils.validation import AtLeast0, Positive, Settings
 
@@ -92,21 +92,22 @@ def main(config: Config) -> None:
     model = build(config.model, data)
     with Run("vqvae", config.run, config) as run:
         results = fit(model, config.objective, data, config.recipe, run)
-        recipe = replace(config.recipe, ema=None, seed=derive("prior", config.recipe.seed) % 2**31)
+        seed = derive("prior", config.recipe.seed) % 2**31
+        recipe = replace(config.recipe, steps=config.prior_steps, seed=seed)
         torch.manual_seed(recipe.seed)
-        prior = PixelCNN(config.model.codebook_size).to(next(model.parameters()).device)
-        indices = partial(indices_of, model.eval())
-        fit_prior(prior, indices, data, recipe, config.prior_steps)
+        prior = PixelCNN(config.model.codebook_size)
+        objective = IndexLikelihood(partial(indices_of, model.eval()))
+        validated = fit(prior, objective, data, recipe)
+        results |= {key: value for key, value in validated.items() if key == "val/prior/nats"}
         run.save_weights("prior", prior)
-        if data.validation is not None:
-            results |= with_prefix("val", {"prior/nats": nats(prior, indices, data.validation)})
         torch.manual_seed(derive("samples", config.recipe.seed))
         draw = index_sampler(model, prior, data.shape)
         samplers = {"prior": partial(samples, model, size=data.shape[1:], draw=draw)}
         grid = lambda: grid_picture(samplers["prior"](80).unflatten(0, (8, 10)), "codes from the prior")  # noqa: E731
 
         def measure(test: ImageSet) -> dict[str, float | str]:
-            return {"prior/nats": nats(prior, indices, test), **sample_quality(samplers, data, test)}
+            nats = evaluate(prior, test, objective)["prior/nats"]
+            return {"prior/nats": nats, **sample_quality(samplers, data, test)}
 
         report(model, data, results, run, drawn({"samples-prior": grid}), measure)
 

@@ -8,7 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ae.data.augment import Augment
-from ae.data.images import Batch, ImageSet
+from ae.data.batch import Batch
+from ae.data.images import ImageSet
 from ae.utils import distributed
 from ae.utils.errors import InputError
 from ae.utils.seeding import generator
@@ -81,11 +82,11 @@ class Batches:
         for (epoch, i, index), batch in zip(positions, batches, strict=False):  # both without end
             if self.augment.moves:
                 parameters = self.augment.draw(len(index), generator("augment", self.seed, epoch, i))
-                batch = Batch(self.augment.apply(batch.images, distributed.shard(parameters, dim=1)), batch.labels)
+                batch = batch.with_images(self.augment.apply(batch.images, distributed.shard(parameters, dim=1)))
             if self.binarise:
                 uniform = torch.rand(len(index), *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
                 white = distributed.shard(uniform).to(batch.images.device, non_blocking=True) < batch.images
-                batch = Batch(white.float(), batch.labels)
+                batch = batch.with_images(white.float())
             yield batch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:

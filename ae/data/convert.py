@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ae.data.images import Batch, Images, ImageSet, as_labels
+from ae.data.batch import Batch
+from ae.data.images import Images, ImageSet, as_labels
 from ae.data.items import as_pixel_type, channels_first
 from ae.data.options import Data
 from ae.data.splits import Splits

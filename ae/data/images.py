@@ -6,23 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from ae.data.batch import Batch
 from ae.utils.errors import InputError
 from ae.utils.seeding import generator
 from ae.utils.validation import Positive, checked_arguments
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images [b c h w] in [0, 1] and labels [b]; label -1 is unlabelled."""
-
-    images: Float[Tensor, "b c h w"]
-    labels: Int64[Tensor, " b"]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ae.data.batch import Batch
 from ae.data.files import note
-from ae.data.images import Batch, as_classes, as_labels
+from ae.data.images import as_classes, as_labels
 from ae.data.items import image_of, label_of, labels_of
 from ae.utils.errors import InputError, one_line
 from ae.utils.validation import AtLeast0, Positive, checked, checked_arguments

@@ -1,13 +1,13 @@
 """Evaluation: metrics of a model on a whole data set, computed the same way in every experiment."""
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 
 from ae.data import Batch, ImageSet
@@ -24,7 +24,8 @@ from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
 from ae.utils.validation import AtLeast0, Positive, checked_arguments
 
-_LOSS = "loss/"  # prefix of the parts of the objective's total, until they are added
+_PREDICTIONS = "predictions"  # of classes, beside the metrics of each image
+_REST = "rest"  # the objective's total without the terms that have counts
 _warned: WeakSet[nn.Module] = WeakSet()  # models with several heads for which the warning was printed
 
 
@@ -34,17 +35,22 @@ class PerImageMetrics:
 
     values       {metric: [n]}
     predictions  [n] the most likely class; None unless the model has exactly one head
+    terms        the objective's `loss` and its terms, means over the examples of each
     """
 
     values: dict[str, Float64[Tensor, " n"]]
     predictions: Int64[Tensor, " n"] | None
     labels: Int64[Tensor, " n"]
     classes: tuple[str, ...]
+    terms: dict[str, float] = field(default_factory=dict)
 
     def means(self) -> dict[str, float]:
-        """Average over images; `cross_entropy`, `accuracy` and `accuracy/CLASS` over labelled images."""
+        """Average over images; `cross_entropy`, `accuracy` and `accuracy/CLASS` over labelled images.
+
+        A term of the objective that has the name of a metric is left out: the metric is that of clean images.
+        """
         labelled = self.labels >= 0
-        metrics = {}
+        metrics = dict(self.terms)
         for name, value in self.values.items():
             counted = value[labelled] if name in ("cross_entropy", "accuracy") else value
             if len(counted):
@@ -60,7 +66,7 @@ class PerImageMetrics:
 def evaluate(
     model: nn.Module,
     images: ImageSet | Any,
-    objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
+    objective: Callable[..., Any] | None = None,
     step: AtLeast0[int] = 0,
     batch_size: Positive[int] = 256,
 ) -> dict[str, float]:
@@ -68,8 +74,9 @@ def evaluate(
 
     With a decoder: `mse` per pixel, `psnr` in dB, and `ssim` of images from 11x11 pixels, all of clean images.
     With one head: `cross_entropy` in nats, `accuracy` and `accuracy/CLASS`, over labelled images.
-    With an objective: `loss`, its total at `step`. The mean of each term is over its own examples (`Loss.counts`),
-    whatever the batches. Noise is the same at every call.
+    With an objective: `loss`, its total at `step`, and its terms. The mean of each term is over its own examples
+    (`Loss.counts`), whatever the batches. Noise is the same at every call. A model that is no Autoencoder has these
+    only; an objective of several losses has none, unless it gives a Loss in evaluation mode.
 
     Images of another kind are converted where the conversion is unambiguous (`ae.data.convert.as_images`).
     """
@@ -80,49 +87,41 @@ def evaluate(
 def per_image_metrics(
     model: nn.Module,
     images: ImageSet,
-    objective: Callable[[Autoencoder, Batch, int], Loss] | None = None,
+    objective: Callable[..., Any] | None = None,
     step: AtLeast0[int] = 0,
     batch_size: Positive[int] = 256,
 ) -> PerImageMetrics:
     """Compute the metrics of `evaluate` for each image, and the predicted classes."""
-    autoencoder = unwrapped(model)
-    if not isinstance(autoencoder, Autoencoder):
-        raise InputError(
-            f"an evaluation takes an Autoencoder(encoder, decoder, ...), got a {type(autoencoder).__name__}"
-        )
+    model = unwrapped(model)
+    if not isinstance(model, Autoencoder) and objective is None:
+        raise InputError(f"an evaluation takes an Autoencoder(encoder, decoder, ...), got a {type(model).__name__}")
     if objective is not None:
         check_objective(objective)
-    device = next(autoencoder.parameters()).device
+    device = next(model.parameters()).device
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    predictions = []
-    modules = [autoencoder, objective] if isinstance(objective, nn.Module) else [autoencoder]
+    losses: dict[int, tuple[int, Loss]] = {}  # number of images and loss of each batch
+    modules = [model, objective] if isinstance(objective, nn.Module) else [model]
     batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[
         distributed.rank() :: distributed.world_size()
     ]
     with evaluating(*modules, fork_rng=True):
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
-            output = autoencoder(batch.images)
-            for name, value in per_example(output, batch).items():
-                parts[name].append(value)
-            if len(output.logits) == 1:
-                predictions.append(only_head(output.logits).argmax(1))
-            elif output.logits:
-                _warn_of_several_heads(autoencoder, list(output.logits))
-            if objective is not None:
-                for name, value in _loss_parts(checked_loss(objective(autoencoder, batch, step)), len(batch)).items():
+            if isinstance(model, Autoencoder):
+                for name, value in per_example(model, model(batch.images), batch).items():
                     parts[name].append(value)
-    values = {name: torch.cat(tensors).cpu().double() for name, tensors in parts.items()}
-    if predictions:
-        values["predictions"] = torch.cat(predictions).cpu()
+            if objective is not None:
+                loss = objective(model, batch, step)
+                if not isinstance(loss, Iterator):
+                    losses[i] = len(batch), checked_loss(loss)
+    values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
     values = _gathered(values, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
-    if objective is not None:
-        values = _with_loss(values)
     return PerImageMetrics(
-        predictions=values.pop("predictions", None),
-        values=values,
+        predictions=values.pop(_PREDICTIONS, None),
+        values={name: value.double() for name, value in values.items()},
         labels=images.labels.cpu(),
         classes=images.classes,
+        terms=_means_of(losses),
     )
 
 
@@ -157,9 +156,9 @@ def mean_image(images: ImageSet, batch_size: int = 256) -> Float[Tensor, "c h w"
     return (torch.as_tensor(total) / len(images)).float()
 
 
-def per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
-    """Compute every metric of the model's output that does not depend on the objective, for each image."""
-    values = {}
+def per_example(model: Autoencoder, output: Output, batch: Batch) -> dict[str, Shaped[Tensor, " b"]]:
+    """Compute every metric of the model's output that does not depend on the objective, and the predicted class."""
+    values: dict[str, Tensor] = {}
     if output.params is not None:
         values["mse"] = squared_error(output.reconstruction, batch.images)
         values["psnr"] = psnr(values["mse"])
@@ -168,7 +167,10 @@ def per_example(output: Output, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
     if len(output.logits) == 1:
         logits = only_head(output.logits)
         values["cross_entropy"] = cross_entropy(logits, batch.labels)
-        values["accuracy"] = (logits.argmax(1) == batch.labels).float()
+        values[_PREDICTIONS] = logits.argmax(1)
+        values["accuracy"] = (values[_PREDICTIONS] == batch.labels).float()
+    elif output.logits:
+        _warn_of_several_heads(model, list(output.logits))
     return values
 
 
@@ -181,29 +183,29 @@ def _gathered(values: dict[str, Tensor], index: Int64[Tensor, " m"]) -> dict[str
     return {name: torch.cat([values[name] for _, values in parts])[order] for name in parts[0][1]}
 
 
-def _loss_parts(loss: Loss, images: int) -> dict[str, Float[Tensor, " b"]]:
-    """Split a batch's total into the terms that have counts and the rest, each repeated for every image.
-
-    `value/TERM` is the term's part of the total, `share/TERM` the number of its examples over the number of images.
-    """
-    parts, rest = {}, loss.total
-    for name, weight in loss.weights.items():
-        value = weight * loss.terms[name]
-        parts[f"{_LOSS}value/{name}"] = value
-        parts[f"{_LOSS}share/{name}"] = torch.as_tensor(loss.counts[name], device=value.device) / images
-        rest = rest - value
-    return {name: value.expand(images) for name, value in {f"{_LOSS}rest": rest, **parts}.items()}
-
-
-def _with_loss(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace the parts of the loss by `loss` [n], whose mean is the total over the whole set."""
-    metrics = {name: value for name, value in values.items() if not name.startswith(_LOSS)}
-    loss = values[f"{_LOSS}rest"]
-    for name in [name.removeprefix(f"{_LOSS}value/") for name in values if name.startswith(f"{_LOSS}value/")]:
-        value, share = values[f"{_LOSS}value/{name}"], values[f"{_LOSS}share/{name}"]
-        if share.sum() > 0:
-            loss = loss + value * share / share.mean()
-    return {**metrics, "loss": loss}
+def _means_of(losses: dict[int, tuple[int, Loss]]) -> dict[str, float]:
+    """Average the totals and terms of all batches, in all processes, each over its own examples."""
+    batches: dict[int, dict[str, tuple[float, float]]] = {}  # of each batch: {term: (mean, count)}
+    weights: dict[str, float] = {}
+    for i, (images, loss) in losses.items():
+        weights = {name: float(weight) for name, weight in loss.weights.items()}
+        counts = {name: float(loss.counts.get(name, images)) for name in loss.terms}
+        rest = loss.total.item() - sum(weights[name] * loss.terms[name].item() for name in weights)
+        batches[i] = {name: (value.item(), counts[name]) for name, value in loss.terms.items()} | {
+            _REST: (rest, float(images))
+        }
+    gathered = dict(sorted(item for part in distributed.all_gather(batches) for item in part.items()))
+    weights = next((each for each in distributed.all_gather(weights) if each), {})
+    names = list(dict.fromkeys(name for batch in gathered.values() for name in batch))
+    means = {}
+    for name in names:
+        counted = [batch[name] for batch in gathered.values() if name in batch]
+        total = sum(count for _, count in counted)
+        if total:
+            means[name] = sum(mean * count for mean, count in counted) / total
+    if _REST in means:
+        means["loss"] = means.pop(_REST) + sum(weight * means.get(name, 0.0) for name, weight in weights.items())
+    return means
 
 
 def _warn_of_several_heads(model: nn.Module, heads: list[str]) -> None:

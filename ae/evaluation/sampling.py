@@ -14,12 +14,13 @@ from torch.distributions import Normal
 from ae.data import ImageSet
 from ae.evaluation.inference import encode_batches, evaluating
 from ae.models.autoencoder import Autoencoder
+from ae.models.generator import Generator
 from ae.models.priors import PixelCNN, has_prior, prior_of
 from ae.objectives import log_weights
 from ae.utils.errors import InputError
 from ae.utils.seeding import derive, reseed
 from ae.utils.validation import AtLeast2, Positive, checked_arguments
-from ae.weights import load, load_prior
+from ae.weights import load_generator, load_prior
 
 Draw = Callable[[int], Tensor]
 """Number of codes -> codes [n ...], drawn from a prior or a mixture."""
@@ -47,14 +48,18 @@ def samples(
 
 @checked_arguments
 def sample(run: Path | str, count: Positive[int], seed: int = 0) -> Float[Tensor, "n c h w"]:
-    """Sample `count` images of the training images' size from the model and the prior of a run.
+    """Sample `count` images of the training images' size from the model and the prior of a run, or its generator.
 
     `run` is as in `ae.load`. A prior over the indices of a quantizer is read from `prior.safetensors` in the run's
     folder, or beside the file of weights. The same seed gives the same images. Raises InputError if there is no prior.
     """
-    model = load(run)
+    model = load_generator(run)
     if model.image_shape is None:
         raise InputError(f"{run} does not say the size of its images: decode codes of the prior by model.decode")
+    if isinstance(model, Generator):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return generated(model, count)
     draw = None
     file = (Path(run) if Path(run).is_dir() else Path(run).parent) / "prior.safetensors"
     if file.exists():
@@ -62,6 +67,13 @@ def sample(run: Path | str, count: Positive[int], seed: int = 0) -> Float[Tensor
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return samples(model, count, model.image_shape[1:], draw)
+
+
+@torch.no_grad()
+def generated(generator: Generator, count: int, batch_size: int = 500) -> Float[Tensor, "n c h w"]:
+    """Draw `count` images of a generator in evaluation mode."""
+    with evaluating(generator):
+        return torch.cat([generator.sample(len(part)) for part in torch.arange(count).split(batch_size)])
 
 
 def index_sampler(model: Autoencoder, prior: PixelCNN, image_shape: Sequence[int]) -> Draw:

@@ -13,6 +13,7 @@ from ae.objectives.joint import (
     only_head,
 )
 from ae.objectives.ladder import Ladder
+from ae.objectives.prior import IndexLikelihood
 from ae.objectives.uncertainty import UncertaintyWeighting
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
 
@@ -23,6 +24,7 @@ __all__ = [
     "Consistency",
     "Contractive",
     "Corruption",
+    "IndexLikelihood",
     "Joint",
     "Ladder",
     "Loss",

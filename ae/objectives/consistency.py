@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ae.data import Augment, Batch
+from ae.data import LABEL, Augment, Batch
 from ae.data.corruptions import PatchMask
-from ae.functional import masked_mean
 from ae.models.autoencoder import Autoencoder
 from ae.models.ema import average_
 from ae.objectives.joint import Joint, Loss, only_head
@@ -91,22 +90,23 @@ class Consistency(nn.Module):
         if not model.training:
             return self.joint(model, batch, step)
         teaching, unlabelled = self.teaching, batch.labels < 0
-        average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else its own statistics
+        if distributed.is_first_part():
+            average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else its own ones
         weak = teaching.weak(batch.images)
         if not teaching.weight:
-            return self.joint(model, Batch(weak, batch.labels), step)
+            return self.joint(model, batch.with_images(weak), step)
         augmented = teaching.strong(batch.images)
         masked, _ = teaching.hide(augmented)
         is_strong = unlabelled[:, None, None, None]
         code = model.encode(torch.where(is_strong, masked, weak))
-        loss = self.joint.of(model, Batch(torch.where(is_strong, augmented, weak), batch.labels), code, step)
+        loss = self.joint.of(model, batch.with_images(torch.where(is_strong, augmented, weak)), code, step)
         values, confident = self._values(
             only_head(model.classify(code)), self._teacher_probabilities(weak, unlabelled, step)
         )
-        term = masked_mean(values, unlabelled)
+        term = batch.mean(values, LABEL, missing=True)
         weight = teaching.weight * (min(1.0, (step + 1) / teaching.ramp) if teaching.ramp else 1.0)
-        terms = {"consistency": term.detach(), "taught": masked_mean(confident.float(), unlabelled)}
-        counts = dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(unlabelled.sum())))
+        terms = {"consistency": term.detach(), "taught": batch.mean(confident.float(), LABEL, missing=True)}
+        counts = dict.fromkeys(terms, batch.count(LABEL, missing=True))
         weights = {**loss.weights, "consistency": weight}
         return Loss(loss.total + weight * term, {**loss.terms, **terms}, {**loss.counts, **counts}, weights)
 

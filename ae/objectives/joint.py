@@ -1,22 +1,21 @@
 """The loss of a step, the checks of objectives, and the joint objective."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ae import functional
-from ae.data import Batch
+from ae.data import LABEL, Batch
 from ae.functional import masked_mean
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
 from ae.models.likelihoods import Likelihood
-from ae.utils import distributed
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, Positive, Settings, check_unread
 
@@ -39,6 +38,39 @@ class Loss:
     terms: dict[str, Float[Tensor, ""]]
     counts: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float | Tensor] = field(default_factory=dict)
+
+    def detached(self) -> "Loss":
+        """The same values without gradients."""
+        return replace(self, total=self.total.detach(), terms={k: v.detach() for k, v in self.terms.items()})
+
+    @staticmethod
+    def mean(parts: Sequence["Loss"], name: str | None = None) -> "Loss":
+        """The loss of a batch from those of its parts, whose means are over the batch; its total is a term `name`."""
+        first = parts[0]
+        total, terms, counts = first.total, dict(first.terms), first.counts
+        if len(parts) > 1:
+            total = torch.stack([part.total for part in parts]).mean()
+            counts = {key: torch.stack([torch.as_tensor(part.counts[key]) for part in parts]).sum() for key in counts}
+            for key in terms:
+                values = torch.stack([part.terms[key] for part in parts])
+                if key in counts:
+                    shares = torch.stack([torch.as_tensor(part.counts[key]) for part in parts])
+                    terms[key] = (values * shares).sum() / counts[key].clamp(min=1e-12)
+                else:
+                    terms[key] = values.mean()
+        return replace(first, total=total, terms=terms if name is None else {**terms, name: total}, counts=counts)
+
+    @staticmethod
+    def sum(losses: Sequence["Loss"]) -> "Loss":
+        """The sum of several losses of a batch, with the terms of all."""
+        if len(losses) == 1:
+            return losses[0]
+        terms, counts, weights = ({}, {}, {})  # type: ignore[var-annotated]
+        for loss in losses:
+            terms |= loss.terms
+            counts |= loss.counts
+            weights |= loss.weights
+        return Loss(torch.stack([loss.total for loss in losses]).sum(), terms, counts, weights)
 
 
 def check_objective(objective: Any) -> None:
@@ -162,7 +194,7 @@ class Joint(Settings):
             value = masked_mean(code.penalty)
             total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
         if self.has("classification"):
-            head_loss = classification(only_head(model.classify(code)), batch.labels)
+            head_loss = classification(only_head(model.classify(code)), batch)
             total, counts = total + weight["classification"] * head_loss.total, head_loss.counts
             terms |= head_loss.terms
             count_weights = {"cross_entropy": weight["classification"]}
@@ -213,13 +245,13 @@ def corruption_of(objective: Any) -> Corruption | None:
     return getattr(getattr(objective, "joint", objective), "corruption", None)
 
 
-def classification(logits: Float[Tensor, "b classes"], labels: Int64[Tensor, " b"]) -> Loss:
+def classification(logits: Float[Tensor, "b classes"], batch: Batch) -> Loss:
     """Cross-entropy in nats and accuracy, means over the labelled images of the batch."""
-    labelled = labels >= 0
-    value = masked_mean(functional.cross_entropy(logits, labels), labelled)
-    accuracy = masked_mean((logits.argmax(1) == labels).float(), labelled)
+    labels = batch.labels
+    value = batch.mean(functional.cross_entropy(logits, labels), LABEL)
+    accuracy = batch.mean((logits.argmax(1) == labels).float(), LABEL)
     terms = {"cross_entropy": value.detach(), "accuracy": accuracy}
-    counts = dict.fromkeys(terms, torch.as_tensor(distributed.mean_count(labelled.sum())))
+    counts = dict.fromkeys(terms, batch.count(LABEL))
     return Loss(value, terms, counts, {"cross_entropy": 1.0})
 
 

@@ -78,7 +78,7 @@ class Ladder(nn.Module):
         clean, _ = _path(model, images, noise=0.0)
         with _frozen_running_statistics(model):
             noisy, logits = _path(model, images, self.noise)
-        loss = classification(logits, batch.labels)
+        loss = classification(logits, batch)
         total, terms = loss.total, dict(loss.terms)
         for i, value in self._costs(noisy, clean, logits.softmax(1)):
             total, terms[f"denoising/{i}"] = total + self.weights[i] * value, value.detach()

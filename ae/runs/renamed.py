@@ -12,8 +12,14 @@ _JOINT_SETTINGS = {"rate": "beta", "ramps": "weight_schedule"}
 
 
 def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run under their names since 0.2; the likelihood of `Joint` is a setting of the model."""
+    """The settings of a run under their names and at their places since 0.2.
+
+    The likelihood of `Joint` is a setting of the model.
+    """
     renamed, model, objective = _renamed(settings), settings.get("model"), settings.get("objective")
+    if {"penalty", "decay", "recipe"} <= settings.keys():  # a GAN, of which the recipe averages the generator
+        decay = renamed.pop("decay")
+        return {**renamed, "recipe": {**renamed["recipe"], "ema": decay}}
     if not isinstance(model, Mapping) or not isinstance(objective, Mapping):
         return renamed
     joint = objective.get("joint", objective)

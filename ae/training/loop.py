@@ -1,142 +1,239 @@
-"""Training loops with several losses, minimised in turn, such as a GAN's."""
+"""The training loop, of which `fit` is the shortest use."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ae.data import Batch, Splits
+from ae.data.convert import as_splits
+from ae.evaluation.evaluate import evaluate
 from ae.evaluation.metrics import with_prefix
-from ae.models.freezing import TrainingMode, trainable
+from ae.evaluation.plots import drawn, reconstruction_picture
+from ae.models.autoencoder import Autoencoder
+from ae.models.ema import average_
+from ae.models.freezing import TrainingMode
 from ae.models.lazy import check_materialised
-from ae.models.wrappers import unwrapped
-from ae.objectives import Loss, checked_loss
+from ae.objectives import Loss, check_objective, corruption_of
 from ae.runs.run import Run
-from ae.training.fit import rate_ratios, set_learning_rate
+from ae.training.learner import Learner
 from ae.training.meter import Meter
+from ae.training.preflight import checked_model, dry_run
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.state import diverged, is_finite, restore, safely, state_of
+from ae.training.step import Objective, Step, has_several_losses
 from ae.utils import distributed
 from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
-from ae.utils.validation import checked_arguments, unchecked_range
+from ae.utils.validation import checked, unchecked_range
 
-Evaluation = tuple[dict[str, float], dict[str, Any]]
-"""Metrics by name, and pictures (Pillow's) by name."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pictures = Callable[[Any], "Mapping[str, Image]"]
+"""Model that is validated -> pictures by name."""
 
 
 class Loop:
-    """Iterate over training batches, with the noise, learning rates, logging, saving and resuming of `fit`.
+    """Iterate over the training batches; between two batches, validate, log and save what is due.
 
-        with Run("gan", config.run, config) as run, Loop(model, others, learners, data, recipe, run) as loop:
+        with Loop(model, objective, data, recipe, run) as loop:
             for batch in loop:
-                loop.minimise("discriminator", ...)
-                loop.minimise("generator", ...)
+                loop.train(batch)
             results = loop.results()
 
-    model     is saved as the run's weights
-    others    modules trained beside it, by name
-    learners  the parameters that each loss trains, by name of the loss; a parameter may have several losses
-    evaluate  returns metrics, logged as `val/...` at each evaluation, and pictures
-
-    `train/loss` is the sum of all losses. Frozen parts stay frozen, as in `fit`. Raises InputError in several
-    processes, and DivergedError as `fit` does.
+    Arguments are those of `fit`. `loop.step` counts the batches.
     """
 
-    @checked_arguments
     def __init__(
         self,
         model: nn.Module,
-        others: Mapping[str, nn.Module],
-        learners: Mapping[str, Iterable[nn.Parameter]],
-        data: Splits,
+        objective: Objective,
+        data: Splits | Any,
         recipe: Recipe,
-        run: Run,
-        evaluate: Callable[[], Evaluation] | None = None,
+        run: Run | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
-        if distributed.world_size() > 1:
-            raise InputError("this experiment has a loop of its own, which runs in one process only")
-        if recipe.compile or recipe.precision != "fp32":
-            raise InputError("this experiment has a loop of its own: it takes neither --recipe.compile nor bf16")
-        if recipe.ema is not None:
-            raise InputError("this experiment has a loop of its own, which keeps no average: leave Recipe.ema out")
-        self.device = recipe.find_device()
-        model = unwrapped(model)
-        self._trained = nn.ModuleDict({"model": model, **others})
-        check_materialised(self._trained)
-        self._trained.to(self.device).to(memory_format=torch.channels_last)
-        self._mode = TrainingMode([model, *others.values()])
-        self._parameters = {name: trainable(parameters) for name, parameters in learners.items()}
-        self._optimizers = {name: recipe.make_optimizer(parameters) for name, parameters in self._parameters.items()}
-        self._ratios = {name: rate_ratios(optimizer) for name, optimizer in self._optimizers.items()}
-        self._model, self._recipe, self._run, self._evaluate = model, recipe, run, evaluate
-        self._data = data
-        self._batches = data.to(self.device).batches(recipe.batch_size, recipe.seed)
+        check_objective(objective)
+        self.model = checked_model(model, objective)
+        self._recipe, self._run = checked(recipe, Recipe, "recipe"), checked(run, Run | None, "run")
+        self._device = recipe.find_device()
+        data = as_splits(data)
+        if run:
+            run.begin_training(data)
+        self._data = data.to(self._device)
+        self._batches = self._data.batches(recipe.batch_size, recipe.seed)
         self._total_steps = recipe.steps or recipe.epochs * len(self._batches)
         recipe.check_warmup(self._total_steps)
-        self._meter, self._loss = Meter(), _zero_loss(self.device)
-        self._contexts = ExitStack()
+        self._trained = Step(self.model, objective).to(self._device)
+        self._trained.averaged = weight_average(self.model, objective, recipe.ema)
+        own_average = getattr(objective, "averaged", self.model)
+        self._evaluated = own_average if self._trained.averaged is None else self._trained.averaged
+        modules = [self.model, objective] if isinstance(objective, nn.Module) else [self.model]
+        self._mode = TrainingMode(modules, None if self._evaluated is self.model else (self._evaluated, self.model))
+        if isinstance(self.model, Autoencoder):
+            ends = {0, min(self._total_steps, len(self._batches)) - 1}
+            smallest = min(self._batches.size(step) for step in ends)
+            dry_run(self.model, self._evaluated, self._mode, self._data, smallest, recipe.seed)
+        check_materialised(self._trained)
+        self._trained.to(memory_format=torch.channels_last)
+        learners: Any = {"loss": self._trained.parameters()}
+        if has_several_losses(objective):
+            learners = objective.learners(self.model)  # type: ignore[attr-defined]
+        self._learners = {name: Learner(parameters, recipe) for name, parameters in learners.items()}
+        self._parameters = list({id(p): p for each in self._learners.values() for p in each.parameters}.values())
+        self._optimizers = {
+            "optimizer" if name == "loss" else name: learner.optimizer for name, learner in self._learners.items()
+        }
+        self._pictures = pictures or partial(_reconstructions, self._data, corruption_of(objective))
+        self._meter, self._contexts = Meter(), ExitStack()
 
     def __enter__(self) -> "Loop":
-        self._run.begin_training(self._data)
-        self._state = restore(self._run, self._trained, self._optimizers, self._meter, self._total_steps)
-        self._run.watch(self._model)
+        recipe, trained = self._recipe, self._trained
+        self._state = restore(self._run, trained, self._optimizers, self._meter, self._total_steps)
+        if self._run:
+            self._run.watch(self.model)
+        distributed.replicate(trained)
+        if recipe.compile:
+            trained.compile_parts()
+            self._contexts.callback(trained.release_parts)
         self._started = time.perf_counter() - self._state.seconds
+        self._mode.apply()
         self._progress = self._contexts.enter_context(Progress(self._total_steps, self._state.step))
         self._contexts.enter_context(unchecked_range())
-        self._contexts.enter_context(safely(self._run, self._recipe.deterministic))
+        self._contexts.enter_context(safely(self._run, recipe.deterministic))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._contexts.close()
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the remaining training batches; between two batches, log and save what is due."""
-        state, recipe = self._state, self._recipe
-        for batch in islice(self._batches.starting_at(state.step), self._total_steps - state.step):
-            self._mode.apply()
-            reseed(self.device, "noise", recipe.seed, state.step)
-            self._lr = recipe.learning_rate(state.step, self._total_steps)
-            self._loss = _zero_loss(self.device)
-            yield batch
-            self._meter.add(state.step, self._loss, len(batch))
-            state.step += 1
-            state.images += len(batch)
-            self._progress.step()
-            self._log_and_save()
+        self._contexts.__exit__(kind, error, trace)
 
     @property
     def step(self) -> int:
-        """Return the number of the step, counted from 0."""
+        """Number of the step, counted from 0."""
         return self._state.step
 
-    def minimise(self, name: str, loss: Tensor | Loss) -> None:
-        """Take one step of the optimiser `name` on a scalar or a Loss; logs it as `train/NAME`, and a Loss's terms."""
-        loss = checked_loss(Loss(loss, {}) if isinstance(loss, Tensor) else loss, trains=True)
-        optimizer = self._optimizers[name]
-        set_learning_rate(optimizer, self._lr, self._ratios[name])
-        optimizer.zero_grad()
-        loss.total.backward()
-        if self._recipe.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters[name], self._recipe.grad_clip)
-        optimizer.step()
-        value, previous = loss.total.detach(), self._loss
-        self._loss = Loss(
-            previous.total + value, {**previous.terms, **loss.terms, name: value}, {**previous.counts, **loss.counts}
-        )
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the remaining training batches; between two batches, validate, log and save what is due."""
+        state, recipe, run = self._state, self._recipe, self._run
+        evaluate_every = recipe.evaluate_every or len(self._batches)
+        for batch in islice(self._batches.starting_at(state.step), self._total_steps - state.step):
+            epoch = (state.step + 1) / len(self._batches)
+            evaluates = (state.step + 1) % evaluate_every == 0 or state.step + 1 == self._total_steps
+            self._logs = evaluates or epoch.is_integer() or (state.step + 1) % recipe.log_every == 0
+            self._lr = recipe.learning_rate(state.step, self._total_steps)
+            yield batch
+            state.images += self._batches.size(state.step)
+            state.step += 1
+            self._progress.step()
+            saves = run is not None and (
+                evaluates or run.saves_after(state.step) or distributed.agree(run.wants_state(), state.step)
+            )
+            if self._logs or saves:
+                measured = self._meter.read()
+                self._check_finite(with_weights=saves)
+                if self._logs:
+                    self._log(measured, epoch, evaluates)
+                if run and saves:
+                    state.seconds = time.perf_counter() - self._started
+                    run.save_state(state_of(state, self._trained, self._optimizers, self._meter))
+
+    def train(self, batch: Batch) -> None:
+        """Take one step on a batch: each of the objective's losses in turn, its gradient, and its update."""
+        step, recipe, images = self._state.step, self._recipe, self._batches.size(self._state.step)
+        parts = batch.parts(recipe.accumulate)
+        losses = [self._trained.losses(part, step, recipe) for part in parts]
+        totals: list[Loss] = []
+        norms: dict[str, Tensor] = {}
+        while (name := self._accumulate(losses, images, totals)) is not None:
+            norm = self._learners[name].finish_step(self._logs)
+            if norm is not None:
+                norms["gradient_norm" if name == "loss" else f"gradient_norm/{name}"] = norm
+        if self._trained.averaged is not None and recipe.ema is not None:
+            average_(self._trained.averaged, self.model, step, recipe.ema)
+        self._meter.add(step, Loss.sum(totals), images, norms)
+
+    def _accumulate(self, losses: list[Iterator[tuple[str, Loss]]], images: int, totals: list[Loss]) -> str | None:
+        """Add the gradients of the next loss of each part of a batch; return the loss's name, or None at the end.
+
+        The loss of the whole batch is appended to `totals`.
+        """
+        names, values = set(), []
+        for i, iterator in enumerate(losses):
+            with distributed.global_batch(images, i, len(losses)):
+                if not totals:
+                    part = ("part", i) if i else ()
+                    reseed(self._device, *distributed.rank_key("noise", self._recipe.seed, self._state.step, *part))
+                name, loss = next(iterator, (None, None))
+                names.add(name)
+                if name is None or loss is None:
+                    continue
+                if i == 0:
+                    self._learner(name).start_step(self._lr)
+                (loss.total if len(losses) == 1 else loss.total / len(losses)).backward()
+                # ^ inside: checkpointing recomputes means over the whole batch here
+                values.append(loss.detached())
+        if len(names) > 1:
+            raise InputError(f"an objective must yield the same losses for each part of a batch, yielded {names}")
+        (name,) = names
+        if name is not None:
+            totals.append(Loss.mean(values, None if name == "loss" else name))
+        return name
+
+    def _learner(self, name: str) -> Learner:
+        if name not in self._learners:
+            known = ", ".join(self._learners)
+            raise InputError(
+                f"an objective of several losses has learners(model), their parameters by name: {known}; "
+                f"it yielded {name}"
+            )
+        return self._learners[name]
+
+    def _check_finite(self, with_weights: bool) -> None:
+        """Raise DivergedError if a loss was NaN or infinite since the last call, or a weight is."""
+        distributed.share_buffers(self._trained)
+        if self._meter.first_bad is not None:
+            step, name = self._meter.first_bad
+            raise diverged(name, step, self._recipe.learning_rate(step, self._total_steps), self._run)
+        if with_weights and not is_finite(self._trained):
+            raise diverged("a weight", self._state.step - 1, self._lr, self._run)
+
+    def _log(self, measured: dict[str, float], epoch: float, evaluates: bool) -> None:
+        """Log the means since the last row, and with `evaluates` the validation and pictures; save the best weights."""
+        state, run, data = self._state, self._run, self._data
+        measured |= {"learning_rate": self._lr, "weight_norm": nn.utils.get_total_norm(self._parameters).item()}
+        self._progress.show("train", measured, epoch)
+        row = with_prefix("train", measured)
+        if evaluates and data.validation is not None:
+            before = time.perf_counter()
+            state.validation = evaluate(self._evaluated, data.validation, self._trained.objective, self._total_steps)
+            state.validation_seconds += time.perf_counter() - before
+            self._progress.show("val", state.validation, epoch)
+            row |= with_prefix("val", state.validation)
+        if run:
+            draws = evaluates and distributed.is_main()
+            run.log(row, state.step, epoch, self._pictures(self._evaluated) if draws else {})
+            if evaluates and state.validation.get("loss", math.inf) < state.best:
+                state.best = state.validation["loss"]
+                self._save_weights("best", self._evaluated)
+        self._meter.restart()
 
     def results(self) -> dict[str, float]:
-        """Save the model's weights and return the results, as `fit` does."""
+        """Load the average of the weights, if there is one, into the model; save it; return the results of `fit`."""
         state = self._state
-        self._run.save_weights("model", self._model, self._data.shape, self._data.classes)
+        self.model.load_state_dict(self._evaluated.state_dict())
+        if self._run:
+            self._save_weights("model", self.model)
         state.seconds = time.perf_counter() - self._started
         return {
             **with_prefix("val", state.validation),
@@ -144,40 +241,27 @@ class Loop:
             "images_per_second": state.images / (state.seconds - state.validation_seconds),
         }
 
-    def _log_and_save(self) -> None:
-        """Log and save at the steps at which either is due."""
-        state, recipe, run = self._state, self._recipe, self._run
-        epoch = state.step / len(self._batches)
-        evaluates = state.step % (recipe.evaluate_every or len(self._batches)) == 0 or state.step == self._total_steps
-        logs = evaluates or epoch.is_integer() or state.step % recipe.log_every == 0
-        saves = evaluates or run.saves_after(state.step) or run.wants_state()
-        if not (logs or saves):
-            return
-        measured = self._meter.read()
-        if self._meter.first_bad is not None:
-            step, name = self._meter.first_bad
-            raise diverged(name, step, recipe.learning_rate(step, self._total_steps), run)
-        if saves and not is_finite(self._trained):
-            raise diverged("a weight", state.step - 1, self._lr, run)
-        if logs:
-            norm = nn.utils.get_total_norm(list(self._trained.parameters())).item()
-            measured |= {"learning_rate": self._lr, "weight_norm": norm}
-            self._progress.show("train", measured, epoch)
-            row = with_prefix("train", measured)
-            pictures: dict[str, Any] = {}
-            if evaluates and self._evaluate is not None:
-                before = time.perf_counter()
-                state.validation, pictures = self._evaluate()
-                state.validation_seconds += time.perf_counter() - before
-                self._progress.show("val", state.validation, epoch)
-                row |= with_prefix("val", state.validation)
-            run.log(row, state.step, epoch, pictures)
-            self._meter.restart()
-        if saves:
-            state.seconds = time.perf_counter() - self._started
-            run.save_state(state_of(state, self._trained, self._optimizers, self._meter))
+    def _save_weights(self, name: Any, model: nn.Module) -> None:
+        if self._run:
+            metrics = with_prefix("val", self._state.validation)
+            self._run.save_weights(name, model, self._data.shape, self._data.classes, metrics)
 
 
-def _zero_loss(device: torch.device) -> Loss:
-    """Return the loss of a step before anything is minimised."""
-    return Loss(torch.zeros((), device=device), {})
+def weight_average(model: nn.Module, objective: Objective, decay: float | None) -> nn.Module | None:
+    """Return a copy of the model for the average of its weights, or None without a decay.
+
+    Raises InputError if the objective keeps an average, too.
+    """
+    if decay is None:
+        return None
+    if hasattr(objective, "averaged"):
+        raise InputError(f"{type(objective).__name__} keeps an average of the weights: leave Recipe.ema out")
+    return deepcopy(model).requires_grad_(False).eval()
+
+
+def _reconstructions(data: Splits, corruption: Any, model: nn.Module) -> "Mapping[str, Image]":
+    """Draw images and reconstructions of a model that has a decoder."""
+    if not isinstance(model, Autoencoder) or model.decoder is None:
+        return {}
+    images = data.train if data.validation is None else data.validation
+    return drawn({"reconstructions": partial(reconstruction_picture, model, images, corruption=corruption)})

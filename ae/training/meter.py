@@ -3,6 +3,7 @@
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ _MAX_PENDING = 1000  # steps whose values wait on the device
 
 
 class Meter:
-    """Means of losses and gradient norm since the last restart, images/s, and the first non-finite value.
+    """Means of losses and norms of gradients since the last restart, images/s, and the first non-finite value.
 
     `add` does not synchronise with the device; `read` does.
     """
@@ -33,12 +34,10 @@ class Meter:
         self._images = 0
         self._since = time.perf_counter()
 
-    def add(self, step: int, loss: Loss, images: int, gradient_norm: Tensor | None = None) -> None:
-        """Add the losses of a step; `images` is the size of the batch of all processes."""
+    def add(self, step: int, loss: Loss, images: int, norms: Mapping[str, Tensor] | None = None) -> None:
+        """Add the losses of a step, and norms of gradients; `images` is the size of the batch of all processes."""
         share = images / distributed.world_size()
-        values = {name: value.detach() for name, value in {**loss.terms, "loss": loss.total}.items()}
-        if gradient_norm is not None:
-            values["gradient_norm"] = gradient_norm
+        values = {name: value.detach() for name, value in {**loss.terms, "loss": loss.total, **(norms or {})}.items()}
         self._pending += [(step, name, value, loss.counts.get(name, share)) for name, value in values.items()]
         self._images += images
         self._steps += 1

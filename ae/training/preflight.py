@@ -1,5 +1,6 @@
 """Checks before the first step of training, which raise InputError with a message of one line."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,17 +19,26 @@ from ae.utils.errors import InputError, first_line
 from ae.utils.seeding import reseed
 
 
-def checked_model(model: Any) -> Autoencoder:
-    """Return the model inside its wrappers; raises InputError unless it is an Autoencoder."""
+def checked_model(model: Any, objective: Any) -> nn.Module:
+    """Return the model inside its wrappers.
+
+    Raises InputError unless it is a module, and an Autoencoder if the objective's signature asks for one.
+    """
     model = unwrapped(model)
-    if not isinstance(model, Autoencoder):
-        described = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise InputError(f"fit trains an Autoencoder(encoder, decoder, ...), got {described}")
-    return model
+    function: Any = objective.forward if isinstance(objective, nn.Module) else objective
+    try:
+        kinds = [parameter.annotation for parameter in inspect.signature(function).parameters.values()]
+    except ValueError:  # builtin functions have no signature
+        kinds = []
+    takes_autoencoder = any(kind in (Autoencoder, "Autoencoder") for kind in kinds[:1])
+    if isinstance(model, Autoencoder) or (isinstance(model, nn.Module) and not takes_autoencoder):
+        return model
+    described = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise InputError(f"fit trains an Autoencoder(encoder, decoder, ...), got {described}")
 
 
 def dry_run(
-    model: Autoencoder, evaluated: Autoencoder, mode: TrainingMode, data: Splits, smallest_batch: int, seed: int
+    model: Autoencoder, evaluated: nn.Module, mode: TrainingMode, data: Splits, smallest_batch: int, seed: int
 ) -> None:
     """Run the model on one image, which initialises lazy modules, and check its outputs.
 

@@ -37,6 +37,8 @@ class Progress:
             return
         shown = {name: metric.progress for name, metric in METRICS.items() if metric.progress and name in metrics}
         text = "  ".join(form.format(metrics[name]) for name, form in shown.items())
+        if not text:
+            return
         if self._bar.disable:
             line = f"step {self._step}/{self._total}  epoch {epoch:.2f}  {split:5}  {text}"
             say(line, error=True)

@@ -20,11 +20,16 @@ Schedule = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Length, batch size, optimiser, schedule and precision of a training."""
+    """Length, batch size, optimiser, schedule and precision of a training.
+
+    With `accumulate`, means over the batch are those of the whole. What couples images is over each part: batch norm,
+    free bits, the mutual information and total correlation of `BetaTC`, `MMD`, and a teacher's alignment.
+    """
 
     epochs: Positive[int] = 4  # passes over the training images
     steps: Positive[int] | None = None  # number of steps; overrides epochs
     batch_size: Positive[int] = 128  # images a step
+    accumulate: Positive[int] = 1  # parts of a batch, one after another: less memory, the same gradient
     optimizer: Literal["sgd", "adam", "adamw"] | Factory = "sgd"  # sgd: with momentum; adamw: Adam, decoupled decay
     lr: Positive[float] = 0.1  # learning rate; the maximum of a schedule
     momentum: BelowOne = 0.9  # of sgd
@@ -56,6 +61,9 @@ class Recipe(Settings):
             check_unread(self, ["warmup"], f"by {own}: leave it out, or choose another Recipe.schedule")
         if not self.weight_decay:
             check_unread(self, ["decays"], "without a weight decay: give Recipe.weight_decay")
+        if self.accumulate > self.batch_size:
+            limit = f"Recipe.batch_size, {self.batch_size}"
+            raise InputError(f"Recipe.accumulate must be at most {limit}, got {self.accumulate}")
         if self.nesterov and not self.momentum:
             raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
 

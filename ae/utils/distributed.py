@@ -11,20 +11,23 @@ process does, up to the order of floating-point sums. For the parts of an object
 
 The shard of a small batch may be empty: its process takes part in every step nevertheless, since all processes wait for
 each other. With one process, every function here does nothing.
+
+A process may train on its shard in parts (`Recipe.accumulate`), each of which counts as a shard of a further process:
+means are over the global batch, and statistics of batch norm, which is a coupling, over a part in all processes.
 """
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ae.utils.console import say
 from ae.utils.errors import InputError
@@ -34,9 +37,35 @@ Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _AGREE_EVERY = 10  # steps between two collectives of `agree`
-_mean_shard: float | None = None  # size of the global batch / number of processes, inside `global_batch`
-_replicas: WeakSet[DistributedDataParallel] = WeakSet()
 _reported: set[str] = set()  # buffers reported to differ between processes
+
+
+@dataclass(frozen=True)
+class _GlobalBatch:
+    """The global batch, divided into shards for the processes, and each shard into parts."""
+
+    images: int  # in the batch
+    part: int  # number of the part in use
+    parts: int
+
+    @property
+    def mean_size(self) -> float:
+        """Mean number of images in a part of a shard."""
+        return self.images / (world_size() * self.parts)
+
+    @property
+    def part_images(self) -> int:
+        """Number of images in this part of all shards."""
+        shards = [_split_size(self.images, world_size(), rank) for rank in range(world_size())]
+        return sum(_split_size(shard, self.parts, self.part) for shard in shards)
+
+
+_batch: _GlobalBatch | None = None  # inside `global_batch`, if the batch is divided
+
+
+def _split_size(count: int, parts: int, part: int) -> int:
+    """Return the size of a part of `tensor_split`."""
+    return count // parts + (part < count % parts)
 
 
 def world_size() -> int:
@@ -131,68 +160,114 @@ def agree(wanted: bool, step: int) -> bool:
 
 
 @contextmanager
-def global_batch(images: int) -> Iterator[None]:
-    """Take means and batch norm over the global batch of `images` images, of which this process has a shard."""
-    global _mean_shard
-    if world_size() == 1:
+def global_batch(images: int, part: int = 0, parts: int = 1) -> Iterator[None]:
+    """Take means over the global batch of `images` images, of which this process has a shard, or a part of one.
+
+    Batch norm is over this part of all shards.
+    """
+    global _batch
+    if world_size() == parts == 1:
         yield
         return
-    _mean_shard = images / world_size()
+    _batch = _GlobalBatch(images, part, parts)
     try:
-        with synced_norm():
+        with synced_norm() if world_size() > 1 else nullcontext():
             yield
     finally:
-        _mean_shard = None
+        _batch = None
+
+
+def is_divided() -> bool:
+    """Whether the batch in use is a shard, or a part of one, of the batch that means are over."""
+    return _batch is not None
+
+
+def is_in_parts() -> bool:
+    """Whether the batch in use is a part of this process's shard."""
+    return _batch is not None and _batch.parts > 1
+
+
+def is_first_part() -> bool:
+    """Whether the batch in use is the first part of this process's shard, or the whole."""
+    return _batch is None or _batch.part == 0
+
+
+def is_last_part() -> bool:
+    """Whether the batch in use is the last part of this process's shard, or the whole."""
+    return _batch is None or _batch.part == _batch.parts - 1
+
+
+def _is_collective() -> bool:
+    """Whether sums are over several processes."""
+    return _batch is not None and world_size() > 1
 
 
 def global_count(count: int) -> int:
-    """Return the size of the global batch, of which this process's shard has `count` images."""
-    return count if _mean_shard is None else round(_mean_shard * world_size())
+    """Return the number of images in all processes, of which this process's batch has `count`."""
+    return count if _batch is None else _batch.part_images
 
 
 def mean_count(count: Tensor | int) -> Tensor | float:
-    """Return the global count divided by the number of processes; for an int, the global batch size divided likewise.
+    """Return the global count over the number of shards and parts; for an int, the global batch's size likewise.
 
-    The sum over a shard divided by this count, averaged over processes as gradients are, is the mean over the batch.
+    `count` is of all parts of this process's shard. The sum over a part divided by the result, averaged over parts and
+    processes as gradients are, is the mean over the global batch.
     """
-    if _mean_shard is None:
+    if _batch is None:
         return count
     if not isinstance(count, Tensor):
-        return _mean_shard
+        return _batch.mean_size
     counts = count.float()
-    dist.all_reduce(counts)
-    return counts / world_size()
+    if world_size() > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+    return counts / (world_size() * _batch.parts)
 
 
-def data_parallel(module: nn.Module) -> nn.Module:
-    """Wrap a module in DistributedDataParallel, which averages gradients over the processes; one process needs none.
+def smallest_mean_count() -> float:
+    """Return the `mean_count` of a single example."""
+    return 1.0 if _batch is None else 1 / (world_size() * _batch.parts)
 
-    Raises InputError for lazy parameters without a size, and for batch norm in TorchScript.
-    """
+
+@torch.no_grad()
+def replicate(module: nn.Module) -> None:
+    """Copy the main process's weights to all processes; raises InputError for a module that can't be synchronised."""
     if world_size() == 1:
-        return module
+        return
     for name, part in module.named_modules():
-        label = f"{name.removeprefix('model.') or 'the model'} ({type(part).__name__})"
-        if any(nn.parameter.is_lazy(tensor) for tensor in (*part.parameters(False), *part.buffers(False))):
-            raise InputError(
-                f"{label} has no size before its first batch: give it one, then train in several processes"
-            )
         if isinstance(part, torch.jit.ScriptModule) and hasattr(part, "running_mean"):
+            label = f"{name.removeprefix('model.') or 'the model'} ({type(part).__name__})"
             raise InputError(f"{label} is TorchScript, whose batch norm can't be synchronised: give the Python module")
-    device = next(module.parameters()).device
-    parallel = DistributedDataParallel(
-        module,
-        device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=True,  # an objective may not use every parameter
-    )
-    _replicas.add(parallel)
-    return parallel
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shapes = all_gather({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if any(other != shapes[0] for other in shapes):
+        raise InputError("the processes have different models: build the same one in each")
+    for tensor in tensors.values():
+        dist.broadcast(tensor, src=0)
 
 
-def release() -> None:
-    """Drop the references of DistributedDataParallel modules to the process group."""
-    for parallel in list(_replicas):
-        vars(parallel).clear()
+@torch.no_grad()
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Average gradients over the processes, all in one collective for each dtype.
+
+    A parameter without a gradient in one process has a gradient of 0 there; without one in any process, it keeps none.
+    """
+    if world_size() == 1 or not parameters:
+        return
+    has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    dist.all_reduce(has_gradient)
+    by_dtype: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+    for parameter, count in zip(parameters, has_gradient.tolist(), strict=True):
+        if count and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if parameter.grad is not None:
+            by_dtype[parameter.dtype].append(parameter.grad)
+    for gradients in by_dtype.values():
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        means = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view(gradient.shape))
 
 
 @torch.no_grad()
@@ -217,7 +292,7 @@ def share_buffers(module: nn.Module) -> None:
 @torch.no_grad()
 def all_sum(x: Tensor) -> Tensor:
     """Sum over the processes inside `global_batch`; without gradients."""
-    if _mean_shard is None:
+    if not _is_collective():
         return x
     x = x.clone()
     dist.all_reduce(x)
@@ -226,7 +301,7 @@ def all_sum(x: Tensor) -> Tensor:
 
 def all_mean(x: Tensor) -> Tensor:
     """Average over the processes inside `global_batch`; without gradients."""
-    return all_sum(x) / (1 if _mean_shard is None else world_size())
+    return all_sum(x) / (world_size() if _is_collective() else 1)
 
 
 @torch.no_grad()
@@ -240,7 +315,7 @@ def variance(x: Tensor) -> Tensor:
 @torch.no_grad()
 def broadcast(x: Tensor) -> Tensor:
     """Broadcast rank 0's values inside `global_batch`; without gradients."""
-    if _mean_shard is None:
+    if not _is_collective():
         return x
     x = x.contiguous().clone()
     dist.broadcast(x, src=0)

@@ -93,7 +93,6 @@ def _leave() -> None:
     """Destroy the group with its threads, which live as long as anything refers to the group."""
     if not dist.is_initialized():
         return
-    distributed.release()
     _forget_defaults()
     dist.destroy_process_group()
     gc.collect()

@@ -1,7 +1,17 @@
 """Files of weights that describe their model: write, read, and build the model again."""
 
-from ae.weights.build import load, load_prior
+from ae.weights.build import load, load_generator, load_prior
 from ae.weights.file import load_weights, save_weights
 from ae.weights.metadata import FORMAT, Metadata, describe, read_metadata
 
-__all__ = ["FORMAT", "Metadata", "describe", "load", "load_prior", "load_weights", "read_metadata", "save_weights"]
+__all__ = [
+    "FORMAT",
+    "Metadata",
+    "describe",
+    "load",
+    "load_generator",
+    "load_prior",
+    "load_weights",
+    "read_metadata",
+    "save_weights",
+]

@@ -12,6 +12,7 @@ from ae.models import bottlenecks
 from ae.models.autoencoder import Autoencoder
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder
+from ae.models.generator import Generator
 from ae.models.heads import Classifier
 from ae.models.likelihoods import (
     BernoulliLikelihood,
@@ -36,7 +37,7 @@ _LIKELIHOODS = (
     CategoricalLikelihood,
 )
 _PRIORS = (StandardNormal, UniformSphere, GaussianMixture)
-_MODULES = (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier)
+_MODULES = (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier, Generator)
 _CLASSES: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (*_MODULES, *_BOTTLENECKS, *_LIKELIHOODS, *_PRIORS)
@@ -76,6 +77,23 @@ def load(
             raise InputError(f"can't load {path}: {error}") from error
     model.image_shape = metadata.image
     return model.to(memory_format=torch.channels_last).eval()  # as in training; on CPUs four times as fast
+
+
+def load_generator(path: str | Path) -> Generator | Autoencoder:
+    """Load a generator, or an autoencoder, in evaluation mode; `path` is as in `load`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = _find(path, Path(folder))
+        metadata = read_metadata(file)
+        if metadata.model.get("class") != "Generator":
+            return load(path)
+        try:
+            generator = _module(metadata.model, "generator")
+        except InputError as error:
+            raise InputError(f"can't load {path}: {error}") from error
+        load_weights(file, generator)
+    assert isinstance(generator, Generator)
+    generator.image_shape = metadata.image
+    return generator.to(memory_format=torch.channels_last).eval()
 
 
 @checked_arguments

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ae import Autoencoder, Data, Joint, Recipe, Run, RunConfig, Splits, fit, unchecked_range
 from ae.data.sources import MNIST
-from ae.training.fit import Step
+from ae.training.step import Step
 from experiments import joint
 from experiments.benchmark.turns import Pace
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ae import Data, Generation, Joint, RunConfig, Splits, TeacherConfig, load, load_weights, sample
 from ae.cli import cli
+from ae.evaluation.sampling import generated
 from ae.weights import load_prior
 from experiments import (
     aae,
@@ -140,7 +141,7 @@ def test_main_logs_metrics_of_codes_and_losses(
         assert not torch.equal(images, sample(tmp_path / "run", 3, seed=2))
     if experiment is vqvae:
         assert summary["code_bits"] == 49 * 7
-        assert "step 2/2  epoch 1.00  prior  loss" in shown.err
+        assert "step 2/2  epoch 1.00  train  loss" in shown.err
         assert load_prior(tmp_path / "run/prior.safetensors").codebook_size == 128
 
 
@@ -155,9 +156,15 @@ def test_gan_writes_samples_and_weights(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list((tmp_path / "run/pictures").glob("samples-*.png"))) == 2
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert {"train/generator", "train/discriminator", "train/learning_rate"} <= set(rows[0])
-    generator, discriminator = gan.build(config.model, config.data.load())
-    load_weights(tmp_path / "run/model.safetensors", generator, "generator")
-    load_weights(tmp_path / "run/model.safetensors", discriminator, "discriminator")
+    images = sample(tmp_path / "run", 3, seed=1)
+    assert images.shape == (3, 1, 28, 28)
+    assert torch.equal(images, sample(tmp_path / "run/model.safetensors", 3, seed=1))
+    assert not torch.equal(images, sample(tmp_path / "run", 3, seed=2))
+    generator, _ = gan.build(config.model, config.data.load())
+    load_weights(tmp_path / "run/model.safetensors", generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        torch.testing.assert_close(generated(generator, 3), images)
 
 
 @pytest.mark.usefixtures("few_digits")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ae import Autoencoder, Recipe, Run, RunConfig, Splits, fit
-from ae.training.fit import Objective
+from ae.training.step import Objective
 
 RECIPE = Recipe(steps=4, batch_size=24, optimizer="adamw", lr=0.003, schedule="constant", evaluate_every=2)
 

@@ -27,7 +27,7 @@ from ae import (
     fit,
     report,
 )
-from ae.training.fit import Objective
+from ae.training.step import Objective
 from experiments import joint
 from tests.helpers import ROOT
 from tests.helpers.wandb_server import WandbServer

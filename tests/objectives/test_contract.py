@@ -26,15 +26,17 @@ from ae import (
     Joint,
     Ladder,
     Loss,
+    Recipe,
     Splits,
     TeacherConfig,
     UncertaintyWeighting,
+    fit,
 )
 from ae.data.corruptions import GaussianNoise
 from ae.functional import bernoulli_nll
 from ae.models.likelihoods import BernoulliLikelihood
 from ae.objectives import corruption_of
-from ae.training.fit import Objective, Step
+from ae.training.step import Objective, Step
 from tests.helpers.resumed import Modules, check_resume
 
 ELBO = Joint(reconstruction=1.0, beta=1.0)
@@ -220,6 +222,43 @@ def test_objective_resume_equals_uninterrupted_run(name: str, digits: Splits, tm
         return model, CASES[name].make(model)
 
     check_resume(make, few, tmp_path)
+
+
+@pytest.fixture
+def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal noise is 0, so that it is the same in parts of a batch as in the whole."""
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(*shape, **options))
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+
+
+def trained(name: str, digits: Splits, **options: Any) -> dict[str, Tensor]:
+    """The state after two steps on 22 images, of which every other has a label, in batches of 16 and 6."""
+    labels = torch.where(torch.arange(22) % 2 == 0, digits.train.labels[:22], -1)
+    few = Splits(digits.train.select(slice(22)).relabelled(labels))
+    recipe = Recipe(steps=2, batch_size=16, lr=1e-3, schedule="constant", momentum=0.0, **options)
+    model = make_model()
+    objective = CASES[name].make(model)
+    fit(model, objective, few, recipe)
+    return Modules(model, objective).state_dict()
+
+
+COUPLED = ("beta-tc", "mmd", "pseudo-labels", "mean-teacher", "ladder")
+
+
+@pytest.mark.usefixtures("noiseless")
+@pytest.mark.parametrize("name", [name for name in CASES if name not in COUPLED])
+def test_objective_in_parts_equals_the_whole_batch(name: str, digits: Splits) -> None:
+    whole, parts = trained(name, digits), trained(name, digits, accumulate=5)
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 5}, {"precision": "bf16"}])
+@pytest.mark.parametrize("name", CASES)
+def test_objective_trains_in_parts_and_bf16(name: str, options: dict[str, Any], digits: Splits) -> None:
+    before, after = make_model().state_dict(), trained(name, digits, **options)
+    assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+    assert any(not torch.equal(value, after[f"model.{key}"]) for key, value in before.items())
 
 
 @pytest.mark.slow

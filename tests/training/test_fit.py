@@ -29,7 +29,7 @@ from ae import (
     fit,
     load,
 )
-from ae.training.fit import Objective
+from ae.training.step import Objective
 from ae.weights import load_weights
 
 QUICK = Recipe(epochs=3, batch_size=60, lr=0.05, log_every=2)  # 5 batches an epoch, the last one of 16

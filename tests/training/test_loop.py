@@ -1,7 +1,8 @@
-"""Loops with several losses: logging, saving and resuming."""
+"""Objectives of several losses: each minimised in turn over its parameters; logging, saving and resuming."""
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ae import DivergedError, Generation, InputError, Loop, Loss, Recipe, Run, RunConfig, Splits
+from ae import Batch, DivergedError, Generation, InputError, Loop, Loss, Recipe, Run, RunConfig, Splits, fit
 from ae.runs.checkpoint import load_state
 from experiments import aae, gan
 from tests.experiments.test_experiments import short
@@ -19,7 +20,7 @@ from tests.experiments.test_experiments import short
 
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("experiment", [gan, aae])
-def test_loop_resumed_equals_an_uninterrupted_run(experiment: Any, tmp_path: Path) -> None:
+def test_several_losses_resumed_equal_an_uninterrupted_run(experiment: Any, tmp_path: Path) -> None:
     config = short(experiment.Config(), tmp_path / "whole")
     if experiment is aae:
         config = replace(config, generation=Generation(components=0))
@@ -33,6 +34,22 @@ def test_loop_resumed_equals_an_uninterrupted_run(experiment: Any, tmp_path: Pat
         assert torch.equal(tensor, resumed[name]), name
 
 
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("experiment", [gan, aae])
+@pytest.mark.parametrize(
+    "options",
+    [{"precision": "bf16"}, {"accumulate": 3}, pytest.param({"compile": True}, marks=pytest.mark.slow)],
+)
+def test_several_losses_train_in_bf16_in_parts_and_compiled(
+    experiment: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    config = short(experiment.Config(), tmp_path / "run")
+    if experiment is aae:
+        config = replace(config, generation=Generation(components=0))
+    experiment.main(replace(config, recipe=replace(config.recipe, steps=2, batch_size=32, **options)))
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run/model.safetensors").values())
+
+
 class Weights(nn.Module):
     """A model of two weights."""
 
@@ -41,26 +58,44 @@ class Weights(nn.Module):
         self.weight = nn.Parameter(torch.ones(2))
 
 
-def open_loop(digits: Splits, folder: Path, lr: float = 0.1, **options: Any) -> tuple[Weights, Run, Loop]:
-    model, recipe = Weights(), Recipe(steps=4, batch_size=50, lr=lr, momentum=0.0, schedule="constant", **options)
-    run = Run("test", RunConfig(dir=folder, wandb="disabled"))
-    return model, run, Loop(model, {}, {"a": model.parameters(), "b": [model.weight]}, digits, recipe, run)
+class TwoLosses:
+    """Losses a = sum of the weights, and b = 2 times the first weight, each trained by its own optimiser."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def learners(self, model: Weights) -> dict[str, Any]:
+        return {"a": model.parameters(), "b": [model.weight]}
+
+    def __call__(self, model: Weights, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+        terms = {"accuracy": torch.tensor(0.25)}
+        yield "a", Loss(self.factor * model.weight.sum(), terms, {"accuracy": torch.tensor(3.0)})
+        yield "b", Loss(2 * model.weight[0], {})
 
 
-def test_loop_minimises_each_loss_in_turn_and_logs_it(digits: Splits, tmp_path: Path) -> None:
-    model, run, loop = open_loop(digits, tmp_path / "run", log_every=1, evaluate_every=2)
-    with run, loop:
-        for batch in loop:
-            assert len(batch) == 50
-            loop.minimise("a", model.weight.sum())
-            loop.minimise("b", 2 * model.weight[0])
-        results = loop.results()
+RECIPE = Recipe(steps=4, batch_size=50, momentum=0.0, schedule="constant", log_every=1)
+
+
+def trained(objective: Any, data: Splits, folder: Path, **options: Any) -> tuple[Weights, dict[str, float]]:
+    model = Weights()
+    with Run("test", RunConfig(dir=folder, wandb="disabled")) as run:
+        results = fit(model, objective, data, replace(RECIPE, **options), run)
+    return model, results
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_fit_minimises_each_loss_in_turn_and_logs_it(digits: Splits, tmp_path: Path, parts: int) -> None:
+    model, results = trained(TwoLosses(), digits, tmp_path / "run", accumulate=parts)
     assert model.weight.tolist() == pytest.approx([1 - 4 * (0.1 + 0.2), 1 - 4 * 0.1])
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["train/a"] for row in rows] == pytest.approx([2 - 0.4 * i for i in range(4)])
     assert rows[0]["train/b"] == pytest.approx(2 * 0.9)
     assert rows[0]["train/loss"] == pytest.approx(2 + 2 * 0.9)
+    assert rows[0]["train/accuracy"] == 0.25
+    assert rows[0]["train/gradient_norm/a"] == pytest.approx(math.sqrt(2))
+    assert rows[0]["train/gradient_norm/b"] == pytest.approx(2)
+    assert rows[0]["train/weight_norm"] == pytest.approx(math.hypot(1 - 0.3, 1 - 0.1), rel=1e-5)
     assert results["images_per_second"] > 0
     state = load_state(tmp_path / "run/state.pt")
     assert state is not None
@@ -68,62 +103,83 @@ def test_loop_minimises_each_loss_in_turn_and_logs_it(digits: Splits, tmp_path: 
     assert load_file(tmp_path / "run/model.safetensors")["weight"].tolist() == model.weight.tolist()
 
 
-def test_loop_clips_gradients(digits: Splits, tmp_path: Path) -> None:
-    model, run, loop = open_loop(digits, tmp_path / "run", lr=1.0, grad_clip=0.5)
-    with run, loop:
-        for _ in loop:
-            loop.minimise("a", 30 * model.weight[0] + 40 * model.weight[1])
-    assert model.weight.tolist() == pytest.approx([1 - 4 * 0.3, 1 - 4 * 0.4])
+def test_fit_clips_the_gradient_of_each_loss(digits: Splits, tmp_path: Path) -> None:
+    model, _ = trained(TwoLosses(), digits, tmp_path / "run", lr=1.0, grad_clip=0.5)
+    share = 0.5 / math.sqrt(2)
+    assert model.weight.tolist() == pytest.approx([1 - 4 * (share + 0.5), 1 - 4 * share], rel=1e-5)
 
 
-def test_loop_stops_at_a_non_finite_loss(digits: Splits, tmp_path: Path) -> None:
-    model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
+def test_fit_stops_at_a_non_finite_loss_among_several(digits: Splits, tmp_path: Path) -> None:
+    class Diverging(TwoLosses):
+        def __call__(self, model: Weights, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+            yield "a", Loss(model.weight.sum(), {})
+            yield "b", Loss(model.weight.sum() / (0 if step == 2 else 1), {})
 
-    def train() -> None:
-        with run, loop:
-            for _ in loop:
-                loop.minimise("b", model.weight.sum() / (0 if loop.step == 2 else 1))
-
-    with pytest.raises(DivergedError, match="b became NaN or infinite at step 2"):
-        train()
+    with pytest.raises(DivergedError, match=r"(b|loss) became NaN or infinite at step 2"):
+        trained(Diverging(), digits, tmp_path / "run")
     state = load_state(tmp_path / "run/state.pt")
     assert state is not None
     assert all(tensor.isfinite().all() for tensor in state["trained"].values())
 
 
-def test_loop_refuses_several_processes(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, model = Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled")), Weights()
-    monkeypatch.setattr("ae.utils.distributed.world_size", lambda: 2)
-    with pytest.raises(InputError, match="in one process only"):
-        Loop(model, {}, {"a": model.parameters()}, digits, Recipe(), run)
+@pytest.mark.parametrize(
+    ("yielded", "complaint"),
+    [
+        (("c", None), r"an objective must give a Loss"),
+        ("a", r"must yield \(name, Loss\), yielded 'a'"),
+        (("c", Loss(torch.ones((), requires_grad=True), {})), r"parameters by name: a, b; it yielded c"),
+    ],
+)
+def test_fit_refuses_losses_that_are_none(digits: Splits, tmp_path: Path, yielded: Any, complaint: str) -> None:
+    class Wrong(TwoLosses):
+        def __call__(self, model: Weights, batch: Batch, step: int) -> Any:
+            return iter([yielded])
+
+    with pytest.raises(InputError, match=complaint):
+        trained(Wrong(), digits, tmp_path / "run")
 
 
-@pytest.mark.parametrize("options", [{"compile": True}, {"precision": "bf16"}])
-def test_loop_refuses_compile_and_bf16(digits: Splits, tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"neither --recipe\.compile nor bf16"):
-        open_loop(digits, tmp_path / "run", **options)
+def test_fit_refuses_a_generator_without_learners(digits: Splits, tmp_path: Path) -> None:
+    def objective(model: Weights, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+        yield "a", Loss(model.weight.sum(), {})
+
+    with pytest.raises(InputError, match=r"an objective of several losses has learners\(model\)"):
+        trained(objective, digits, tmp_path / "run")
 
 
-def test_loop_refuses_an_average_of_the_weights(digits: Splits, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"keeps no average: leave Recipe\.ema out"):
-        open_loop(digits, tmp_path / "run", ema=0.9)
+def test_fit_refuses_losses_that_differ_between_parts(digits: Splits, tmp_path: Path) -> None:
+    class Uneven(TwoLosses):
+        def __call__(self, model: Weights, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+            yield "a" if len(batch) == 17 else "b", Loss(model.weight.sum(), {})
+
+    with pytest.raises(InputError, match="must yield the same losses for each part of a batch"):
+        trained(Uneven(), digits, tmp_path / "run", accumulate=3)
 
 
-def test_loop_refuses_a_warmup_that_the_training_does_not_reach(digits: Splits, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Recipe\.warmup must be less than the 4 steps, got 9"):
-        open_loop(digits, tmp_path / "run", warmup=9)
+def test_fit_averages_the_weights_of_any_module(digits: Splits, tmp_path: Path) -> None:
+    model, _ = trained(TwoLosses(), digits, tmp_path / "run", ema=0.5)
+    average, weight = 0.0, 1.0
+    for step in range(4):
+        weight -= 0.1
+        average += (1 - min(0.5, step / (step + 1))) * (weight - average)
+    assert model.weight[1].item() == pytest.approx(average)
 
 
-def test_loop_logs_the_terms_of_a_loss(digits: Splits, tmp_path: Path) -> None:
-    model, run, loop = open_loop(digits, tmp_path / "run", log_every=1)
-    with run, loop:
-        for _ in loop:
-            total = model.weight.sum()
-            loop.minimise("a", Loss(total, {"accuracy": torch.tensor(0.25)}, {"accuracy": torch.tensor(3.0)}))
-            loop.minimise("b", model.weight[0])
-    first = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[0])
-    assert (first["train/a"], first["train/accuracy"]) == (2.0, 0.25)
-    assert first["train/weight_norm"] == pytest.approx(math.hypot(1 - 0.2, 1 - 0.1), rel=1e-5)
+def test_loop_of_ones_own_may_change_batches_and_skip_them(digits: Splits) -> None:
+    model, sizes = Weights(), []
+
+    def objective(model: Weights, batch: Batch, step: int) -> Loss:
+        sizes.extend([len(batch)] if model.training else [])
+        return Loss(batch.mean(batch.images.flatten(1).sum(1)) * model.weight.sum(), {})
+
+    with Loop(model, objective, digits, RECIPE) as loop:
+        for batch in loop:
+            if loop.step % 2:
+                loop.train(batch.with_images(batch.images * 0))
+        results = loop.results()
+    assert sizes == [50, 50]
+    assert model.weight.tolist() == [1, 1]
+    assert results["images_per_second"] > 0
 
 
 @pytest.mark.usefixtures("few_digits")

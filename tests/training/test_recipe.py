@@ -16,7 +16,7 @@ from ae import (
     Splits,
     fit,
 )
-from ae.training.fit import rate_ratios, set_learning_rate
+from ae.training.learner import Learner
 from tests.helpers.small import SHORT, autoencoder, changed_tensors, copied_state
 
 
@@ -123,12 +123,12 @@ def test_recipe_refuses_unusable_optimizers(factory: Any, complaint: str) -> Non
         Recipe(optimizer=factory, lr=0.1).make_optimizer(parameters())
 
 
-def test_set_learning_rate_keeps_the_ratios_of_groups() -> None:
+def test_learner_keeps_the_ratios_of_groups() -> None:
     first, second = parameters()
     groups: list[dict[str, Any]] = [{"params": [first], "lr": 0.01}, {"params": [second]}]
-    optimizer = torch.optim.SGD(groups, lr=0.1)
-    set_learning_rate(optimizer, 0.5, rate_ratios(optimizer))
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.5])
+    learner = Learner([first, second], Recipe(lr=0.1, optimizer=lambda _: torch.optim.SGD(groups, lr=0.1)))
+    learner.start_step(0.5)
+    assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.05, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ae import InputError, load
+from ae import InputError
 from ae.cli import parse
 from ae.utils import launch, shared_memory
 from ae.utils.distributed import world_size
 from ae.utils.launch import launched
+from ae.weights import load_generator
 from experiments import joint
 from tests.helpers import ROOT
 from tests.helpers.tracked import history, slow
@@ -291,13 +292,13 @@ def test_fit_on_two_nodes_equals_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["semi", "vqvae"])
+@pytest.mark.parametrize("experiment", ["semi", "vqvae", "gan", "aae"])
 def test_experiments_run_in_several_processes(tmp_path: Path, experiment: str) -> None:
     small = "--data.limit 300 --data.validation 64 --recipe.steps 4 --recipe.log-every 2 --run.wandb disabled".split()
-    small += ["--prior-steps", "2"] if experiment == "vqvae" else ["--data.labels", "20"]
+    small += {"vqvae": ["--prior-steps", "2"], "semi": ["--data.labels", "20"]}.get(experiment, [])
     wait_for_exit(torchrun(f"experiments.{experiment}", *small, "--run.dir", tmp_path / "run"))
     assert history(tmp_path / "run")[-1]["step"] == 4
-    load(tmp_path / "run")
+    load_generator(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -338,10 +339,3 @@ def test_once_per_machine_falls_back_to_the_temporary_folder(tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "run" / "summary.json").exists()
     assert not list(tmp_path.glob("ae-*"))
-
-
-@pytest.mark.slow
-def test_loop_refuses_several_processes(tmp_path: Path) -> None:
-    small = ["--data.limit", "300", "--run.wandb", "disabled", "--run.dir", tmp_path / "run"]
-    _, err = wait_for_exit(torchrun("experiments.gan", *small), code=1)
-    assert "error: this experiment has a loop of its own, which runs in one process only" in err

@@ -213,7 +213,7 @@ def test_settings_raise_one_line_with_class_and_field(field: str, value: Any, me
         (lambda: save_weights(Path(), MODEL), "is a folder: give a file in it, as in model.safetensors"),
         (lambda: fit(MODEL, Joint(), SPLITS, {"epochs": 1}), "recipe must be Recipe, got {'epochs': 1}"),
         (lambda: fit(MODEL, Joint(), SPLITS, Recipe(), "runs/x"), "run must be Run, got 'runs/x'"),
-        (lambda: Loop(MODEL, {}, {}, SPLITS, Recipe(), None), "run must be Run, got None"),
+        (lambda: Loop(MODEL, Joint(), SPLITS, Recipe(), "runs/x"), "run must be Run, got .runs/x."),
         (lambda: report(MODEL, SPLITS, {}, None), "run must be Run, got None"),
         (lambda: Run("x", {"dir": "y"}), "where must be RunConfig, got {'dir': 'y'}"),
         (lambda: Splits(None), "Splits.train must be Images or Streamed, got NoneType"),

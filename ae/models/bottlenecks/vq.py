@@ -25,7 +25,8 @@ class VectorQuantizer(nn.Module):
     so that its effect does not depend on the codebook's size. The codebook is initialised by k-means++ on the first
     batch. A code whose frequency falls below `dead_code_threshold` times the uniform frequency is re-initialised with a
     random vector of the current batch. In several processes the codebook is the same in each, updated by the global
-    batch. `stats` are the batch's `perplexity` and `codes_used` (`code_usage`).
+    batch, as it is where a batch is trained on in parts. `stats` are the batch's `perplexity` and `codes_used`
+    (`code_usage`).
     """
 
     codebook: Tensor
@@ -50,6 +51,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("ema_cluster_size", torch.full((size,), 1 / size))  # frequency of each code
         self.register_buffer("ema_embed_sum", self.codebook / size)  # mean over positions of the features of each code
         self.register_buffer("initialized", torch.tensor(False))
+        self._earlier_parts: tuple[Tensor, Tensor]  # counts and sums of a batch that is trained on in parts
         self._is_initialized = False  # `initialized` as known on the host, to avoid a synchronisation in each step
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Code:
@@ -126,8 +128,14 @@ class VectorQuantizer(nn.Module):
     def _update_codebook(self, vectors: Float[Tensor, "n c"], index: Int64[Tensor, " n"]) -> None:
         """Update the moving averages of cluster sizes and sums, the codebook as their quotient, and dead codes."""
         size = self.codebook_size
-        count = distributed.all_sum(code_counts(index, size))
-        total = distributed.all_sum(torch.zeros_like(self.ema_embed_sum).index_add_(0, index, vectors))
+        count = code_counts(index, size)
+        total = torch.zeros_like(self.ema_embed_sum).index_add_(0, index, vectors)
+        if not distributed.is_first_part():
+            count, total = count + self._earlier_parts[0], total + self._earlier_parts[1]
+        if not distributed.is_last_part():
+            self._earlier_parts = count, total
+            return
+        count, total = distributed.all_sum(count), distributed.all_sum(total)
         positions = count.sum().clamp(min=1)
         self.ema_cluster_size.lerp_(count / positions, 1 - self.decay)
         self.ema_embed_sum.lerp_(total / positions, 1 - self.decay)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ae.functional import at_least_float32
 from ae.utils.validation import Positive, checked_arguments
 
 
@@ -62,7 +63,7 @@ class PixelCNN(nn.Module):
 
     def negative_log_likelihood(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, " b"]:
         """-log p(index) in nats."""
-        return F.cross_entropy(self(index), index, reduction="none").flatten(1).sum(1)
+        return F.cross_entropy(at_least_float32(self(index)), index, reduction="none").flatten(1).sum(1)
 
     @torch.no_grad()
     def sample(self, count: int, height: int, width: int) -> Int64[Tensor, "b h w"]:

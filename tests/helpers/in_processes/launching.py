@@ -15,7 +15,7 @@ from ae import (
     InputError,
 )
 from ae.utils.distributed import (
-    data_parallel,
+    average_gradients,
     is_main,
 )
 from ae.utils.launch import launched
@@ -25,13 +25,15 @@ from ae.utils.signals import Ending
 def check_launched_leaves_no_group() -> None:
     """No group and no thread is left after any exception, and with any reference to modules or the group."""
     references: list[object] = []
+    before = tasks()  # of this process, such as that of tqdm
 
     def work(end: BaseException | None) -> None:
         import torch.distributed.nn.functional as late  # its functions have the group as default argument
 
-        module = data_parallel(nn.Linear(3, 3))
+        module = nn.Linear(3, 3)
         output = module(torch.ones(2, 3))
         output.sum().backward()
+        average_gradients(list(module.parameters()))
         references.extend((late, module, output, lambda group=dist.group.WORLD: group))
         if end is not None:
             raise end
@@ -44,16 +46,19 @@ def check_launched_leaves_no_group() -> None:
                 work(end)
         assert not dist.is_initialized()
         until = time.monotonic() + 5
-        while threads() and time.monotonic() < until:  # ended threads stay listed for a moment
+        while tasks() - before and time.monotonic() < until:  # ended threads stay listed for a moment
             time.sleep(0.01)
-        assert not threads(), (end, threads())
+        assert not tasks() - before, end
 
 
-def threads() -> list[str]:
-    """List the names of this process's threads, without the main thread and those of autograd."""
-    others = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
-    names = [(task / "comm").read_text().strip() for task in others]
-    return [name for name in names if "autograd" not in name]
+def tasks() -> set[Path]:
+    """The folders of this process's threads, without those of autograd."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            if "autograd" not in (task / "comm").read_text():
+                found.add(task)
+    return found
 
 
 def wait_for_ever() -> None:

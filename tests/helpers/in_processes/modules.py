@@ -16,12 +16,14 @@ from ae import (
 )
 from ae.utils.distributed import (
     all_gather,
-    data_parallel,
+    average_gradients,
     global_batch,
     is_main,
     rank,
+    replicate,
     shard,
     share_buffers,
+    world_size,
 )
 
 
@@ -140,13 +142,35 @@ def check_norms_refuse_one_value_per_channel() -> None:
         nn.BatchNorm1d(3)(torch.randn(int(is_main()), 3))
 
 
-def check_data_parallel_refuses_lazy_and_scripted_modules() -> None:
-    with pytest.raises(InputError, match=r"1 \(LazyBatchNorm2d\) has no size before its first batch"):
-        data_parallel(nn.Sequential(nn.Conv2d(1, 2, 1), nn.LazyBatchNorm2d()))
+def check_replicate_copies_weights_and_refuses_scripted_and_different_modules() -> None:
+    torch.manual_seed(rank())
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    replicate(module)
+    states = all_gather(module.state_dict())
+    assert all(torch.equal(states[0][name], state[name]) for state in states for name in state)
+    with pytest.raises(InputError, match="the processes have different models"):
+        replicate(nn.Linear(2, 3 + rank()))
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         scripted = torch.jit.trace(nn.BatchNorm2d(1), torch.zeros(2, 1, 2, 2), check_trace=False)
     with pytest.raises(InputError, match=r"the model .* is TorchScript, whose batch norm can't be synchronised"):
-        data_parallel(scripted)
+        replicate(scripted)
+
+
+def check_average_gradients_leaves_parameters_without_a_gradient() -> None:
+    """One parameter has a gradient in all processes, one in the main process only, one in none; of two dtypes."""
+    both, one, none = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    double = nn.Parameter(torch.zeros(3, 4, 5, 6, dtype=torch.float64).to(memory_format=torch.channels_last))
+    both.grad = torch.full((2,), 1.0 + rank())
+    double.grad = torch.arange(360.0, dtype=torch.float64).view(3, 4, 5, 6) * (1 + rank())
+    if is_main():
+        one.grad = torch.full((2,), 6.0)
+    average_gradients([both, one, none, double])
+    mean = 1 + (world_size() - 1) / 2
+    assert both.grad.tolist() == [mean, mean]
+    assert one.grad is not None
+    assert one.grad.tolist() == [6.0 / world_size()] * 2
+    assert none.grad is None
+    torch.testing.assert_close(double.grad, torch.arange(360.0, dtype=torch.float64).view(3, 4, 5, 6) * mean)
 
 
 class Counting(nn.Module):
@@ -165,14 +189,13 @@ class Counting(nn.Module):
 
 
 def check_share_buffers_reports_and_broadcasts() -> None:
-    inner, stderr = Counting(), io.StringIO()
-    module = data_parallel(inner)
+    module, stderr = Counting(), io.StringIO()
     module(torch.tensor([1.0 + rank()]))
     for _ in range(2):
         with contextlib.redirect_stderr(stderr):
             share_buffers(module)
-    assert inner.largest == 1
-    expected = "module.largest differs between processes: each updates it by its shard; rank 0's is kept\n"
+    assert module.largest == 1
+    expected = "largest differs between processes: each updates it by its shard; rank 0's is kept\n"
     assert stderr.getvalue() == (expected if is_main() else "")
 
 
@@ -182,6 +205,7 @@ CHECKS = [
     check_norms_have_second_derivatives,
     check_norms_are_global_under_checkpointing,
     check_norms_refuse_one_value_per_channel,
-    check_data_parallel_refuses_lazy_and_scripted_modules,
+    check_replicate_copies_weights_and_refuses_scripted_and_different_modules,
+    check_average_gradients_leaves_parameters_without_a_gradient,
     check_share_buffers_reports_and_broadcasts,
 ]

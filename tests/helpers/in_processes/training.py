@@ -1,8 +1,9 @@
 """Bottlenecks, objectives and evaluation: the same as in one process."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -29,21 +30,26 @@ from ae import (
     Images,
     Joint,
     Ladder,
+    Loss,
+    Recipe,
     Sphere,
+    Splits,
     TeacherConfig,
     TopK,
     UncertaintyWeighting,
     VectorQuantizer,
     evaluate,
+    fit,
 )
 from ae.data.corruptions import PatchMask
+from ae.functional import adversarial
 from ae.models.bottlenecks import SpatialGaussian
 from ae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood
 from ae.models.priors import GaussianMixture
-from ae.training.fit import Objective, Step
+from ae.training.step import Objective, Step
 from ae.utils.distributed import (
     all_gather,
-    data_parallel,
+    average_gradients,
     global_batch,
     rank,
     shard,
@@ -113,6 +119,63 @@ def check_codebook_updates_are_global() -> None:
         assert all(torch.equal(book, books[0]) for book in books)
 
 
+def check_codebook_updates_of_parts_are_those_of_the_batch() -> None:
+    torch.manual_seed(0)
+    one = VectorQuantizer(3, codebook_size=4, decay=0.5, dead_code_threshold=0.0)
+    one.initialized.fill_(True)
+    many = copy.deepcopy(one)
+    for step in range(3):
+        torch.manual_seed(step)
+        x = torch.randn(7, 3, 2, 2)
+        one(x)
+        for i, part in enumerate(shard(x).tensor_split(3)):  # of 2, 1 and 1 images, or fewer
+            with global_batch(7, i, 3):
+                many(part)
+        torch.testing.assert_close(many.codebook, one.codebook)
+
+
+class Pair(nn.Module):
+    """A generator, a scale, and a discriminator, a weighted sum of pixels: deterministic losses in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.linspace(-1, 1, 144))
+
+    def learners(self, model: nn.Module) -> dict[str, Any]:
+        return {"discriminator": self.parameters(), "generator": model.parameters()}
+
+    def forward(self, model: nn.Linear, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+        real, fake = batch.images.flatten(1), model(batch.images.flatten(1))
+        values = adversarial(real @ self.weights, True) + adversarial(fake.detach() @ self.weights, False)
+        labelled = batch.mean(values, "label")
+        yield "discriminator", Loss(labelled, {"d": labelled.detach()}, {"d": batch.count("label")})
+        yield "generator", Loss(batch.mean(adversarial(fake @ self.weights, True)), {})
+
+
+def check_several_losses_and_parts_equal_a_loop_written_out() -> None:
+    torch.manual_seed(0)
+    pixels, labels = torch.randint(0, 256, (23, 1, 12, 12), dtype=torch.uint8), torch.arange(23) % 3 - 1
+    images, model, objective = Images(pixels, labels, ("a", "b")), nn.Linear(144, 144), Pair()
+    expected, discriminator = copy.deepcopy(model), copy.deepcopy(objective)
+    recipe = Recipe(steps=3, batch_size=10, optimizer="sgd", momentum=0.9, lr=0.05, schedule="constant", grad_clip=0.5)
+    optimizers = {
+        "discriminator": torch.optim.SGD(discriminator.parameters(), 0.05, 0.9),
+        "generator": torch.optim.SGD(expected.parameters(), 0.05, 0.9),
+    }
+    for index in Splits(images).batches(10, 0).order(0):
+        for name, loss in discriminator(expected, images.batch(index), 0):
+            optimizers[name].zero_grad()
+            loss.total.backward()
+            (group,) = optimizers[name].param_groups
+            nn.utils.clip_grad_norm_(group["params"], 0.5)
+            optimizers[name].step()
+    for parts in (1, 2, 4):
+        ours, theirs = copy.deepcopy(model), copy.deepcopy(objective)
+        fit(ours, theirs, Splits(images), replace(recipe, accumulate=parts))
+        torch.testing.assert_close(ours.weight, expected.weight, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(theirs.weights, discriminator.weights, atol=1e-6, rtol=1e-5)
+
+
 def check_bottleneck_stats_are_global() -> None:
     torch.manual_seed(0)
     features = torch.randn(7, *FEATURES)
@@ -171,19 +234,19 @@ def check_batch_of_one(
     model = model_with(bottleneck(), likelihood)
     alone = Step(model, objective(model))
     together = copy.deepcopy(alone)
-    parallel = data_parallel(together)
     for step in range(2):
         image = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(step))
         batch = Batch(image, torch.tensor([step - 1]))  # without a label, then with one
         alone.zero_grad()
-        parallel.zero_grad()
+        together.zero_grad()
         torch.manual_seed(step)
         expected = alone(batch, step)
         expected.total.backward()
         torch.manual_seed(step)
         with global_batch(1):
-            loss = parallel(Batch(shard(batch.images), shard(batch.labels)), step)
+            loss = together(Batch(shard(batch.images), shard(batch.labels)), step)
             loss.total.backward()
+        average_gradients(list(together.parameters()))
         total = torch.stack(all_gather(loss.total.detach())).mean()
         torch.testing.assert_close(total, expected.total.detach())
         for name in ("active_units", "used", "perplexity", "codes_used"):
@@ -223,6 +286,8 @@ def check_evaluate_takes_fewer_images_than_processes() -> None:
 
 CHECKS = [
     check_codebook_updates_are_global,
+    check_codebook_updates_of_parts_are_those_of_the_batch,
+    check_several_losses_and_parts_equal_a_loop_written_out,
     check_bottleneck_stats_are_global,
     check_objectives_average_to_the_global_loss,
     check_step_on_one_image_equals_one_process,

@@ -1,0 +1,38 @@
+"""The parameters that a loss trains, and their optimiser."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ae.models.freezing import trainable
+from ae.training.recipe import Recipe
+from ae.utils import distributed
+
+
+class Learner:
+    """Parameters, without those that are frozen, and the recipe's optimiser of them."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
+        self.parameters = trainable(parameters)
+        self.optimizer = recipe.make_optimizer(self.parameters)
+        default = float(self.optimizer.defaults.get("lr") or 1.0)
+        groups = self.optimizer.param_groups
+        self._ratios = [float(group.get("lr", default)) / default for group in groups]  # 1 but for a factory's groups
+        self._grad_clip = recipe.grad_clip
+
+    def start_step(self, lr: float) -> None:
+        """Set the learning rate, of which a group set by a factory has its share, and drop the gradients."""
+        for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
+            group["lr"] = lr * ratio
+        self.optimizer.zero_grad()
+
+    def finish_step(self, with_norm: bool) -> Tensor | None:
+        """Average the gradients over processes, clip them and update; return their norm, if asked for or known."""
+        distributed.average_gradients(self.parameters)
+        norm = None
+        if with_norm or self._grad_clip is not None:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self._grad_clip is not None and norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self._grad_clip, norm)
+        self.optimizer.step()
+        return norm

@@ -1,0 +1,72 @@
+"""The losses of a batch: model and objective as one module, compiled, in bf16, and divided into parts."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ae.data import Batch
+from ae.models.autoencoder import Autoencoder
+from ae.objectives import Loss, checked_loss
+from ae.training.preflight import compiler_errors
+from ae.training.recipe import Recipe
+from ae.utils.errors import InputError
+
+Objective = Callable[[Any, Batch, int], Loss | Iterable[tuple[str, Loss]]]
+"""(model, batch, step) -> the loss, or (name, loss) of each of several losses, minimised in turn."""
+
+
+class Step(nn.Module):
+    """Model and objective as one module, which holds every trained parameter, and is saved as the training state."""
+
+    model: Any
+
+    def __init__(self, model: nn.Module, objective: Objective, averaged: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.averaged = averaged  # average of the model's weights
+
+    def forward(self, batch: Batch, step: int) -> Any:
+        """Compute the loss of one batch."""
+        return self.objective(self.model, batch, step)
+
+    def losses(self, batch: Batch, step: int, recipe: Recipe) -> Iterator[tuple[str, Loss]]:
+        """Yield (name, loss) of each loss, computed when it is asked for: after the update by the one before.
+
+        A single loss is named `loss`.
+        """
+        output = self._computed(lambda: self(batch, step), batch, recipe)
+        if isinstance(output, Loss) or not isinstance(output, Iterator):
+            yield "loss", checked_loss(output, trains=True)
+            return
+        while (item := self._computed(lambda: next(output, None), batch, recipe)) is not None:
+            if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
+                raise InputError(f"an objective of several losses must yield (name, Loss), yielded {item!r:.60}")
+            yield item[0], checked_loss(item[1], trains=True)
+
+    def _computed(self, compute: Callable[[], Any], batch: Batch, recipe: Recipe) -> Any:
+        autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        with compiler_errors(recipe.compile), autocast:
+            return compute()
+
+    def compile_parts(self) -> None:
+        """Compile the step; of an objective of several losses, which yields between them, the parts of the model."""
+        for part in self._compiled_parts():
+            part.compile()
+
+    def release_parts(self) -> None:
+        """Undo `compile_parts`, so that the model is the user's again."""
+        for part in self._compiled_parts():
+            part._compiled_call_impl = None
+
+    def _compiled_parts(self) -> list[nn.Module]:
+        if not has_several_losses(self.objective):
+            return [self]
+        return list(self.model.children()) if isinstance(self.model, Autoencoder) else [self.model]
+
+
+def has_several_losses(objective: Any) -> bool:
+    """Whether an objective yields several losses: it has `learners(model)`, the parameters that each of them trains."""
+    return hasattr(objective, "learners")
