@@ -2,7 +2,7 @@
 
 from ae.utils import signals as signals  # isort: skip  # first: Ctrl-C while the others are imported ends in one line
 
-from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed
+from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Streamed, Target
 from ae.evaluation.evaluate import evaluate
 from ae.evaluation.sampling import sample
 from ae.models.autoencoder import Autoencoder, Output
@@ -10,7 +10,7 @@ from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, SpatialG
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
 from ae.models.generator import Generator
-from ae.models.heads import Classifier
+from ae.models.heads import Classifier, MultiLabel, Regressor, Segmenter
 from ae.models.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -82,10 +82,13 @@ __all__ = [
     "Loop",
     "Loss",
     "Metadata",
+    "MultiLabel",
     "Output",
     "Recipe",
+    "Regressor",
     "Run",
     "RunConfig",
+    "Segmenter",
     "SpatialGaussian",
     "Sphere",
     "Splits",
@@ -93,6 +96,7 @@ __all__ = [
     "Stage",
     "StandardNormal",
     "Streamed",
+    "Target",
     "TeacherConfig",
     "TopK",
     "UncertaintyWeighting",

@@ -4,12 +4,21 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from ae.utils import distributed
 from ae.utils.errors import InputError
 from ae.utils.validation import checks_range
+
+LABEL = "label"
+"""The name of the class target of a data set."""
+
+
+def is_known(target: Shaped[Tensor, "b *shape"]) -> Bool[Tensor, " b"]:
+    """Whether an example has a target: any value that is not missing, which is -1 for integers and NaN for floats."""
+    known = ~target.isnan() if target.is_floating_point() else target >= 0
+    return known.flatten(1).any(1) if target.ndim > 1 else known
 
 
 def masked_mean(

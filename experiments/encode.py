@@ -1,4 +1,4 @@
-"""Codes, logits, labels and reconstructions of any images.   python -m experiments.encode RUN --to FOLDER
+"""Codes, predictions, labels and reconstructions of any images.   python -m experiments.encode RUN --to FOLDER
 
 The images are those of the run's data set, of another data set (--data.name ...), or of a folder and its subfolders
 (--images FOLDER), resized and cropped to the model's size.
@@ -36,7 +36,7 @@ class Config(Settings):
     images: Path | None = None  # folder of images, with its subfolders, instead of a data set
     workers: AtLeast0[int] = 2  # processes that decode these images
     skip_broken: bool = False  # skip and name images that can't be read
-    parts: tuple[Part, ...] = ("codes", "logits", "labels", "reconstructions")  # parts to write
+    parts: tuple[Part, ...] = ("codes", "predictions", "labels", "reconstructions")  # parts to write
     format: Format = "safetensors"  # safetensors: one file; npy: a file for each part
     batch_size: Positive[int] = 256  # images at a time
     device: str = "auto"  # auto: the first available of cuda, mps and cpu
@@ -94,12 +94,10 @@ def _images_in(folder: Path, model: Autoencoder, workers: int, skip_broken: bool
     if model.image_shape is None:
         raise InputError("the file of weights does not say what images the model takes; it was written in format 1")
     channels, height, width = model.image_shape
-    if height != width:
-        raise InputError(f"images of a folder are made square, and the model takes {height}x{width}")
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise InputError(f"images have 1 or 3 channels, and the model takes {channels}")
-    files = open_files(paths, [-1] * len(paths), height, mode, skip_broken=skip_broken)
+    files = open_files(paths, [-1] * len(paths), (height, width), mode, skip_broken=skip_broken)
     labels = torch.full((len(files),), -1)
     images = Streamed(files, labels, (), (channels, height, width), workers)
     return images, [str(path.relative_to(folder)) for path in files.paths]

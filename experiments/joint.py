@@ -1,8 +1,16 @@
-"""Joint reconstruction and classification.   python -m experiments.joint"""
+"""Joint reconstruction and classification.   python -m experiments.joint
 
+Data with targets beside the labels get a head for each: a classifier for classes, a regressor for numbers, a segmenter
+for classes of pixels. `--objective.heads` weighs them by name:
+
+    python -m experiments.joint --data.name folder --data.root images --data.targets targets.csv
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ae import (
     Augment,
@@ -12,28 +20,33 @@ from ae import (
     Data,
     DeconvDecoder,
     Dense,
+    InputError,
     Joint,
+    MultiLabel,
     Recipe,
+    Regressor,
     Run,
     RunConfig,
+    Segmenter,
     Splits,
     UncertaintyWeighting,
     fit,
     report,
 )
 from ae.cli import cli
+from ae.data.targets import Target
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
 class Model(LikelihoodSettings):
-    """Convolutional encoder, mirrored decoder, and a classifier on the code."""
+    """Convolutional encoder, mirrored decoder, and heads on the code."""
 
     channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
     norm: bool = False  # batch norm in every stage
-    hidden: Positive[int] = 128  # width of the classifier's hidden layer
+    hidden: Positive[int] = 128  # width of a head's hidden layer
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Config(Settings):
 
 
 def build(model: Model, data: Splits) -> Autoencoder:
-    """Build the model for the image shape and classes of `data`."""
+    """Build the model for the image shape, classes and targets of `data`."""
     channels, height, width = data.shape
     encoder = ConvEncoder(channels, model.channels, model.norm)
     likelihood = model.make_likelihood()
@@ -61,8 +74,29 @@ def build(model: Model, data: Splits) -> Autoencoder:
     features = encoder.feature_shape(height, width)
     bottleneck = None if model.latent is None else Dense(features, model.latent)
     code = features if model.latent is None else (model.latent,)
-    heads = {"digit": Classifier(code, data.class_count, model.hidden)}
+    heads: dict[str, nn.Module] = {}
+    if data.classes or not data.train.targets:
+        heads["digit"] = Classifier(code, data.class_count, model.hidden)
+    stages = (channels, *(stage.channels for stage in encoder.feature_info))
+    heads |= {name: head_for(name, target, code, stages, model.hidden) for name, target in data.train.targets.items()}
     return Autoencoder(encoder, decoder, bottleneck, heads, likelihood)
+
+
+def head_for(name: str, target: Target, code: Sequence[int], stages: Sequence[int], hidden: int) -> nn.Module:
+    """Build a head for a target: numbers, a class, labels that are each present or not, or a class of each pixel."""
+    values = target.values
+    if values.is_floating_point():
+        known = values[~values.isnan()]
+        if not len(known):
+            raise InputError(f"the target {name} is missing for every training image")
+        std = known.std(correction=0).item() or 1.0
+        return Regressor(code, name, values[0].numel(), hidden, known.mean().item(), std)
+    classes = max(len(target.classes), int(values.max()) + 1)
+    if values.ndim == 1:
+        return Classifier(code, max(classes, 1), hidden, name)
+    if values.ndim == 2:
+        return MultiLabel(code, name, values.shape[1], hidden)
+    return Segmenter(stages, name, classes)
 
 
 def main(config: Config) -> None:

@@ -120,7 +120,7 @@ def test_frozen_encoder_is_unchanged_by_training_a_head() -> None:
 def test_single_stage_can_be_fine_tuned() -> None:
     model = joint().requires_grad_(False)
     model.encoder.stages[-1].requires_grad_(True)  # type: ignore[index]
-    model(torch.rand(2, 1, 28, 28)).logits["digit"].sum().backward()
+    model(torch.rand(2, 1, 28, 28)).predictions["digit"].sum().backward()
     trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert trained == ["encoder.stages.1.conv.weight", "encoder.stages.1.conv.bias"]
 

@@ -12,7 +12,7 @@ from ae.compare.groups import SEED, Group, Rival
 from ae.compare.records import Record
 from ae.compare.statistics import holm
 from ae.compare.values import canonical
-from ae.evaluation.metrics import higher_is_better
+from ae.evaluation.metrics import higher_is_better, is_plain
 from ae.utils.errors import InputError
 from ae.utils.validation import checked_arguments
 
@@ -154,7 +154,7 @@ def _default_sort(runs: Sequence[Record], known: list[str], asked: Sequence[str]
 
 
 def _default_metrics(runs: Sequence[Record], known: list[str]) -> list[str]:
-    plain = [key for key in known if key.count("/") == 1]
+    plain = [key for key in known if is_plain(key)]
     tested = [key for key in plain if key.startswith("test/")]
     validated = [key for key in plain if key.startswith("val/") and key != "val/loss"]
     are_all_tested = tested and all(run.metrics.keys() & set(tested) for run in runs)

@@ -14,6 +14,7 @@ from ae.compare.statistics import LEVEL
 from ae.compare.table import describe_states, form, number, short_names
 from ae.compare.values import format_setting, is_finite
 from ae.compare.verdict import verdict
+from ae.evaluation.metrics import is_plain
 from ae.tracking.row_log import Row
 from ae.utils.console import say
 from ae.utils.errors import one_line, printable
@@ -86,7 +87,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
 
 def _curves(history: list[Row]) -> dict[str, list[list[int | float | None]]]:
     """Return [steps, values] of each metric but those of single classes, thinned."""
-    names = dict.fromkeys(key for row in history for key in row if key.count("/") == 1)
+    names = dict.fromkeys(key for row in history for key in row if is_plain(key))
     curves: dict[str, list[list[int | float | None]]] = {}
     for name in names:
         points = [(row["step"], row[name]) for row in history if name in row]

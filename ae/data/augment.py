@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
+from ae.data.batch import Batch
 from ae.utils.validation import AtLeast0, Range, Settings
 
 Acute = Annotated[float, Range(0.0, 90.0, is_high_open=True)]
+Mode = Literal["bilinear", "nearest"]
 _KNOTS = 5  # of an elastic deformation, along each axis
 
 
@@ -48,19 +50,44 @@ class Augment(Settings):
             parameters += (self.elastic * torch.randn(2 * _KNOTS**2, count, generator=generator)).unbind()
         return torch.stack(parameters)
 
-    def apply(self, images: Float[Tensor, "b c h w"], parameters: Float[Tensor, "rows b"]) -> Float[Tensor, "b c h w"]:
+    def moved(self, batch: Batch, parameters: Float[Tensor, "rows b"]) -> Batch:
+        """Transform a batch's images by `apply`, and with them the targets that have a value for each pixel.
+
+        These take the value of the nearest pixel, and from outside the image none: -1 or NaN.
+        """
+        size = batch.images.shape[-2:]
+        targets = dict(batch.targets)
+        for name, target in targets.items():
+            if target.ndim in (3, 4) and target.shape[-2:] == size:
+                targets[name] = self._moved_map(target, parameters)
+        return batch.with_images(self.apply(batch.images, parameters), targets)
+
+    def _moved_map(self, target: Shaped[Tensor, "b *c h w"], parameters: Float[Tensor, "rows b"]) -> Tensor:
+        channels = target if target.ndim == 4 else target[:, None]
+        inside = self.apply(torch.ones_like(channels[:, :1], dtype=torch.float32), parameters, "nearest") > 0
+        moved = self.apply(channels.float().nan_to_num(-1.0), parameters, "nearest")  # classes are exact in float32
+        if target.is_floating_point():
+            is_nan = self.apply(channels.isnan().float(), parameters, "nearest") > 0
+            moved = torch.where(inside & ~is_nan, moved, torch.nan)
+        else:
+            moved = torch.where(inside, moved, -1).to(target.dtype)
+        return moved if target.ndim == 4 else moved[:, 0]
+
+    def apply(
+        self, images: Float[Tensor, "b c h w"], parameters: Float[Tensor, "rows b"], mode: Mode = "bilinear"
+    ) -> Float[Tensor, "b c h w"]:
         """Transform images [b c h w] by the parameters that `draw` gave; pixels from outside the image are 0."""
         if not self.moves or not len(images):
             return images
         angle, down, right, *others = parameters.to(images.device, non_blocking=True)
         if not others:
-            return move(images, angle, down, right)
+            return move(images, angle, down, right, mode=mode)
         log_scale, shear, *knots = others
         field = None
         if knots:
             deviation = _deviation(images, -2) * _deviation(images, -1)
             field = torch.stack(knots, dim=1).unflatten(1, (2, _KNOTS, _KNOTS)) / deviation
-        return move(images, angle, down, right, log_scale.exp(), shear, field)
+        return move(images, angle, down, right, log_scale.exp(), shear, field, mode)
 
     def __call__(
         self, images: Float[Tensor, "b c h w"], generator: Generator | None = None
@@ -87,8 +114,9 @@ def move(
     scale: Float[Tensor, " b"] | None = None,
     shear: Float[Tensor, " b"] | None = None,
     knots: Float[Tensor, "b 2 rows columns"] | None = None,
+    mode: Mode = "bilinear",
 ) -> Float[Tensor, "b c h w"]:
-    """Scale, shear, rotate about the centre, then shift each image, with bilinear interpolation.
+    """Scale, shear, rotate about the centre, then shift each image, with bilinear interpolation or the nearest pixel.
 
     angle        counter-clockwise, radians
     down, right  pixels
@@ -113,4 +141,4 @@ def move(
     if knots is not None:
         pixels = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
         grid = grid + torch.stack([pixels[:, 0] * (2 / width), pixels[:, 1] * (2 / height)], dim=-1)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, align_corners=False)

@@ -3,21 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from ae.functional import masked_mean
+from ae.functional import LABEL, is_known, masked_mean
 from ae.utils import distributed
 from ae.utils.errors import InputError
-
-LABEL = "label"
-"""The name of the class target of a data set."""
-
-
-def is_known(target: Shaped[Tensor, "b *shape"]) -> Bool[Tensor, " b"]:
-    """Whether an example has a target: any value that is not missing, which is -1 for integers and NaN for floats."""
-    known = ~target.isnan() if target.is_floating_point() else target >= 0
-    return known.flatten(1).any(1) if target.ndim > 1 else known
 
 
 class Batch:
@@ -52,9 +43,9 @@ class Batch:
             return self.targets[LABEL]
         return torch.full((len(self),), -1, device=self.images.device)
 
-    def with_images(self, images: Float[Tensor, "b c h w"]) -> "Batch":
-        """The same targets with other images, such as augmented ones."""
-        return Batch(images, self.targets, self._whole)
+    def with_images(self, images: Float[Tensor, "b c h w"], targets: Mapping[str, Tensor] | None = None) -> "Batch":
+        """Other images, such as augmented ones, with the same targets, or with `targets` that moved with them."""
+        return Batch(images, self.targets if targets is None else targets, self._whole)
 
     def target(self, name: str) -> Shaped[Tensor, "b *shape"]:
         """The target of this name; raises InputError if the data have none."""

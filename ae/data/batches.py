@@ -82,7 +82,7 @@ class Batches:
         for (epoch, i, index), batch in zip(positions, batches, strict=False):  # both without end
             if self.augment.moves:
                 parameters = self.augment.draw(len(index), generator("augment", self.seed, epoch, i))
-                batch = batch.with_images(self.augment.apply(batch.images, distributed.shard(parameters, dim=1)))
+                batch = self.augment.moved(batch, distributed.shard(parameters, dim=1))
             if self.binarise:
                 uniform = torch.rand(len(index), *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
                 white = distributed.shard(uniform).to(batch.images.device, non_blocking=True) < batch.images

@@ -14,9 +14,10 @@ from ae.data.items import as_pixel_type, channels_first
 from ae.data.options import Data
 from ae.data.splits import Splits
 from ae.data.streamed import Items, Streamed
+from ae.functional import LABEL
 from ae.utils.errors import InputError
 
-_ACCEPTED = "Images, Streamed, a map-style Dataset, images [n c h w], or (images, labels)"
+_ACCEPTED = "Images, Streamed, a map-style Dataset, images [n c h w], (images, labels), or (images, {name: targets})"
 
 
 def as_splits(data: Any, caller: str = "fit") -> Splits:
@@ -37,8 +38,8 @@ def as_images(data: Any, caller: str = "evaluate", accepted: str = _ACCEPTED) ->
     """Convert data to an image set: arrays and tensors to `Images`, PyTorch data sets to `Streamed`.
 
     Images are [n c h w], [n h w] or, if only the last axis can be the channels, [n h w c]: integers in 0 to 255, or
-    floats in [0, 1], which are not rounded. Labels are optional. Classes are those of the data set, else the numbers up
-    to the highest label. Raises InputError that names `caller` and the data that it takes.
+    floats in [0, 1], which are not rounded. Labels, and targets beside them, are optional. Classes are those of the
+    data set, else the numbers up to the highest label. Raises InputError that names `caller` and what it takes.
     """
     if isinstance(data, Images | Streamed):
         return data
@@ -53,13 +54,16 @@ def as_images(data: Any, caller: str = "evaluate", accepted: str = _ACCEPTED) ->
             f"{caller} takes no IterableDataset, which has no length and no order: give a map-style Dataset"
         )
     if isinstance(data, Batch):
-        return _from_arrays(data.images, data.labels, caller)
+        return _from_arrays(data.images, data.labels, caller, _others(data.targets))
     if isinstance(data, Tensor | np.ndarray):
         return _from_arrays(data, None, caller)
     if isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0]) and _is_labels(data[1]):
         return _from_arrays(data[0], data[1], caller)
+    if isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0]) and isinstance(data[1], Mapping):
+        return _from_arrays(data[0], _labels(data[1]), caller, _others(data[1]))
     if isinstance(data, Mapping) and "images" in data and _is_array(data["images"]):
-        return _from_arrays(data["images"], data.get("labels"), caller)
+        others = {name: values for name, values in data.items() if name != "images"}
+        return _from_arrays(data["images"], _labels(others), caller, _others(others))
     if isinstance(data, ImageSet):
         return data
     if isinstance(data, Items) and not isinstance(data, str | bytes | Mapping):
@@ -67,7 +71,7 @@ def as_images(data: Any, caller: str = "evaluate", accepted: str = _ACCEPTED) ->
     raise InputError(f"{caller} takes {accepted}, got {_name(data)}")
 
 
-def _from_arrays(images: Any, labels: Any, caller: str) -> ImageSet:
+def _from_arrays(images: Any, labels: Any, caller: str, targets: Mapping[str, Any] | None = None) -> ImageSet:
     pixels = as_pixel_type(images, f"images given to {caller}")
     if pixels.ndim == 3:
         pixels = pixels[:, None]  # [n h w] -> [n 1 h w]
@@ -79,12 +83,21 @@ def _from_arrays(images: Any, labels: Any, caller: str) -> ImageSet:
     labels = torch.full((len(pixels),), -1) if labels is None else as_labels(labels, len(pixels))
     classes = tuple(str(i) for i in range(int(labels.max()) + 1))
     if pixels.dtype == torch.uint8:
-        return Images(pixels, labels.to(pixels.device), classes)
+        return Images(pixels, labels.to(pixels.device), classes, targets or {})
     grey = (pixels * 255).round()
     if torch.equal(grey / 255, pixels):
-        return Images(grey.to(torch.uint8), labels.to(pixels.device), classes)
+        return Images(grey.to(torch.uint8), labels.to(pixels.device), classes, targets or {})
     _, channels, height, width = pixels.shape
-    return Streamed(_FloatImages(pixels.cpu()), labels, classes, (channels, height, width), workers=0)
+    return Streamed(_FloatImages(pixels.cpu()), labels, classes, (channels, height, width), 0, targets or {})
+
+
+def _labels(targets: Mapping[str, Any]) -> Any:
+    return targets.get("labels", targets.get(LABEL))
+
+
+def _others(targets: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets beside the labels."""
+    return {name: values for name, values in targets.items() if name not in (LABEL, "labels")}
 
 
 class _FloatImages:

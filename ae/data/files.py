@@ -19,16 +19,16 @@ _LISTED = 5  # names in a message
 class Files:
     """Image files as a data set: item i is (uint8 [c h w], label), decoded on access.
 
-    mode   L (grey) or RGB
-    shape  (height, width) of all images
-    size   if given, the shorter side is resized to it and the centre is cropped square
+    mode     L (grey) or RGB
+    shape    (height, width) of all images
+    resizes  whether an image is scaled to cover `shape`, and its centre cropped; else it must have this shape
     """
 
     paths: Sequence[Path]
     labels: Sequence[int]
     mode: str
     shape: tuple[int, int]
-    size: int | None = None
+    resizes: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -39,7 +39,7 @@ class Files:
         path = self.paths[index]
         with opened_image(path) as file:
             image = as_displayed(file, self.mode)
-            if self.size is not None:
+            if self.resizes:
                 image = ImageOps.fit(image, self.shape[::-1], Image.Resampling.BILINEAR)
         if (image.height, image.width) != self.shape:
             raise InputError(f"{path} is {image.height}x{image.width}, others {'x'.join(map(str, self.shape))}")
@@ -49,7 +49,7 @@ class Files:
 def open_files(
     paths: Sequence[Path],
     labels: Sequence[int],
-    size: int | None = None,
+    size: tuple[int, int] | None = None,
     mode: str | None = None,
     shape: tuple[int, int] | None = None,
     skip_broken: bool = False,
@@ -73,14 +73,14 @@ def open_files(
         note(f"{counted(len(animated), 'file')} with several frames, of which the first is read: {some(animated)}")
     mode = mode or ("L" if all(header.is_grey for header in headers.values()) else "RGB")
     if size is not None:
-        shape = (size, size)
+        shape = size
     else:
         shape = shape or next(iter(headers.values())).shape
         mismatched = {i: header.shape for i, header in headers.items() if header.shape != shape}
         if mismatched:
             listed = some([f"{paths[i]} is {height}x{width}" for i, (height, width) in mismatched.items()])
             raise InputError(f"{listed}, others {'x'.join(map(str, shape))}: give a size with Data.size")
-    return Files([paths[i] for i in headers], [labels[i] for i in headers], mode, shape, size)
+    return Files([paths[i] for i in headers], [labels[i] for i in headers], mode, shape, size is not None)
 
 
 def decoded(files: Files, skip_broken: bool = False) -> tuple[UInt8[Tensor, "n c h w"], list[int]]:

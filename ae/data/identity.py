@@ -45,15 +45,17 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         if counts[0] != counts[1]:
             messages.append(f"the number of {name} images {counts[0]!s:.40} -> {counts[1]}")
             continue
-        changed = [kind for kind in ("content", "labels") if old.get(kind) != new.get(kind)]
-        words = {"content": "the images themselves", "labels": "their labels"}
+        changed = [kind for kind in ("content", "labels", "targets") if old.get(kind) != new.get(kind)]
+        words = {"content": "the images themselves", "labels": "their labels", "targets": "their targets"}
         if changed:
             messages.append(f"of the {counts[1]} {name} images {' and '.join(words[kind] for kind in changed)}")
     return messages
 
 
 def _part(images: ImageSet) -> dict[str, Any]:
-    return {"images": len(images), "content": _content(images), "labels": _digest(images.labels)}
+    targets = {name: _digest(target.values) for name, target in getattr(images, "targets", {}).items()}
+    identity = {"images": len(images), "content": _content(images), "labels": _digest(images.labels)}
+    return {**identity, "targets": targets} if targets else identity
 
 
 def _content(images: ImageSet) -> str | None:

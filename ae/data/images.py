@@ -1,7 +1,7 @@
 """A data set held in memory, and the protocol that data sets share."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +10,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from ae.data.batch import Batch
+from ae.data.targets import Target, as_targets
+from ae.functional import LABEL
 from ae.utils.errors import InputError
 from ae.utils.seeding import generator
 from ae.utils.validation import Positive, checked_arguments
@@ -19,12 +21,15 @@ from ae.utils.validation import Positive, checked_arguments
 class Images:
     """Data set held in memory: uint8 images [n c h w], and labels [n] in 0..len(classes)-1 or -1 (unlabelled).
 
-    Raises InputError if there are no images, or a label is out of range.
+    `targets` are values to predict beside the labels, by name: tensors or arrays [n ...] of integers (-1: missing) or
+    floats (NaN: missing), or `Target`, which names their classes.
+    Raises InputError if there are no images, a label is out of range, or a target does not fit.
     """
 
     pixels: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
     classes: tuple[str, ...]
+    targets: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor):
@@ -35,6 +40,7 @@ class Images:
             raise InputError(f"no images: got {list(self.pixels.shape)}")
         object.__setattr__(self, "classes", as_classes(self.classes))
         object.__setattr__(self, "labels", as_labels(self.labels, len(self.pixels), len(self.classes)))
+        object.__setattr__(self, "targets", as_targets(self.targets, len(self.pixels)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,26 +53,30 @@ class Images:
 
     def to(self, device: torch.device | str) -> "Images":
         """Copy the images to a device."""
-        return Images(self.pixels.to(device), self.labels.to(device), self.classes)
+        targets = {name: target.to(device) for name, target in self.targets.items()}
+        return Images(self.pixels.to(device), self.labels.to(device), self.classes, targets)
 
     def select(self, index: Int64[Tensor, " m"] | slice) -> "Images":
         """Select images by index."""
-        return Images(self.pixels[index], self.labels[index], self.classes)
+        targets = {name: target[index] for name, target in self.targets.items()}
+        return Images(self.pixels[index], self.labels[index], self.classes, targets)
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "Images":
         """Replace the labels."""
-        return Images(self.pixels, labels, self.classes)
+        return replace(self, labels=labels)
 
     def binarised(self, *key: str | int) -> "Images":
         """Sample each pixel as 0 or 255, with probability pixel / 255 of 255; `key` seeds the sampling."""
         white = torch.rand(self.pixels.shape, generator=generator("binarised", *key)) * 255 < self.pixels.cpu()
-        return Images((white * 255).to(torch.uint8).to(self.pixels.device), self.labels, self.classes)
+        return replace(self, pixels=(white * 255).to(torch.uint8).to(self.pixels.device))
 
     def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
         """Make a batch of the images at `index`, scaled to [0, 1]."""
+        targets = {name: target.batch(index) for name, target in self.targets.items()}
         if isinstance(index, slice):
-            return Batch(self.pixels[index] / 255, self.labels[index])
-        return Batch(self.pixels.index_select(0, index) / 255, self.labels.index_select(0, index))
+            return Batch(self.pixels[index] / 255, {LABEL: self.labels[index], **targets})
+        labels = self.labels.index_select(0, index)
+        return Batch(self.pixels.index_select(0, index) / 255, {LABEL: labels, **targets})
 
     @checked_arguments
     def in_order(self, batch_size: Positive[int]) -> Iterator[Batch]:
@@ -127,6 +137,9 @@ class ImageSet(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def targets(self) -> Mapping[str, Target]: ...
 
     @property
     def shape(self) -> tuple[int, int, int]: ...

@@ -1,16 +1,19 @@
 """Conversion of the items of users' data sets to images and labels."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from ae.data.decode import as_displayed, as_pixels
+from ae.data.targets import as_target_values
 from ae.utils.errors import InputError, one_line
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "pixels", "x")
@@ -39,6 +42,8 @@ def label_of(item: Any, name: str) -> int:
         label = None if key is None else item[key]
     else:
         label = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
+        if isinstance(label, Mapping):
+            label = next((label[key] for key in _LABEL_KEYS if key in label), None)
     if label is None:
         return -1
     if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
@@ -46,6 +51,49 @@ def label_of(item: Any, name: str) -> int:
     if isinstance(label, bool | np.bool_) or not isinstance(label, Integral):
         raise InputError(f"the label of {name} must be a whole number, got {_shortly(label)}")
     return int(label)
+
+
+@dataclass(frozen=True)
+class ItemTarget:
+    """Kind of a target that is read with each item (image, {name: value, ...}): floats or integers of a shape."""
+
+    is_float: bool
+    shape: tuple[int, ...]
+
+    def of(self, item: Any, name: str, item_name: str) -> Shaped[Tensor, "*shape"]:
+        """Get the target of an item, float32 or int64; raises InputError if it is missing or of another kind."""
+        values = _given(item)
+        if values.get(name) is None:
+            missing = "NaN" if self.is_float else "-1"
+            raise InputError(f"{item_name} has no target {name}: give it, or {missing} where it is missing")
+        value = as_target_values(np.asarray(values[name])[None], f"the target {name} of {item_name}")[0]
+        if tuple(value.shape) != self.shape:
+            raise InputError(
+                f"the target {name} of {item_name} must be {list(self.shape)} as of item 0, got {list(value.shape)}"
+            )
+        if value.is_floating_point() and not self.is_float:
+            raise InputError(f"the target {name} of {item_name} must be an integer as of item 0, got a float")
+        return value.float() if self.is_float else value.long()
+
+    def none(self) -> Shaped[Tensor, "0 *shape"]:
+        """The targets of no item."""
+        return torch.empty(0, *self.shape, dtype=torch.float32 if self.is_float else torch.int64)
+
+
+def item_targets(item: Any) -> dict[str, ItemTarget]:
+    """The kinds of the targets of an item (image, {name: value, ...}), beside its label; none for other items."""
+    kinds = {}
+    for name, given in _given(item).items():
+        if name not in _LABEL_KEYS:
+            value = as_target_values(np.asarray(given)[None], f"the target {name} of item 0")[0]
+            kinds[name] = ItemTarget(value.is_floating_point(), tuple(value.shape))
+    return kinds
+
+
+def _given(item: Any) -> Mapping[str, Any]:
+    """The mapping of an item (image, {...}); empty for another item."""
+    second = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
+    return second if isinstance(second, Mapping) else {}
 
 
 def labels_of(items: Any) -> Any:

@@ -11,10 +11,10 @@ from ae.data.images import Images, ImageSet
 from ae.data.splits import Splits, hold_out, keep_labels
 from ae.utils.errors import InputError
 from ae.utils.shared_memory import once_per_machine
-from ae.utils.validation import AtLeast0, Positive, Settings
+from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings
 
 _VALIDATION = 5000
-_VALIDATION_SHARE = 10  # at most 1/10 of the training images
+_VALIDATION_FRACTION = 0.1  # of the training images, at most
 Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]
 
 
@@ -24,11 +24,12 @@ class Data(Settings):
 
     name: Name = "mnist"  # mnist comes with the package; folder: one folder of images per class
     root: Path | None = None  # folder of the data set, or of its download (default: data); mnist: IDX files
-    size: Positive[int] | None = None  # folder: resize and crop every image to this many pixels square
+    targets: Path | None = None  # folder: CSV file of targets, a column of file names and one of each target
+    size: Positive[int] | tuple[Positive[int], Positive[int]] | None = None  # folder: height and width to crop to
     stream: bool = False  # folder: read images while training, for data that do not fit in memory
     workers: AtLeast0[int] = 2  # processes that read streamed images ahead
     skip_broken: bool = False  # folder: leave out files that can't be read, and list them
-    validation: AtLeast0[int] | None = None  # training images held out (default: 5,000, at most a tenth); 0: none
+    validation: AtLeast0[int] | BelowOne | None = None  # training images held out, a count or a fraction; 0: none
     limit: Positive[int] | None = None  # largest number of training images
     labels: Positive[int] | None = None  # number of labels to keep, balanced over classes; the rest are unlabelled
     labelled_per_batch: Positive[int] | None = None  # labelled images in every batch
@@ -41,6 +42,7 @@ class Data(Settings):
         if self.stream and self.name != "folder":
             raise InputError(f"only a folder can be streamed, not {self.name}")
         is_read = {"size": self.name == "folder", "skip_broken": self.name == "folder"}
+        is_read |= {"targets": self.name == "folder"}
         is_read |= {"workers": self.stream, "seed": self.labels is not None}
         requires = {"workers": "Data.stream", "seed": "Data.labels"}
         for name in is_read:
@@ -52,7 +54,7 @@ class Data(Settings):
 
     def may_change(self, name: str) -> bool:
         """Whether a resumed run may change this field: where the data are, and how many processes read them."""
-        return name in ("root", "workers")
+        return name in ("root", "targets", "workers")
 
     def load(self) -> Splits:
         """Read the data set and split it; raises InputError if it can't be read or split.
@@ -81,8 +83,9 @@ class Data(Settings):
     def _train_and_validation(self, source: sources.Source[ImageSet]) -> tuple[ImageSet, ImageSet | None]:
         """Training images, and the validation images of the source or some held out."""
         if source.validation is None:
-            default = min(_VALIDATION, len(source.train) // _VALIDATION_SHARE)
-            return hold_out(source.train, default if self.validation is None else self.validation)
+            default = min(_VALIDATION, int(len(source.train) * _VALIDATION_FRACTION))
+            count = default if self.validation is None else self.validation
+            return hold_out(source.train, count if isinstance(count, int) else round(len(source.train) * count))
         if self.validation:
             raise InputError(
                 f"Data.validation must be left out, or 0: {self.root} has a folder of validation images, "
@@ -101,6 +104,6 @@ class Data(Settings):
                 if self.root is None:
                     raise InputError("data set folder needs Data.root: a folder with a folder of images for each class")
                 workers = self.workers if self.stream else None
-                return sources.read_folder(self.root, self.size, workers, self.skip_broken)
+                return sources.read_folder(self.root, self.size, workers, self.skip_broken, self.targets)
             case name:
                 return sources.read_torchvision(name, self.root or Path("data"))

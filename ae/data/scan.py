@@ -31,16 +31,22 @@ class Scanned:
     test: Labelled | None
 
 
-def scan(root: Path) -> Scanned:
+def scan(root: Path, needs_classes: bool = True) -> Scanned:
     """Find the images in `root/CLASS`, or in `root/train/CLASS`, `root/val/CLASS` and `root/test/CLASS`, recursively.
 
     Hidden files and system files (`.ipynb_checkpoints`, `@eaDir`, `__MACOSX`, `Thumbs.db`) are ignored. Other files
     that are not images, by suffix or content, are listed on stderr. Raises InputError if a folder can't be read, or
-    has no images in folders of classes.
+    has no images in folders of classes. Without `needs_classes`, images that are in no such folder are
+    read with the label -1, if none is.
     """
     if not root.is_dir():
         raise InputError(f"no folder {root}: Data.root takes a folder with a folder of images for each class")
     parts, unused = _parts(root)
+    if not needs_classes and not any(files for folder in parts.values() for files in _classes(folder, False).values()):
+        flat = {part: [(path, -1) for path in images_below(folder, False)] for part, folder in parts.items()}
+        if not flat["train"]:
+            raise InputError(f"no images in {parts['train']}")
+        return Scanned((), flat["train"], flat.get("validation"), flat.get("test"))
     by_class = {part: _classes(folder) for part, folder in parts.items()}
     images = {part: {name: files for name, files in folders.items() if files} for part, folders in by_class.items()}
     classes = tuple(sorted({name for folders in images.values() for name in folders}))
@@ -68,10 +74,11 @@ def scan(root: Path) -> Scanned:
     return Scanned(classes, labelled("train") or [], labelled("validation"), labelled("test"))
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Find the image files below a folder, sorted by name; other files are listed on stderr."""
+def images_below(folder: Path, notes: bool = True) -> list[Path]:
+    """Find the image files below a folder, sorted by name; with `notes`, other files are listed on stderr."""
     images, others = _partition(_files_below(folder))
-    _note_others(others, folder)
+    if notes:
+        _note_others(others, folder)
     return images
 
 
@@ -102,8 +109,8 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[str]]:
     return {"train": root}, []
 
 
-def _classes(part: Path) -> dict[str, list[Path]]:
-    """Find the image files of each class folder in `part`; nested folders and other files are listed on stderr."""
+def _classes(part: Path, notes: bool = True) -> dict[str, list[Path]]:
+    """Find the image files of each class folder in `part`; `notes` lists nested folders and other files on stderr."""
     images: dict[str, list[Path]] = {}
     others = [path for path in _entries(part) if not path.is_dir()]
     nested: list[str] = []
@@ -111,9 +118,9 @@ def _classes(part: Path) -> dict[str, list[Path]]:
         images[folder.name], others_below = _partition(_files_below(folder))
         others += others_below
         nested += sorted({str(path.parent.relative_to(part)) for path in images[folder.name] if path.parent != folder})
-    if nested:
+    if nested and notes:
         note(f"{counted(len(nested), 'nested folder')} in {part}, read as of the class above: {some(nested)}")
-    if any(images.values()):
+    if any(images.values()) and notes:
         _note_others(others, part)
     return images
 

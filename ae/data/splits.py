@@ -34,6 +34,9 @@ class Splits:
         if self.validation is not None and self.validation.classes not in ((), self.train.classes):
             difference = _first_difference(self.train.classes, self.validation.classes)
             raise InputError(f"training and validation must have the same classes, got {difference}")
+        if self.validation is not None and set(target_names(self.train)) != set(target_names(self.validation)):
+            got = [", ".join(target_names(images)) or "none" for images in (self.train, self.validation)]
+            raise InputError(f"training and validation must have the same targets, got {got[0]} and {got[1]}")
         if self.test is not None and not callable(self.test):
             raise InputError(f"Splits.test must be a function that reads the images, got {type(self.test).__name__}")
 
@@ -62,6 +65,11 @@ class Splits:
     def batches(self, batch_size: int, seed: int) -> Batches:
         """Make batches of the training images."""
         return Batches(self.train, batch_size, seed, self.augment, self.labelled_per_batch, self.binarise)
+
+
+def target_names(images: ImageSet) -> tuple[str, ...]:
+    """Names of the targets beside the labels, in memory and read with the items."""
+    return (*getattr(images, "targets", {}), *getattr(images, "read", {}))
 
 
 def _first_difference(train: Sequence[str], validation: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from ae.data.batch import Batch
 from ae.data.files import note
 from ae.data.images import as_classes, as_labels
-from ae.data.items import image_of, label_of, labels_of
+from ae.data.items import ItemTarget, image_of, item_targets, label_of, labels_of
+from ae.data.targets import as_targets
+from ae.functional import LABEL
 from ae.utils.errors import InputError, one_line
 from ae.utils.validation import AtLeast0, Positive, checked, checked_arguments
 
@@ -40,6 +42,8 @@ class Streamed:
     labels   [n] integer labels of all items; -1 is unlabelled
     shape    (channels, height, width) of every image
     workers  processes that read ahead (0: none); batches and their order do not depend on it
+    targets  values to predict beside the labels, held in memory, as in `Images`
+    read     targets that are read with each item, (image, {name: value, ...}), and the kind of each
     """
 
     items: Items
@@ -47,6 +51,8 @@ class Streamed:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     workers: int = 2
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    read: Mapping[str, ItemTarget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "workers", checked(self.workers, AtLeast0[int], "workers"))
@@ -59,21 +65,23 @@ class Streamed:
         object.__setattr__(self, "labels", as_labels(self.labels, len(self.items), len(self.classes)))
         shape = checked(self.shape, tuple[Positive[int], Positive[int], Positive[int]], "shape")
         object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "targets", as_targets(self.targets, len(self.items)))
 
     @classmethod
     @checked_arguments
     def of(cls, items: Items, classes: Sequence[str] | None = None, workers: AtLeast0[int] = 2) -> "Streamed":
         """Infer shape, labels and classes from the items.
 
-        The first item gives the shape. Labels are `items.targets` or `items.labels` if there are any; else every item
-        is read once for its label, with a note on stderr for large data sets. Classes are by default `items.classes`,
-        else the numbers up to the highest label.
+        The first item gives the shape, and the names of targets that are read with each item. Labels are
+        `items.targets` or `items.labels` if there are any; else every item is read once for its label, with a note on
+        stderr for large data sets. Classes are by default `items.classes`, else the numbers up to the highest label.
         """
         if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
             raise InputError(f"items must be a Dataset with a length, of (image, label), got {type(items).__name__}")
         if not len(items):
             raise InputError("no images: the data set is empty")
-        channels, height, width = image_of(_item(items, 0), "item 0").shape
+        first = _item(items, 0)
+        channels, height, width = image_of(first, "item 0").shape
         labels = labels_of(items)
         if labels is None:
             if len(items) >= _MANY_ITEMS:
@@ -83,19 +91,23 @@ class Streamed:
         if classes is None:
             classes = getattr(items, "classes", None)
         names = [str(i) for i in range(int(labels.max()) + 1)] if classes is None else classes
-        return cls(items, labels, as_classes(names), (channels, height, width), workers)
+        read = item_targets(first)
+        return cls(items, labels, as_classes(names), (channels, height, width), workers, read=read)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Streamed":
         """Put the batches on a device."""
-        return replace(self, labels=self.labels.to(device))
+        targets = {name: target.to(device) for name, target in self.targets.items()}
+        return replace(self, labels=self.labels.to(device), targets=targets)
 
     def select(self, index: Int64[Tensor, " m"] | slice) -> "Streamed":
         """Select images by index."""
         indices = _as_indices(len(self), index)
-        return replace(self, items=Selection(self.items, indices.tolist()), labels=self.labels[indices])
+        targets = {name: target[indices] for name, target in self.targets.items()}
+        items = Selection(self.items, indices.tolist())
+        return replace(self, items=items, labels=self.labels[indices], targets=targets)
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "Streamed":
         """Replace the labels."""
@@ -115,7 +127,7 @@ class Streamed:
         """Iterate over the batches of `indices`, in order; workers read ahead."""
         lists = (index.tolist() for index in indices)
         loader: Iterable[Any] = DataLoader(
-            _BatchReader(self.items, self.shape),  # type: ignore[arg-type]
+            _BatchReader(self.items, self.shape, self.read),  # type: ignore[arg-type]
             batch_size=None,
             sampler=lists,
             num_workers=self.workers,
@@ -126,9 +138,12 @@ class Streamed:
         for result in _iterate_workers(loader) if self.workers else loader:
             if isinstance(result, str):
                 raise InputError(result)
-            indices_read, pixels = result
+            indices_read, pixels, read = result
             pixels = pixels.to(device, non_blocking=True)
-            yield Batch(pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels, self.labels[indices_read])
+            targets = {name: target.batch(indices_read) for name, target in self.targets.items()}
+            targets |= {name: values.to(device, non_blocking=True) for name, values in read.items()}
+            images = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+            yield Batch(images, {LABEL: self.labels[indices_read], **targets})
 
 
 def _item(items: Items, index: int) -> Any:
@@ -183,23 +198,29 @@ class Selection:
 
 @dataclass(frozen=True)
 class _BatchReader:
-    """Data set of batches: `reader[indices]` is (indices, images [b c h w]), or the message of an InputError."""
+    """Data set of batches: `reader[indices]` is (indices, images [b c h w], targets), or an InputError's message."""
 
     items: Items
     shape: tuple[int, int, int]
+    read: Mapping[str, ItemTarget]
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | str:
-        images = []
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, dict[str, Tensor]] | str:
+        images, targets = [], []
         for i in indices:
             try:
-                image = image_of(_item(self.items, i), f"item {i}", self.shape)
+                item = _item(self.items, i)
+                images.append(image_of(item, f"item {i}", self.shape))
+                targets.append({name: kind.of(item, name, f"item {i}") for name, kind in self.read.items()})
             except InputError as error:
                 return str(error)
-            images.append(image)
         if len({image.dtype for image in images}) > 1:
             images = [image / 255 if image.dtype == torch.uint8 else image for image in images]
         pixels = torch.stack(images) if images else torch.empty((0, *self.shape), dtype=torch.uint8)
-        return torch.tensor(indices, dtype=torch.int64), pixels
+        stacked = {
+            name: torch.stack([each[name] for each in targets]) if targets else kind.none()
+            for name, kind in self.read.items()
+        }
+        return torch.tensor(indices, dtype=torch.int64), pixels, stacked
 
 
 def _as_indices(count: int, index: Int64[Tensor, " m"] | slice) -> Int64[Tensor, " m"]:

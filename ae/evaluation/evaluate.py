@@ -7,58 +7,71 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from jaxtyping import Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 
 from ae.data import Batch, ImageSet
 from ae.data.convert import as_images
+from ae.data.targets import check_classes, classes_of
 from ae.evaluation.inference import evaluating
 from ae.evaluation.metrics import SSIM_WINDOW, psnr, ssim
-from ae.functional import cross_entropy, squared_error
+from ae.functional import is_known, squared_error
 from ae.models.autoencoder import Autoencoder, Output
+from ae.models.heads import heads_of, is_classifier, prefix_of
 from ae.models.wrappers import unwrapped
-from ae.objectives import Corruption, Loss, check_objective, checked_loss, only_head
+from ae.objectives import Corruption, Loss, check_objective, checked_loss
 from ae.utils import distributed
 from ae.utils.console import say
 from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
 from ae.utils.validation import AtLeast0, Positive, checked_arguments
 
-_PREDICTIONS = "predictions"  # of classes, beside the metrics of each image
+_KNOWN, _PREDICTED, _ACTUAL = "known of ", "predicted by ", "actual of "  # of heads, beside the metrics of each image
+_warned: WeakSet[nn.Module] = WeakSet()  # models for which the warning was printed
 _REST = "rest"  # the objective's total without the terms that have counts
-_warned: WeakSet[nn.Module] = WeakSet()  # models with several heads for which the warning was printed
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Predicted and actual classes [n] of a data set, -1 where unknown, and the names of the classes."""
+
+    predicted: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PerImageMetrics:
     """Results of a model for each image of a data set, in its order, on the CPU.
 
-    values       {metric: [n]}
-    predictions  [n] the most likely class; None unless the model has exactly one head
-    terms        the objective's `loss` and its terms, means over the examples of each
+    values     {metric: [n]}; of a head, `HEAD/metric`, or `metric` of the only head
+    known      {metric: [n]} where the target of a head's metric is known
+    classified  {prefix of a head: Classified} of every head that predicts one class
+    terms      the objective's `loss` and its terms, means over the examples of each
     """
 
     values: dict[str, Float64[Tensor, " n"]]
-    predictions: Int64[Tensor, " n"] | None
-    labels: Int64[Tensor, " n"]
-    classes: tuple[str, ...]
+    known: dict[str, Bool[Tensor, " n"]] = field(default_factory=dict)
+    classified: dict[str, Classified] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
 
     def means(self) -> dict[str, float]:
-        """Average over images; `cross_entropy`, `accuracy` and `accuracy/CLASS` over labelled images.
+        """Average over images; the metrics of a head over the images that have its target, and `accuracy/CLASS`.
 
         A term of the objective that has the name of a metric is left out: the metric is that of clean images.
         """
-        labelled = self.labels >= 0
         metrics = dict(self.terms)
         for name, value in self.values.items():
-            counted = value[labelled] if name in ("cross_entropy", "accuracy") else value
+            counted = value[self.known[name]] if name in self.known else value
             if len(counted):
                 metrics[name] = counted.mean().item()
-        if "accuracy" in metrics:
-            for c, name in enumerate(self.classes):
-                if (self.labels == c).any():
-                    metrics[f"accuracy/{name}"] = self.values["accuracy"][self.labels == c].mean().item()
+            else:
+                metrics.pop(name, None)
+        for prefix, classified in self.classified.items():
+            is_right = classified.predicted == classified.labels
+            for c, name in enumerate(classified.classes):
+                if (classified.labels == c).any():
+                    metrics[f"{prefix}accuracy/{name}"] = is_right[classified.labels == c].double().mean().item()
         return metrics
 
 
@@ -73,7 +86,8 @@ def evaluate(
     """Measure a model on a whole data set, in evaluation mode; returns means over images.
 
     With a decoder: `mse` per pixel, `psnr` in dB, and `ssim` of images from 11x11 pixels, all of clean images.
-    With one head: `cross_entropy` in nats, `accuracy` and `accuracy/CLASS`, over labelled images.
+    With a head: its loss and metrics over the images that have its target, as `cross_entropy` in nats, `accuracy` and
+    `accuracy/CLASS`; with several heads, `HEAD/accuracy` and so on.
     With an objective: `loss`, its total at `step`, and its terms. The mean of each term is over its own examples
     (`Loss.counts`), whatever the batches. Noise is the same at every call. A model that is no Autoencoder has these
     only; an objective of several losses has none, unless it gives a Loss in evaluation mode.
@@ -108,7 +122,10 @@ def per_image_metrics(
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
             if isinstance(model, Autoencoder):
-                for name, value in per_example(model, model(batch.images), batch).items():
+                output = model(batch.images)
+                if not parts:
+                    _check_heads(model, output, images)
+                for name, value in per_example(model, output, batch).items():
                     parts[name].append(value)
             if objective is not None:
                 loss = objective(model, batch, step)
@@ -116,13 +133,16 @@ def per_image_metrics(
                     losses[i] = len(batch), checked_loss(loss)
     values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
     values = _gathered(values, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
-    return PerImageMetrics(
-        predictions=values.pop(_PREDICTIONS, None),
-        values={name: value.double() for name, value in values.items()},
-        labels=images.labels.cpu(),
-        classes=images.classes,
-        terms=_means_of(losses),
-    )
+    known = {name.removeprefix(_KNOWN): values.pop(name) for name in list(values) if name.startswith(_KNOWN)}
+    classified = {}
+    for name in [name for name in values if name.startswith(_PREDICTED)]:
+        prefix = name.removeprefix(_PREDICTED)
+        heads = heads_of(model)
+        head = heads[prefix.removesuffix("/") or next(iter(heads))]
+        predicted, actual = values.pop(name), values.pop(f"{_ACTUAL}{prefix}")
+        classified[prefix] = Classified(predicted, actual, classes_of(images, head.target))
+    values = {name: value.double() for name, value in values.items()}
+    return PerImageMetrics(values, known, classified, _means_of(losses))
 
 
 @checked_arguments
@@ -157,21 +177,42 @@ def mean_image(images: ImageSet, batch_size: int = 256) -> Float[Tensor, "c h w"
 
 
 def per_example(model: Autoencoder, output: Output, batch: Batch) -> dict[str, Shaped[Tensor, " b"]]:
-    """Compute every metric of the model's output that does not depend on the objective, and the predicted class."""
+    """Compute every metric of the model's output that does not depend on the objective, and classes.
+
+    Of each head: its loss and metrics, where its target is known, and the predicted and actual class.
+    """
     values: dict[str, Tensor] = {}
     if output.params is not None:
         values["mse"] = squared_error(output.reconstruction, batch.images)
         values["psnr"] = psnr(values["mse"])
         if min(batch.images.shape[-2:]) >= SSIM_WINDOW:
             values["ssim"] = ssim(output.reconstruction, batch.images)
-    if len(output.logits) == 1:
-        logits = only_head(output.logits)
-        values["cross_entropy"] = cross_entropy(logits, batch.labels)
-        values[_PREDICTIONS] = logits.argmax(1)
-        values["accuracy"] = (values[_PREDICTIONS] == batch.labels).float()
-    elif output.logits:
-        _warn_of_several_heads(model, list(output.logits))
+    heads = heads_of(model)
+    for name, head in heads.items():
+        prefix, result, target = prefix_of(name, model), output.predictions[name], batch.target(head.target)
+        metrics = {head.loss_name: head.loss(result, target), **head.metrics(result, target)}
+        for key, value in metrics.items():
+            values[f"{prefix}{key}"] = value.float()
+            values[f"{_KNOWN}{prefix}{key}"] = is_known(target)
+        if is_classifier(head):
+            values[f"{_PREDICTED}{prefix}"], values[f"{_ACTUAL}{prefix}"] = result.argmax(1), target
+    if len(heads) < len(model.heads):
+        _warn_of_other_heads(model, [name for name in model.heads if name not in heads])
     return values
+
+
+def _check_heads(model: Autoencoder, output: Output, images: ImageSet) -> None:
+    """Raise InputError for classes without a logit."""
+    for name, head in heads_of(model).items():
+        if is_classifier(head) and output.predictions[name].ndim == 2:
+            check_classes(images, head.target, name, output.predictions[name].shape[1])
+
+
+def _warn_of_other_heads(model: nn.Module, names: list[str]) -> None:
+    """Print once for each model which of several heads are not measured."""
+    if model not in _warned and distributed.is_main():
+        _warned.add(model)
+        say(f"no metrics of {', '.join(names)}: no head with a target and metrics (ae.models.heads)", error=True)
 
 
 def _gathered(values: dict[str, Tensor], index: Int64[Tensor, " m"]) -> dict[str, Tensor]:
@@ -206,12 +247,3 @@ def _means_of(losses: dict[int, tuple[int, Loss]]) -> dict[str, float]:
     if _REST in means:
         means["loss"] = means.pop(_REST) + sum(weight * means.get(name, 0.0) for name, weight in weights.items())
     return means
-
-
-def _warn_of_several_heads(model: nn.Module, heads: list[str]) -> None:
-    """Print once for each model that several heads are not measured."""
-    if model in _warned or not distributed.is_main():
-        return
-    _warned.add(model)
-    missing = "no cross_entropy, accuracy, per-class metrics or predictions are measured"
-    say(f"the model has {len(heads)} heads ({', '.join(heads)}): {missing}", error=True)

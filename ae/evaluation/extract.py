@@ -1,4 +1,4 @@
-"""Codes, logits and reconstructions of a whole data set, written to files batch by batch."""
+"""Codes, predictions and reconstructions of a whole data set, written to files batch by batch."""
 
 import json
 import struct
@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from ae.data import Batch, ImageSet
 from ae.evaluation.inference import encode_batches
+from ae.functional import LABEL
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, checked_arguments
 
-Part = Literal["codes", "logits", "labels", "reconstructions"]
+Part = Literal["codes", "predictions", "labels", "reconstructions"]
 Format = Literal["npy", "safetensors"]
 _DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}  # names in safetensors
 
@@ -28,15 +29,15 @@ def encode(
     model: Autoencoder,
     images: ImageSet,
     folder: Path,
-    parts: Sequence[Part] = ("codes", "logits", "labels", "reconstructions"),
+    parts: Sequence[Part] = ("codes", "predictions", "labels", "reconstructions"),
     format: Format = "safetensors",
     batch_size: Positive[int] = 256,
 ) -> list[Path]:
     """Write `parts` of all images, in order, to `encoded.safetensors` or to `NAME.npy` in a folder; returns the files.
 
     codes            [n ...] the mean of the code
-    logits           [n classes] of each head, as `logits.HEAD`
-    labels           [n] -1 = unlabelled
+    predictions      [n ...] of each head, such as logits [n classes], as `predictions.HEAD`
+    labels           [n] -1 = unlabelled; and of other targets, if there are any, `targets.NAME` [n ...]
     reconstructions  [n c h w] in [0, 1]
 
     Memory holds one batch at a time. Complete files are renamed into place. Raises InputError for reconstructions of a
@@ -66,10 +67,11 @@ def _read(model: Autoencoder, parts: Sequence[Part], batch: Batch, code: Code) -
     values = {}
     if "codes" in parts:
         values["codes"] = code.mean
-    if "logits" in parts:
-        values |= {f"logits.{head}": logits for head, logits in model.classify(code).items()}
+    if "predictions" in parts:
+        values |= {f"predictions.{head}": output for head, output in model.predict(code).items()}
     if "labels" in parts:
         values["labels"] = batch.labels
+        values |= {f"targets.{name}": target for name, target in batch.targets.items() if name != LABEL}
     if "reconstructions" in parts:
         values["reconstructions"] = model.decode(code.z, batch.images.shape[-2:])
     return {name: value.contiguous().cpu().numpy() for name, value in values.items()}

@@ -43,6 +43,14 @@ METRICS = {
     "ssim": Metric(".4f", higher_is_better=True),
     "cross_entropy": Metric(".4f", "nats"),
     "accuracy": Metric(".2%", higher_is_better=True, progress="accuracy {:.2%}"),
+    "squared_error": Metric(note=", in units of the target's deviation", progress="squared_error {:.4g}"),
+    "absolute_error": Metric(),
+    "binary_cross_entropy": Metric(unit="nats", progress="binary_cross_entropy {:.4g}"),
+    "label_accuracy": Metric(".2%", higher_is_better=True),
+    "exact_match": Metric(".2%", higher_is_better=True),
+    "pixel_cross_entropy": Metric(".4f", "nats a pixel", progress="pixel_cross_entropy {:.4g}"),
+    "pixel_accuracy": Metric(".2%", higher_is_better=True),
+    "iou": Metric(".4f", note=", mean over the classes of an image", higher_is_better=True),
     "restored/mse": Metric(".5f", "per pixel", ", of corrupted images"),
     "corrupted/mse": Metric(".5f", note=", of what the model was given"),
     "mean_image/mse": Metric(".5f", note=", of the mean image"),
@@ -88,6 +96,32 @@ REPORT = (
     "images_per_second",
 )
 """The keys of a summary in the report of a run, in order."""
+
+
+HEAD = (
+    "accuracy",
+    "cross_entropy",
+    "squared_error",
+    "absolute_error",
+    "binary_cross_entropy",
+    "label_accuracy",
+    "exact_match",
+    "pixel_cross_entropy",
+    "pixel_accuracy",
+    "iou",
+)
+"""The metrics of heads, which have the prefix `HEAD/` where a model has several."""
+
+
+def is_of_head(key: str) -> bool:
+    """Whether a key such as `test/digit/accuracy` is a metric of one of several heads."""
+    parts = key.split("/")
+    return len(parts) == 3 and parts[2] in HEAD and parts[1] not in METRICS
+
+
+def is_plain(key: str) -> bool:
+    """Whether a key with its split is of a whole data set, as `test/mse`, and not of a class, as `test/accuracy/7`."""
+    return key.count("/") == 1 or is_of_head(key)
 
 
 def with_prefix(split: Literal["train", "val", "test"], metrics: Mapping[str, Any]) -> dict[str, Any]:

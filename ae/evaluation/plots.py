@@ -1,18 +1,21 @@
 """Pictures of reconstructions, samples and codes, drawn with Pillow."""
 
 import colorsys
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ae.data import Batch, ImageSet
+from ae.data.targets import classes_of
 from ae.evaluation.inference import encode_batches, evaluating
 from ae.evaluation.metrics import METRICS, TITLE
 from ae.models.autoencoder import Autoencoder, Output
-from ae.objectives import Corruption, only_head
+from ae.models.heads import Head, heads_of, is_classifier
+from ae.objectives import Corruption
 from ae.utils.console import say
 from ae.utils.errors import InputError, one_line
 from ae.utils.seeding import reseed
@@ -82,15 +85,43 @@ def reconstruction_picture(
     for column, mse in enumerate(errors.square().flatten(1).mean(1).tolist()):
         middle = _LEFT + column * step_w + tile_w // 2
         draw.text((middle, bottom + 8), f"{mse:.4f}", _FAINT, small, anchor="mm")
-    if len(output.logits) == 1:
+    for name, head in _classifiers(model).items():
         draw.text((_GAP + 4, bottom + 28), "classified as", _INK, font, anchor="lm")
-        predictions = only_head(output.logits).argmax(1).tolist()
-        for column, (predicted, label) in enumerate(zip(predictions, batch.labels.tolist(), strict=True)):
+        predictions, labels = output.predictions[name].argmax(1).tolist(), batch.target(head.target).tolist()
+        for column, (predicted, label) in enumerate(zip(predictions, labels, strict=True)):
             middle = _LEFT + column * step_w + tile_w // 2
             colour = _RIGHT if predicted == label else _INK if label < 0 else _WRONG
-            name = _drawable(class_name(images.classes, predicted), predicted, letters=max(3, step_w // 8))
-            draw.text((middle, bottom + 28), name, colour, font, anchor="mm")
+            classes = classes_of(images, head.target)
+            text = _drawable(class_name(classes, predicted), predicted, letters=max(3, step_w // 8))
+            draw.text((middle, bottom + 28), text, colour, font, anchor="mm")
     return canvas
+
+
+def _classifiers(model: Autoencoder) -> dict[str, Head]:
+    """The first head of a model that predicts the class of an image, if there is one."""
+    classifiers = {name: head for name, head in heads_of(model).items() if is_classifier(head)}
+    return dict(list(classifiers.items())[:1])
+
+
+def segmentation_picture(model: Autoencoder, images: ImageSet, name: str, count: int = 10) -> "Image":
+    """Draw images, the classes of their pixels in a target, and those that the head `name` predicts, a colour each."""
+    head: Any = model.heads[name]
+    device = next(model.parameters()).device
+    batch = images.select(slice(count)).to(device).batch(slice(None))
+    with evaluating(model):
+        predicted = model(batch.images).predictions[name].argmax(1)
+    rows = [batch.images.expand(-1, 3, -1, -1) if batch.images.shape[1] == 1 else batch.images]
+    rows += [_coloured(classes, head.classes) for classes in (batch.target(head.target), predicted)]
+    names = ("image", "target", name)
+    return grid_picture(torch.stack([row[:, :3] for row in rows]), f"classes of {head.target}", names)
+
+
+def _coloured(classes: Int64[Tensor, "b h w"], count: int) -> Float[Tensor, "b 3 h w"]:
+    """A colour for each class, equally spaced hues of equal lightness; white where the class is unknown."""
+    hue = 2 * math.pi * torch.arange(count) / count
+    colours = torch.stack([0.5 + 0.4 * (hue - offset).cos() for offset in (0.0, 2.1, 4.2)], dim=1)
+    colours = torch.cat([colours, torch.ones(1, 3)]).to(classes.device)  # index -1: white
+    return colours[classes].movedim(-1, 1)
 
 
 def grid_picture(

@@ -1,7 +1,7 @@
 """The autoencoder: encoder -> bottleneck -> decoder, with heads on the code."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Output:
     code: Code
     params: Float[Tensor, "b _ h w"] | None  # parameters of the likelihood; None without a decoder
     mean: Float[Tensor, "b c h w"] | None  # the likelihood's mean image in [0, 1]; None without a decoder
-    logits: dict[str, Float[Tensor, "b classes"]]  # {head: logits}
+    predictions: dict[str, Float[Tensor, "b ..."]]  # {head: output}, such as logits [b classes]
 
     @property
     def reconstruction(self) -> Float[Tensor, "b c h w"]:
@@ -52,8 +52,17 @@ def _check_modules(parts: Mapping[str, Any], heads: Any) -> None:
             raise InputError(f"the head {name} must be a torch.nn.Module, got {head!r:.60}")
 
 
+def _features(encoder: nn.Module, images: Tensor) -> list[Tensor]:
+    """Features of every stage of an encoder; raises InputError for an encoder that has none."""
+    features: Any = getattr(encoder, "features", None)
+    if not callable(features):
+        name = type(encoder).__name__
+        raise InputError(f"a head reads the encoder's stages, and {name} has no features(images) that gives them")
+    return list(features(images))
+
+
 class Autoencoder(nn.Module):
-    """encoder -> bottleneck -> decoder, with heads {name: module} on the code's mean.
+    """encoder -> bottleneck -> decoder, with heads {name: module} on the code's mean (contract: `ae.models.heads`).
 
     Parts are any `nn.Module`s of matching shapes, with no base class or registration. Without a decoder the model is a
     classifier; without heads, a plain autoencoder. The likelihood maps the decoder's output to an image, and to a loss
@@ -81,7 +90,10 @@ class Autoencoder(nn.Module):
     def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
         """Images [b c h w] in [0, 1] -> Code; raises InputError for images that the modules reject."""
         try:
-            return self.bottleneck(self.encoder(images))
+            if not any(getattr(head, "reads_stages", False) for head in self.heads.values()):
+                return self.bottleneck(self.encoder(images))
+            stages = _features(self.encoder, images)
+            return replace(self.bottleneck(stages[-1]), stages=[images, *stages])
         except InputError as error:
             raise self._with_expected_shape(error, images) from None
 
@@ -119,9 +131,12 @@ class Autoencoder(nn.Module):
             size = self.image_shape[1:]
         return self.decode(z if project is None else project(z), size)
 
-    def classify(self, code: Code) -> dict[str, Float[Tensor, "b classes"]]:
-        """Code -> {head: logits}."""
-        return {name: at_least_float32(head(code.mean)) for name, head in self.heads.items()}
+    def predict(self, code: Code) -> dict[str, Float[Tensor, "b ..."]]:
+        """Code -> {head: output}, such as logits [b classes]."""
+        return {
+            name: at_least_float32(head(code.stages if getattr(head, "reads_stages", False) else code.mean))
+            for name, head in self.heads.items()
+        }
 
     def _with_expected_shape(self, error: InputError, images: Tensor) -> InputError:
         """Add the shape of the training images to the error if `images` have another shape."""
@@ -131,13 +146,13 @@ class Autoencoder(nn.Module):
         return InputError(f"the model was trained on images [b {expected}], got {list(images.shape)}: {error}")
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
-        """Images [b c h w] in [0, 1] -> code, likelihood's parameters, reconstruction, and logits of every head."""
+        """Images [b c h w] in [0, 1] -> code, likelihood's parameters, reconstruction, and outputs of all heads."""
         code = self.encode(images)
         params = None if self.decoder is None else self.decode_params(code.z, images.shape[-2:])
         mean = None if params is None else self.likelihood.mean(params)  # type: ignore[operator]
         if mean is not None and not torch.compiler.is_compiling():  # exported models have dynamic sizes
             check_same_shape(mean, images)
         try:
-            return Output(code, params, mean, self.classify(code))
+            return Output(code, params, mean, self.predict(code))
         except InputError as error:
             raise self._with_expected_shape(error, images) from None

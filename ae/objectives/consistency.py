@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ae.data import LABEL, Augment, Batch
+from ae.data import Augment, Batch
 from ae.data.corruptions import PatchMask
+from ae.functional import LABEL
 from ae.models.autoencoder import Autoencoder
 from ae.models.ema import average_
 from ae.objectives.joint import Joint, Loss, only_head
@@ -101,7 +102,7 @@ class Consistency(nn.Module):
         code = model.encode(torch.where(is_strong, masked, weak))
         loss = self.joint.of(model, batch.with_images(torch.where(is_strong, augmented, weak)), code, step)
         values, confident = self._values(
-            only_head(model.classify(code)), self._teacher_probabilities(weak, unlabelled, step)
+            only_head(model.predict(code)), self._teacher_probabilities(weak, unlabelled, step)
         )
         term = batch.mean(values, LABEL, missing=True)
         weight = teaching.weight * (min(1.0, (step + 1) / teaching.ramp) if teaching.ramp else 1.0)
@@ -125,7 +126,7 @@ class Consistency(nn.Module):
         self, weak: Float[Tensor, "b c h w"], unlabelled: Bool[Tensor, " b"], step: int
     ) -> Float[Tensor, "b classes"]:
         """The teacher's class probabilities after distribution alignment."""
-        probabilities = only_head(self.averaged.classify(self.averaged.encode(weak))).float().softmax(1)
+        probabilities = only_head(self.averaged.predict(self.averaged.encode(weak))).float().softmax(1)
         if step >= self.teaching.align:
             return probabilities
         sums = torch.cat([torch.where(unlabelled[:, None], probabilities, 0).sum(0), unlabelled.sum()[None]])

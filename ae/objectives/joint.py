@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ae import functional
-from ae.data import LABEL, Batch
-from ae.functional import masked_mean
+from ae.data import Batch
+from ae.functional import LABEL, at_least_float32, masked_mean
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
+from ae.models.heads import heads_of, prefix_of
 from ae.models.likelihoods import Likelihood
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, Positive, Settings, check_unread
@@ -124,18 +125,18 @@ class WeightSchedule(Settings):
     reconstruction: Ramp | None = None  # of the reconstruction term
     beta: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
     penalty: Ramp | None = None  # of the bottleneck's penalty
-    classification: Ramp | None = None  # of the cross-entropy
+    classification: Ramp | None = None  # of the heads' losses
 
 
 @dataclass(frozen=True)
 class Joint(Settings):
-    """A weighted sum of reconstruction, rate, penalty and classification; a weight of zero skips its term.
+    """A weighted sum of reconstruction, rate, penalty and the heads' losses; a weight of zero skips its term.
 
     The reconstruction term is the negative log-likelihood of the clean image under the model's likelihood, mean over
-    the batch; its key is the likelihood's name. Classification is the cross-entropy of the model's single head in nats,
-    mean over the batch's labelled images. The bottleneck's `Code.stats` are among the terms. Training and evaluation
-    use the same reductions. Raises InputError if the model has no decoder, head or posterior for a term, or a rate is
-    added to a likelihood that is not in nats.
+    the batch; its key is the likelihood's name. The loss of each head is the mean over the images that have its target,
+    such as the cross-entropy in nats over the labelled images. The bottleneck's `Code.stats` are among the terms.
+    Training and evaluation use the same reductions. Raises InputError if the model has no decoder, head or posterior
+    for a term, or a rate is added to a likelihood that is not in nats.
     """
 
     corruption: Corruption | None = None
@@ -143,7 +144,8 @@ class Joint(Settings):
     beta: AtLeast0[float] = 0.0  # weight of the code's rate in nats (Higgins et al. 2017); needs a likelihood in nats
     free_bits: AtLeast0[float] = 0.0  # nats per latent without cost; needs a posterior, and a prior with `kl`
     penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's penalty
-    classification: AtLeast0[float] = 1.0  # weight of the cross-entropy
+    classification: AtLeast0[float] = 1.0  # weight of the heads' losses, such as the cross-entropy
+    heads: Mapping[str, AtLeast0[float]] = field(default_factory=dict)  # weights of heads by name, times that; else 1
     weight_schedule: WeightSchedule = WeightSchedule()
 
     def __post_init__(self) -> None:
@@ -194,10 +196,10 @@ class Joint(Settings):
             value = masked_mean(code.penalty)
             total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
         if self.has("classification"):
-            head_loss = classification(only_head(model.classify(code)), batch)
-            total, counts = total + weight["classification"] * head_loss.total, head_loss.counts
-            terms |= head_loss.terms
-            count_weights = {"cross_entropy": weight["classification"]}
+            heads_loss = loss_of_heads(model, code, batch, self.heads)
+            total, counts = total + weight["classification"] * heads_loss.total, heads_loss.counts
+            terms |= heads_loss.terms
+            count_weights = {key: weight["classification"] * share for key, share in heads_loss.weights.items()}
         return Loss(total, {**code.stats, **terms}, counts, count_weights)
 
     def corrupted(
@@ -243,6 +245,40 @@ def likelihood_of(model: Autoencoder, in_nats: bool) -> Likelihood:
 def corruption_of(objective: Any) -> Corruption | None:
     """Corruption of an objective, or of its `joint`."""
     return getattr(getattr(objective, "joint", objective), "corruption", None)
+
+
+def loss_of_heads(model: Autoencoder, code: Code, batch: Batch, weights: Mapping[str, float]) -> Loss:
+    """The weighted sum of the losses of all heads, with their metrics as terms; `weights` by name, else 1.
+
+    The terms of a model's only head have no prefix, of several heads that of their name, as in `digit/accuracy`. Raises
+    InputError for a model without heads, a weight of an unknown head, and a target that the data lack.
+    """
+    heads = heads_of(model)
+    if not len(model.heads):
+        raise InputError("classification needs a model with a head, got none; else set its weight to 0")
+    for name in weights:
+        if name not in model.heads:
+            raise InputError(f"Joint.heads has a weight of {name}; the model has the heads {', '.join(model.heads)}")
+    for name in model.heads:
+        if name not in heads:
+            contract = "target, loss_name, loss and metrics, as Classifier has (ae.models.heads)"
+            raise InputError(f"one of several heads needs {contract}: {name} is a {type(model.heads[name]).__name__}")
+    outputs = model.predict(code)
+    total: Tensor | None = None
+    terms: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    term_weights: dict[str, float | Tensor] = {}
+    for name, head in heads.items():
+        target, prefix, weight = batch.target(head.target), prefix_of(name, model), weights.get(name, 1.0)
+        value = batch.mean(at_least_float32(head.loss(outputs[name], target)), head.target)
+        metrics = {key: batch.mean(each, head.target) for key, each in head.metrics(outputs[name], target).items()}
+        values = {f"{prefix}{key}": each.detach() for key, each in {head.loss_name: value, **metrics}.items()}
+        terms |= values
+        counts |= dict.fromkeys(values, batch.count(head.target))
+        term_weights[f"{prefix}{head.loss_name}"] = weight
+        total = weight * value if total is None else total + weight * value
+    assert total is not None
+    return Loss(total, terms, counts, term_weights)
 
 
 def classification(logits: Float[Tensor, "b classes"], batch: Batch) -> Loss:

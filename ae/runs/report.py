@@ -14,7 +14,7 @@ from torch import nn
 from ae.data import ImageSet, Splits
 from ae.evaluation.evaluate import per_image_metrics
 from ae.evaluation.inference import evaluating
-from ae.evaluation.metrics import METRICS, REPORT, with_prefix
+from ae.evaluation.metrics import HEAD, METRICS, REPORT, is_of_head, with_prefix
 from ae.evaluation.tables import evaluation_media
 from ae.models.autoencoder import Autoencoder
 from ae.models.wrappers import unwrapped
@@ -87,7 +87,11 @@ def code_size(model: Autoencoder, images: ImageSet) -> dict[str, int | float]:
 
 def table(summary: dict[str, Any]) -> str:
     """Format the main numbers of a summary, a line each, as the registry of metrics says."""
-    rows = [(key, METRICS[key.removeprefix("test/")].text(summary[key])) for key in REPORT if key in summary]
+    of_heads = [f"test/{name}" for name in HEAD if f"test/{name}" in summary and f"test/{name}" not in REPORT]
+    of_heads += [key for key in summary if key.startswith("test/") and is_of_head(key)]
+    names = {key: key.removeprefix("test/") for key in REPORT} | {key: key.split("/")[-1] for key in of_heads}
+    keys = (*of_heads, *REPORT)
+    rows = [(key, METRICS[names[key]].text(summary[key])) for key in keys if key in summary]
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key:{width}}  {text}" for key, text in rows)
 

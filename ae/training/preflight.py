@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ae.data import ImageSet, Splits
+from ae.data import Splits
+from ae.data.targets import check_classes
 from ae.evaluation.inference import evaluating
-from ae.models.autoencoder import Autoencoder, Output
+from ae.models.autoencoder import Autoencoder
 from ae.models.freezing import TrainingMode
+from ae.models.heads import heads_of, is_classifier
 from ae.models.lazy import is_uninitialized
 from ae.models.wrappers import unwrapped
-from ae.objectives import only_head
 from ae.utils.errors import InputError, first_line
 from ae.utils.seeding import reseed
 
@@ -57,9 +58,12 @@ def dry_run(
         output = model(batch.images)
         if evaluated is not model and any(map(is_uninitialized, evaluated.parameters())):
             evaluated(batch.images)
-    if len(output.logits) == 1:
-        for images in (data.train, data.validation):
-            _check_labels(output, images)
+    for name, head in heads_of(model).items():
+        result = output.predictions[name]
+        if is_classifier(head) and result.ndim == 2:
+            for images in (data.train, data.validation):
+                check_classes(images, head.target, name, result.shape[1])
+        head.loss(result, batch.target(head.target))  # raises InputError for a target of the wrong kind
     if smallest_batch == 1 and affected:
         raise InputError(
             f"a batch of one image gives batch norm in {affected[0]} one value per channel, which has no variance: "
@@ -98,16 +102,6 @@ def _note_single_values(name: str, module: nn.Module, names: list[str]) -> Itera
         yield
     finally:
         hook.remove()
-
-
-def _check_labels(output: Output, images: ImageSet | None) -> None:
-    count = only_head(output.logits).shape[1]
-    highest = -1 if images is None else int(images.labels.max())
-    if highest >= count:
-        (head,) = output.logits
-        raise InputError(
-            f"the head {head} gives {count} logits, for labels 0 to {count - 1}; there is a label {highest}"
-        )
 
 
 def _is_of_compiler(error: Exception) -> bool:

@@ -5,7 +5,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from ae.evaluation.metrics import METRICS
+from ae.evaluation.metrics import METRICS, is_of_head
 from ae.utils.console import is_terminal, say
 from ae.utils.distributed import is_main
 
@@ -36,7 +36,10 @@ class Progress:
         if not is_main():
             return
         shown = {name: metric.progress for name, metric in METRICS.items() if metric.progress and name in metrics}
-        text = "  ".join(form.format(metrics[name]) for name, form in shown.items())
+        of_heads = {name: METRICS[name.split("/")[-1]].progress for name in metrics if is_of_head(f"{split}/{name}")}
+        texts = [form.format(metrics[name]) for name, form in shown.items()]
+        texts += [f"{name.split('/')[0]}/{form.format(metrics[name])}" for name, form in of_heads.items() if form]
+        text = "  ".join(texts)
         if not text:
             return
         if self._bar.disable:

@@ -13,7 +13,7 @@ from ae.models.autoencoder import Autoencoder
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder
 from ae.models.generator import Generator
-from ae.models.heads import Classifier
+from ae.models.heads import Classifier, MultiLabel, Regressor, Segmenter
 from ae.models.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -37,7 +37,17 @@ _LIKELIHOODS = (
     CategoricalLikelihood,
 )
 _PRIORS = (StandardNormal, UniformSphere, GaussianMixture)
-_MODULES = (ConvEncoder, DenseEncoder, DeconvDecoder, DenseDecoder, Classifier, Generator)
+_MODULES = (
+    ConvEncoder,
+    DenseEncoder,
+    DeconvDecoder,
+    DenseDecoder,
+    Classifier,
+    Regressor,
+    MultiLabel,
+    Segmenter,
+    Generator,
+)
 _CLASSES: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (*_MODULES, *_BOTTLENECKS, *_LIKELIHOODS, *_PRIORS)

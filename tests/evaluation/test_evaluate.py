@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ae import Autoencoder, Batch, Classifier, ConvEncoder, DeconvDecoder, Images, Joint, Loss, Splits, evaluate
+from ae import (
+    Autoencoder,
+    Batch,
+    Classifier,
+    ConvEncoder,
+    DeconvDecoder,
+    Images,
+    InputError,
+    Joint,
+    Loss,
+    Splits,
+    evaluate,
+)
 from tests.helpers.small import autoencoder
 
 
@@ -24,7 +36,7 @@ def test_evaluate_averages_over_images_for_any_batch_size(model: Autoencoder, no
     batch = images.batch(slice(None))
     output = model(batch.images)
     mse = (output.reconstruction - batch.images).square().mean((1, 2, 3))
-    logits, labelled = output.logits["digit"], labels >= 0
+    logits, labelled = output.predictions["digit"], labels >= 0
     is_correct = (logits.argmax(1) == labels)[labelled].float()
     expected = {
         "mse": mse.mean(),
@@ -77,14 +89,32 @@ def test_evaluate_perfect_reconstruction_has_finite_psnr(noise: Images) -> None:
     assert math.isfinite(metrics["psnr"])
 
 
-def test_evaluate_warns_once_of_several_heads(digits: Splits, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_measures_each_of_several_heads(digits: Splits) -> None:
     model, few = autoencoder(), digits.train.select(slice(32))
-    model.heads["other"] = Classifier((6, 7, 7), 3)
+    model.heads["other"] = Classifier((6, 7, 7), 12)
+    metrics = evaluate(model, few)
+    assert {"digit/accuracy", "digit/cross_entropy", "other/accuracy", "other/accuracy/7"} <= set(metrics)
+    assert "accuracy" not in metrics
+    with torch.no_grad():
+        right = model.eval()(few.batch(slice(None)).images).predictions["other"].argmax(1) == few.labels
+    assert metrics["other/accuracy"] == pytest.approx(right.double().mean().item())
+
+
+def test_evaluate_warns_once_of_several_heads_without_a_contract(
+    digits: Splits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, few = autoencoder(), digits.train.select(slice(32))
+    model.heads["other"] = nn.Flatten()
     for _ in range(2):
-        assert "accuracy" not in evaluate(model, few)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert "2 heads (digit, other)" in lines[0]
+        assert "digit/accuracy" in evaluate(model, few)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "no metrics of other: no head with a target and metrics (ae.models.heads)"
+
+
+def test_evaluate_refuses_classes_without_a_logit(digits: Splits) -> None:
+    model = autoencoder(classes=3)
+    with pytest.raises(InputError, match="the head digit gives 3 logits, for labels 0 to 2; there is a label 9"):
+        evaluate(model, digits.train)
 
 
 def test_evaluate_loss_equals_the_total_of_the_whole_set(digits: Splits) -> None:

@@ -1,4 +1,4 @@
-"""Files of codes, logits, labels and reconstructions."""
+"""Files of codes, predictions, labels and reconstructions."""
 
 import json
 from dataclasses import replace
@@ -41,9 +41,9 @@ def test_encode_writes_the_models_outputs_in_order(
     assert sorted(files) == sorted(tmp_path.iterdir())
     batch = digits.validation.batch(slice(None))
     out = model()(batch.images)
-    assert tensors.keys() == {"codes", "logits.digit", "labels", "reconstructions"}
+    assert tensors.keys() == {"codes", "predictions.digit", "labels", "reconstructions"}
     torch.testing.assert_close(tensors["codes"], out.code.mean)
-    torch.testing.assert_close(tensors["logits.digit"], out.logits["digit"])
+    torch.testing.assert_close(tensors["predictions.digit"], out.predictions["digit"])
     torch.testing.assert_close(tensors["reconstructions"], out.reconstruction)
     assert torch.equal(tensors["labels"], batch.labels)
 

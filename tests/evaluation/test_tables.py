@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Images
-from ae.evaluation.evaluate import per_image_metrics
+from ae.evaluation.evaluate import Classified, per_image_metrics
 from ae.evaluation.tables import _confusion, _of_each_class, evaluation_media
 from ae.tracking.media import Media, Table
 from ae.utils.seeding import generator
@@ -25,7 +25,7 @@ def test_evaluation_media_lists_the_worst_images_first(model: Autoencoder, noise
     labels[:4] = -1
     images = Images(noise.pixels, labels, CLASSES)
     per_image = per_image_metrics(model, images)
-    assert per_image.predictions is not None
+    predicted = per_image.classified[""].predicted
     media = evaluation_media(model, images, per_image)
     assert set(media.pictures) == {"code", "reconstructions"}
 
@@ -37,19 +37,19 @@ def test_evaluation_media_lists_the_worst_images_first(model: Autoencoder, noise
         assert picture.size == (26, 9)
         assert mse == errors[index]
         assert label == ("" if index < 4 else CLASSES[labels[index]])
-        assert prediction == CLASSES[per_image.predictions[index]]
+        assert prediction == CLASSES[predicted[index]]
 
     wrong = media.tables["misclassified"]
-    expected = {i for i in range(4, 20) if per_image.predictions[i] != labels[i]}
+    expected = {i for i in range(4, 20) if predicted[i] != labels[i]}
     assert {row[0] for row in wrong.rows} == expected
     assert [row[-1] for row in wrong.rows] == sorted((row[-1] for row in wrong.rows), reverse=True)
 
-    counts = {(actual, predicted): count for actual, predicted, count in media.tables["confusion"].rows}
+    counts = {(actual, guess): count for actual, guess, count in media.tables["confusion"].rows}
     assert len(counts) == 9
     for a, actual in enumerate(CLASSES):
-        for p, predicted in enumerate(CLASSES):
-            both = (labels == a) & (per_image.predictions == p)
-            assert counts[actual, predicted] == both.sum()
+        for p, name in enumerate(CLASSES):
+            both = (labels == a) & (predicted == p)
+            assert counts[actual, name] == both.sum()
 
 
 def test_evaluation_media_omits_media_that_do_not_apply(noise: Images) -> None:
@@ -93,17 +93,17 @@ def test_confusion_of_thousands_of_classes_keeps_the_largest_cells(capsys: pytes
     classes = tuple(f"c{i}" for i in range(5000))
     labels = torch.cat([torch.arange(5000), torch.tensor([7, 7, 7, 8]), torch.tensor([-1])])
     predictions = torch.cat([torch.arange(5000), torch.tensor([9, 9, 4999, 8]), torch.tensor([3])])
-    table = _confusion(labels, predictions, classes)
+    table = _confusion(Classified(predictions, labels, classes))
     assert table.rows[:3] == [("c7", "c9", 2), ("c7", "c4999", 1), ("c8", "c8", 2)]
     assert len(table.rows) == 5002
     assert sum(row[2] for row in table.rows) == 5004
     assert "5,002 of 5,002 cells that are not 0, mistakes first, of 5,000 x 5,000" in capsys.readouterr().err
     many = torch.randint(5000, (30_000,), generator=generator("many"))
-    assert len(_confusion(many, many.flip(0), classes).rows) == 10_000
+    assert len(_confusion(Classified(many.flip(0), many, classes)).rows) == 10_000
 
 
 def test_confusion_names_predictions_beyond_the_classes() -> None:
-    table = _confusion(torch.tensor([0, 1]), torch.tensor([2, 1]), ("a", "b"))
+    table = _confusion(Classified(torch.tensor([2, 1]), torch.tensor([0, 1]), ("a", "b")))
     assert [row for row in table.rows if row[2]] == [("a", "#2", 1), ("b", "b", 1)]
 
 

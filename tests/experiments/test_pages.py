@@ -66,7 +66,7 @@ def test_first_snippet_has_its_commented_shapes() -> None:
     exec(blocks("python", README)[0], names)
     assert names["features"].shape == (8, 64, 7, 7)
     assert names["out"].reconstruction.shape == names["decoded"].shape == (8, 1, 28, 28)
-    assert names["out"].logits["digit"].shape == (8, 10)
+    assert names["out"].predictions["digit"].shape == (8, 10)
 
 
 def commands() -> list[str]:

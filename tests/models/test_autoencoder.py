@@ -26,7 +26,7 @@ def test_autoencoder_equals_plain_networks() -> None:
     output = model(images)
     features = cnn.features(images)[1]
     torch.testing.assert_close(output.code.z, features)
-    torch.testing.assert_close(output.logits["digit"], cnn(images))
+    torch.testing.assert_close(output.predictions["digit"], cnn(images))
     torch.testing.assert_close(output.params, deconv(features))
     torch.testing.assert_close(output.reconstruction, torch.sigmoid(deconv(features)))
 
@@ -56,7 +56,7 @@ def test_autoencoder_forward_is_encode_decode_and_classify() -> None:
     output, code = model(images), model.encode(images)
     assert torch.equal(output.code.z, code.z)
     assert torch.equal(output.reconstruction, model.decode(code.z))
-    assert torch.equal(output.logits["digit"], model.classify(code)["digit"])
+    assert torch.equal(output.predictions["digit"], model.predict(code)["digit"])
 
 
 def test_autoencoder_decode_generates() -> None:
@@ -71,7 +71,7 @@ def test_autoencoder_without_decoder_is_a_classifier() -> None:
     model = Autoencoder(ConvEncoder(), heads={"digit": Classifier((64, 7, 7))})
     output = model(torch.rand(2, 1, 28, 28))
     assert output.params is None
-    assert output.logits["digit"].shape == (2, 10)
+    assert output.predictions["digit"].shape == (2, 10)
     for ask in (lambda: output.reconstruction, lambda: model.decode(output.code.z)):
         with pytest.raises(InputError, match="no decoder"):
             ask()

@@ -39,7 +39,7 @@ def make_model(norm: bool = False) -> Autoencoder:
 
 
 def logits_of(model: Autoencoder, images: Tensor) -> Tensor:
-    return model(images).logits["digit"].detach()
+    return model(images).predictions["digit"].detach()
 
 
 def test_consistency_pseudo_labels_equal_reference(batch: Batch) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from ae import (
@@ -41,11 +41,11 @@ def test_joint_is_the_weighted_sum_of_terms(model: Autoencoder, batch: Batch) ->
     output = model(batch.images)
     mse = (output.reconstruction - batch.images).square().mean()
     labelled = batch.labels >= 0
-    nats = torch.nn.functional.cross_entropy(output.logits["digit"][labelled], batch.labels[labelled])
+    nats = torch.nn.functional.cross_entropy(output.predictions["digit"][labelled], batch.labels[labelled])
     torch.testing.assert_close(loss.terms["mse"], mse)
     torch.testing.assert_close(loss.terms["cross_entropy"], nats)
     torch.testing.assert_close(loss.total, 20 * mse + 3 * nats)
-    right = (output.logits["digit"].argmax(1) == batch.labels)[labelled]
+    right = (output.predictions["digit"].argmax(1) == batch.labels)[labelled]
     assert loss.terms["accuracy"].item() == pytest.approx(right.float().mean().item())
     assert loss.counts["cross_entropy"] == loss.counts["accuracy"] == 4
     assert not any(term.requires_grad for term in loss.terms.values())
@@ -98,7 +98,7 @@ def test_joint_encodes_corrupted_images_with_clean_target(model: Autoencoder, ba
         loss = Joint(corruption=hide)(model, batch, 0)
         corrupted = model(torch.where(mask, 2.0, batch.images))
     torch.testing.assert_close(loss.terms["mse"], squared_error(corrupted.reconstruction, batch.images, mask).mean())
-    nats = cross_entropy(corrupted.logits["digit"], batch.labels)[batch.labels >= 0].mean()
+    nats = cross_entropy(corrupted.predictions["digit"], batch.labels)[batch.labels >= 0].mean()
     torch.testing.assert_close(loss.terms["cross_entropy"], nats)
 
 
@@ -125,8 +125,9 @@ def test_joint_rejects_models_without_required_parts(batch: Batch) -> None:
     head = Classifier((6, 3, 3), 3)
     with pytest.raises(InputError, match="no decoder"):
         Joint()(Autoencoder(encoder, heads={"digit": head}), batch, 0)
-    for heads, found in (({}, "none"), ({"a": head, "b": head}, "a, b")):
-        with pytest.raises(InputError, match=f"exactly one head, got {found}"):
+    plain: dict[str, nn.Module] = {"a": head, "b": nn.Flatten()}
+    for heads, complaint in (({}, "with a head, got none"), (plain, "one of several heads needs .* b is a Flatten")):
+        with pytest.raises(InputError, match=complaint):
             Joint()(Autoencoder(encoder, DeconvDecoder(1, (6, 4)), heads=heads), batch, 0)
 
 

@@ -90,7 +90,7 @@ def test_ladder_noisy_path_classifies_and_keeps_batch_norm_statistics(batch: Bat
     model, alone = make_model(), make_model()
     objective = Ladder(model, 28, 28, (0.0,) * 5, noise=1e-6)
     loss = objective(model, batch, 0)
-    logits = alone(batch.images).logits["digit"]
+    logits = alone(batch.images).predictions["digit"]
     labelled = batch.labels >= 0
     torch.testing.assert_close(
         loss.terms["cross_entropy"],

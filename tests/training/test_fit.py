@@ -72,7 +72,7 @@ def test_fit_equals_a_loop_written_out(digits: Splits, recipe: Recipe, optimizer
     for batch in batches:
         output = reference(batch.images)
         loss = 20 * nn.functional.mse_loss(output.reconstruction, batch.images)
-        loss = loss + nn.functional.cross_entropy(output.logits["digit"], batch.labels)
+        loss = loss + nn.functional.cross_entropy(output.predictions["digit"], batch.labels)
         reference_optimizer.zero_grad()
         loss.backward()
         if recipe.grad_clip:

@@ -150,7 +150,7 @@ def test_bf16_keeps_code_rate_logits_and_losses_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output, loss = model(batch.images), Joint(beta=1.0)(model, batch, 0)
         torch.testing.assert_close(bottleneck(features).rate, exact, rtol=1e-6, atol=1e-6)
-    tensors = [output.params, output.logits["digit"], output.code.rate, output.code.posterior.mean, loss.total]
+    tensors = [output.params, output.predictions["digit"], output.code.rate, output.code.posterior.mean, loss.total]
     assert {tensor.dtype for tensor in (*tensors, *loss.terms.values())} == {torch.float32}
 
 

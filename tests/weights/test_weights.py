@@ -74,7 +74,7 @@ def test_save_weights_header_describes_modules(tmp_path: Path) -> None:
             },
             "decoder": {"class": "DeconvDecoder", "out_channels": 3, "channels": [6, 4], "norm": False},
             "bottleneck": {"class": "Dense", "in_shape": [6, 7, 7], "latent": 5, "prior": None},
-            "heads": {"digit": {"class": "Classifier", "in_shape": [5], "classes": 7, "hidden": 9}},
+            "heads": {"digit": {"class": "Classifier", "in_shape": [5], "classes": 7, "hidden": 9, "target": "label"}},
             "likelihood": {"class": "SquaredError"},
         },
     }
@@ -119,7 +119,7 @@ def test_load_restores_model(tmp_path: Path, parts: str, norm: bool) -> None:
     assert describe(loaded) == describe(model)
     out, expected = loaded(images), model.to(memory_format=torch.channels_last).eval()(images)
     assert torch.equal(out.code.z, expected.code.z)
-    assert out.logits.keys() == expected.logits.keys()
+    assert out.predictions.keys() == expected.predictions.keys()
     if model.decoder is not None:
         assert torch.equal(out.params, expected.params)
 
@@ -163,7 +163,7 @@ def test_load_reads_format_1() -> None:
     assert (read_metadata(path).format, read_metadata(path).image) == (1, None)
     out = load(path)(torch.linspace(0, 1, 144).reshape(1, 1, 12, 12))
     expected = torch.tensor([[-0.3896750211715698, -0.35334521532058716, -0.49011796712875366]])
-    torch.testing.assert_close(out.logits["digit"], expected)
+    torch.testing.assert_close(out.predictions["digit"], expected)
     assert out.reconstruction.mean().item() == pytest.approx(0.43340134620666504)
 
 

@@ -1,55 +1,107 @@
-"""Folders of images, one folder per class."""
+"""Folders of images: one folder per class, or any folders with a CSV file of targets."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ae.data.files import Files, decoded, open_files
 from ae.data.images import Images, ImageSet
 from ae.data.scan import Labelled, scan
+from ae.data.sources.csv_targets import read_targets, split_labels
 from ae.data.sources.source import Source
 from ae.data.streamed import Streamed
+from ae.data.targets import Target
 from ae.utils.errors import InputError
 
 _TEST_SHARE = 0.1  # of the training images, held out where there is no test folder
 
 
 def read_folder(
-    root: Path, size: int | None = None, workers: int | None = None, skip_broken: bool = False
+    root: Path,
+    size: int | tuple[int, int] | None = None,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    targets: Path | None = None,
 ) -> Source[ImageSet]:
     """Read a folder with one folder of images per class, or with such folders in `train`, `val` and `test`.
 
     `ae.data.scan` says which files are read. Without a `test` folder, a fixed tenth of the training images is held out.
     Images are grey if all are grey, else RGB. EXIF orientation is applied, and transparent images are on white.
 
-    size         resize the shorter side to `size` and crop the centre; without it, all images must have the same size
+    size         (height, width), or one number for both: scale each image to cover it, and crop the centre; without it,
+                 all images must have the same size
     workers      stream the images with this many processes, instead of holding them in memory
     skip_broken  leave out files that are not images
+    targets      CSV file of targets (`ae.data.sources.csv_targets`); with it, images need no folders of classes, and
+                 its column `label` or `class` replaces these
 
     All files are checked, test files included. Raises InputError for a folder without images, and lists broken files.
     """
-    scanned = scan(root)
+    scanned = scan(root, needs_classes=targets is None)
     train_files, test_files = scanned.train, scanned.test
     if test_files is None:
         order = torch.randperm(len(train_files), generator=torch.Generator().manual_seed(0)).tolist()
         test_count = int(len(order) * _TEST_SHARE)
         test_files = [train_files[i] for i in sorted(order[:test_count])]
         train_files = [train_files[i] for i in sorted(order[test_count:])]
-
-    def open_part(labelled: Labelled, mode: str | None = None, shape: tuple[int, int] | None = None) -> Files:
-        paths, labels = zip(*labelled, strict=True)
-        return open_files(paths, labels, size, mode, shape, skip_broken)
+    shape = (size, size) if isinstance(size, int) else size
+    parts: dict[str, Labelled] = {"train": train_files, "test": test_files, "validation": scanned.validation or []}
+    opened: dict[str, Files] = {}
+    first = 0
+    for name, labelled in parts.items():
+        if labelled:
+            paths = [path for path, _ in labelled]
+            mode, known = (opened["train"].mode, opened["train"].shape) if opened else (None, None)
+            opened[name] = open_files(paths, range(first, first + len(paths)), shape, mode, known, skip_broken)
+            first += len(paths)
+        elif name == "test":
+            raise InputError("no images for the test: add a folder `test`, or give ten images or more")
+    every = [file for labelled in parts.values() for file in labelled]
+    known_of_all = _targets_of(every, scanned.classes, root, targets, None if workers else opened["train"].shape)
 
     def read(files: Files) -> ImageSet:
-        if workers is not None:
-            channels = 1 if files.mode == "L" else 3
-            return Streamed(files, torch.tensor(files.labels), scanned.classes, (channels, *files.shape), workers)
-        pixels, labels = decoded(files, skip_broken)
-        return Images(pixels, torch.tensor(labels), scanned.classes)
+        return _read(files, known_of_all, workers, skip_broken)
 
-    train = open_part(train_files)
-    if not test_files:
-        raise InputError("no images for the test: add a folder `test`, or give ten images or more")
-    test = open_part(test_files, train.mode, train.shape)
-    validation = None if scanned.validation is None else open_part(scanned.validation, train.mode, train.shape)
-    return Source(read(train), lambda: read(test), None if validation is None else read(validation))
+    validation = read(opened["validation"]) if "validation" in opened else None
+    return Source(read(opened["train"]), lambda: read(opened["test"]), validation)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Labels, their classes, and targets of all files, in the order of the numbers that `Files.labels` holds."""
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    targets: dict[str, Target]
+
+
+def _targets_of(
+    files: Labelled, classes: tuple[str, ...], root: Path, targets: Path | None, size: tuple[int, int] | None
+) -> _Known:
+    labels = torch.tensor([label for _, label in files])
+    if targets is None:
+        return _Known(labels, classes, {})
+    read = read_targets(targets, [path for path, _ in files], root, size)
+    column, others = split_labels(read)
+    if column is not None:
+        labels, classes = column.values, column.classes
+    return _Known(labels, classes, others)
+
+
+def _read(files: Files, known: _Known, workers: int | None, skip_broken: bool) -> ImageSet:
+    """Open a part as a stream, or decode it; `files.labels` are the numbers of its files."""
+
+    def of(numbers: Sequence[int]) -> tuple[Tensor, dict[str, Target]]:
+        index = torch.tensor(numbers)
+        return known.labels[index], {name: target[index] for name, target in known.targets.items()}
+
+    if workers is not None:
+        labels, targets = of(files.labels)
+        channels = 1 if files.mode == "L" else 3
+        return Streamed(files, labels, known.classes, (channels, *files.shape), workers, targets)
+    pixels, numbers = decoded(files, skip_broken)
+    labels, targets = of(numbers)
+    return Images(pixels, labels, known.classes, targets)

@@ -19,6 +19,7 @@ class Code:
     posterior  q(z|x), for objectives that need more than the rate
     indices    of a quantizer: the index of the code at each position, int64
     stats      detached scalars to log: perplexity, active units, ...
+    stages     images and features of every stage of the encoder, for heads that read them (`ae.models.heads`)
     """
 
     z: Float[Tensor, "b *code"]
@@ -28,6 +29,7 @@ class Code:
     posterior: Distribution | None = None
     indices: Int64[Tensor, "b ..."] | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
+    stages: list[Float[Tensor, "b _ _ _"]] | None = None
 
     @classmethod
     def deterministic(cls, z: Float[Tensor, "b *code"]) -> "Code":

@@ -55,7 +55,7 @@ def tasks() -> set[Path]:
     """The folders of this process's threads, without those of autograd."""
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it has ended
+        with contextlib.suppress(OSError):  # the thread has ended
             if "autograd" not in (task / "comm").read_text():
                 found.add(task)
     return found

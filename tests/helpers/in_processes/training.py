@@ -271,7 +271,9 @@ def check_evaluate_equals_one_process() -> None:
     pixels, labels = data.validation.batch(slice(None)).images, data.validation.labels
     with torch.no_grad():
         output = model(pixels)
-    assert metrics["accuracy"] == pytest.approx((output.logits["digit"].argmax(1) == labels).double().mean().item())
+    assert metrics["accuracy"] == pytest.approx(
+        (output.predictions["digit"].argmax(1) == labels).double().mean().item()
+    )
     assert metrics["mse"] == pytest.approx((output.reconstruction - pixels).square().mean().item(), rel=1e-5)
 
 
