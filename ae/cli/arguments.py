@@ -1,6 +1,6 @@
 """Flags of a dataclass, and its values as arguments of a command line."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -52,9 +52,10 @@ def positional(config_type: type) -> list[str]:
 
 def to_args(config_type: type, config: dict[str, Any]) -> list[str]:
     """Return the arguments that parse to a configuration, given as the values of its `config.json`."""
-    functions = {flag for flag, hint in flags(config_type).items() if hint is None}
+    hints = flags(config_type)
+    functions = {flag for flag, hint in hints.items() if hint is None}
     args = []
-    for flag, value in _flatten(config):
+    for flag, value in _flatten(config, hints):
         match value:
             case _ if flag in functions:
                 continue
@@ -65,16 +66,19 @@ def to_args(config_type: type, config: dict[str, Any]) -> list[str]:
                 args.append(f"{group}.no-{name}" if group else f"--no-{name.removeprefix('--')}")
             case list():
                 args += [flag, *map(str, value)]
+            case dict():
+                args += [flag, *(str(part) for item in value.items() for part in item)]
             case _:
                 args.append(f"{flag}={value}")
     return args
 
 
-def _flatten(config: dict[str, Any], prefix: str = "--") -> Iterator[tuple[str, Any]]:
+def _flatten(config: dict[str, Any], leaves: Collection[str], prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Yield each flag with its value; a mapping whose name is a flag in `leaves` is a value."""
     for name, value in config.items():
         flag = prefix + _dashed(name)
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{flag}.")
+        if isinstance(value, dict) and flag not in leaves:
+            yield from _flatten(value, leaves, f"{flag}.")
         else:
             yield flag, value
 

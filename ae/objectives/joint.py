@@ -145,7 +145,7 @@ class Joint(Settings):
     free_bits: AtLeast0[float] = 0.0  # nats per latent without cost; needs a posterior, and a prior with `kl`
     penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's penalty
     classification: AtLeast0[float] = 1.0  # weight of the heads' losses, such as the cross-entropy
-    heads: Mapping[str, AtLeast0[float]] = field(default_factory=dict)  # weights of heads by name, times that; else 1
+    heads: Mapping[str, AtLeast0[float]] | None = None  # weights of heads by name, times classification; default: 1
     weight_schedule: WeightSchedule = WeightSchedule()
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ class Joint(Settings):
             value = masked_mean(code.penalty)
             total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
         if self.has("classification"):
-            heads_loss = loss_of_heads(model, code, batch, self.heads)
+            heads_loss = loss_of_heads(model, code, batch, self.heads or {})
             total, counts = total + weight["classification"] * heads_loss.total, heads_loss.counts
             terms |= heads_loss.terms
             count_weights = {key: weight["classification"] * share for key, share in heads_loss.weights.items()}

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,16 @@ def test_parse_help_explains_every_field(config_type: Any, capsys: pytest.Captur
         explanation = lines[i + 1].split("(default")[0]
         assert len(explanation.split()) > 1, lines[i]
         assert not explanation.startswith("--"), lines[i]
+
+
+def test_parse_takes_weights_by_name_and_restores_them() -> None:
+    config = parse(Config, ["--objective.heads", "a b", "0.5", "c", "2", "--recipe.seed", "3"])
+    assert config.objective.heads == {"a b": 0.5, "c": 2.0}
+    assert parse(Config, to_args(Config, to_json(config))) == config
+    for words, complaint in (
+        (["a"], "--objective.heads must be names with a value each, a number 0 or more or None, got 'a'"),
+        (["a", "x"], "--objective.heads must be names with a value each, a number 0 or more or None, got 'a x'"),
+        (["a", "-1"], "--objective.heads['a'] must be 0 or more, got -1.0"),
+    ):
+        with pytest.raises(InputError, match=re.escape(complaint)):
+            parse(Config, ["--objective.heads", *words])

@@ -2,7 +2,7 @@
 
 import importlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -42,6 +42,8 @@ def valid(hint: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(arguments)
     if origin is tuple and arguments[-1] is Ellipsis:
         return st.lists(valid(arguments[0]), min_size=1, max_size=2).map(tuple)
+    if origin is Mapping:
+        return st.dictionaries(valid(arguments[0]), valid(arguments[1]), min_size=1, max_size=2)
     if origin is tuple:
         return st.tuples(*(valid(part) for part in arguments))
     if isinstance(hint, type) and is_dataclass(hint):

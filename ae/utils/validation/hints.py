@@ -6,7 +6,7 @@ NumPy scalars are converted to Python numbers, text to a path (with `~` expanded
 import difflib
 import math
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
@@ -69,6 +69,8 @@ def checked(value: Any, hint: Any, name: str) -> Any:
         return value
     if origin in (tuple, list, Sequence):
         return _checked_sequence(value, arguments, hint, name)
+    if origin is Mapping and arguments[1] is not Any:
+        return _checked_mapping(value, arguments, hint, name)
     if hint is Path:
         return _checked_path(value, hint, name)
     if hint is bool and isinstance(value, bool | np.bool_):
@@ -122,6 +124,15 @@ def _checked_sequence(value: Any, arguments: Sequence[Any], hint: Any, name: str
     return tuple(checked(value[i], kind, f"{name}[{i}]") for i, kind in enumerate(arguments))
 
 
+def _checked_mapping(value: Any, arguments: Sequence[Any], hint: Any, name: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(value, hint, name)
+    return {
+        checked(key, arguments[0], f"a name of {name}"): checked(each, arguments[1], f"{name}[{key!r:.40}]")
+        for key, each in value.items()
+    }
+
+
 def _checked_path(value: Any, hint: Any, name: str) -> Path:
     if not isinstance(value, str | PathLike) or isinstance(value, bytes):
         raise _wrong(value, hint, name)
@@ -159,6 +170,8 @@ def describe(hint: Any) -> str:
         return f"{len(arguments)} values ({'; '.join(describe(part) for part in arguments)})"
     if origin in (tuple, list, Sequence):
         return f"a sequence, each {describe(arguments[0])}"
+    if origin is Mapping and arguments[0] is str and arguments[1] is not Any:
+        return f"names with a value each, {describe(arguments[1])}"
     if origin is Callable:
         return "a function"
     return "None" if hint in (None, type(None)) else getattr(hint, "__name__", str(hint))
