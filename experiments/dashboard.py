@@ -30,7 +30,7 @@ TRADE_OFFS = [
     ("test/mse", "test/accuracy", "reconstruction against accuracy"),
     ("code_size", "test/mse", "size of the code against reconstruction"),
 ]
-WEIGHTS = ["reconstruction", "classification", "beta", "penalty"]
+WEIGHTS = ["reconstruction", "classification", "beta", "aux"]
 PICTURES = ["reconstructions", "test/reconstructions", "test/code"]
 
 

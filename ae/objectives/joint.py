@@ -124,17 +124,17 @@ class WeightSchedule(Settings):
 
     reconstruction: Ramp | None = None  # of the reconstruction term
     beta: Ramp | None = None  # of the rate; 0 1000: a VAE's warm-up (Bowman et al. 2016, section 3.1)
-    penalty: Ramp | None = None  # of the bottleneck's penalty
+    aux: Ramp | None = None  # of the bottleneck's auxiliary losses
     classification: Ramp | None = None  # of the heads' losses
 
 
 @dataclass(frozen=True)
 class Joint(Settings):
-    """A weighted sum of reconstruction, rate, penalty and the heads' losses; a weight of zero skips its term.
+    """A weighted sum of reconstruction, rate, auxiliary losses and the heads' losses; a weight of 0 skips its term.
 
     The reconstruction term is the negative log-likelihood of the clean image under the model's likelihood, mean over
     the batch; its key is the likelihood's name. The loss of each head is the mean over the images that have its target,
-    such as the cross-entropy in nats over the labelled images. The bottleneck's `Code.stats` are among the terms.
+    such as the cross-entropy in nats over the labelled images. `Code.stats` and `Code.aux` are among the terms.
     Training and evaluation use the same reductions. Raises InputError if the model has no decoder, head or posterior
     for a term, or a rate is added to a likelihood that is not in nats.
     """
@@ -143,7 +143,7 @@ class Joint(Settings):
     reconstruction: AtLeast0[float] = 20.0  # weight of the reconstruction term
     beta: AtLeast0[float] = 0.0  # weight of the code's rate in nats (Higgins et al. 2017); needs a likelihood in nats
     free_bits: AtLeast0[float] = 0.0  # nats per latent without cost; needs a posterior, and a prior with `kl`
-    penalty: AtLeast0[float] = 1.0  # weight of the bottleneck's penalty
+    aux: AtLeast0[float] = 1.0  # weight of the bottleneck's auxiliary losses, such as a quantizer's commitment
     classification: AtLeast0[float] = 1.0  # weight of the heads' losses, such as the cross-entropy
     heads: Mapping[str, AtLeast0[float]] | None = None  # weights of heads by name, times classification; default: 1
     weight_schedule: WeightSchedule = WeightSchedule()
@@ -179,7 +179,7 @@ class Joint(Settings):
             **{name: self.weight(name, step) for name in vars(self.weight_schedule)},
             **(weights or {}),
         }
-        total = functional.at_least_float32(code.penalty).new_zeros(())
+        total = at_least_float32(code.rate).new_zeros(())
         terms: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         count_weights: dict[str, float | Tensor] = {}
@@ -192,9 +192,10 @@ class Joint(Settings):
             value = masked_mean(code.rate)
             cost = weight["beta"] * (self._free_rate(model, code) if self.free_bits else value)
             total, terms["rate"] = total + cost, value.detach()
-        if self.has("penalty"):
-            value = masked_mean(code.penalty)
-            total, terms["penalty"] = total + weight["penalty"] * value, value.detach()
+        if self.has("aux"):
+            for name, values in code.aux.items():
+                value = masked_mean(values)
+                total, terms[name] = total + weight["aux"] * value, value.detach()
         if self.has("classification"):
             heads_loss = loss_of_heads(model, code, batch, self.heads or {})
             total, counts = total + weight["classification"] * heads_loss.total, heads_loss.counts

@@ -6,9 +6,9 @@ from typing import Any
 _SETTINGS = {
     "recipe": {"clip": "grad_clip"},
     "model": {"codes": "codebook_size"},
-    "ramps": {"rate": "beta"},
+    "ramps": {"rate": "beta", "penalty": "aux"},
 }
-_JOINT_SETTINGS = {"rate": "beta", "ramps": "weight_schedule"}
+_JOINT_SETTINGS = {"rate": "beta", "ramps": "weight_schedule", "penalty": "aux"}
 
 
 def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

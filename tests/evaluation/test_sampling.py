@@ -93,9 +93,7 @@ class Prior(Gaussian):
         assert code.posterior is not None
         zeros = torch.zeros(len(features), 1)
         posterior = torch.distributions.Normal(zeros, torch.ones_like(zeros))
-        return Code(
-            z=torch.randn_like(zeros), mean=zeros, rate=code.rate * 0, penalty=code.penalty, posterior=posterior
-        )
+        return Code(z=torch.randn_like(zeros), mean=zeros, rate=code.rate * 0, posterior=posterior)
 
     def expand(self, z: Tensor) -> Tensor:
         return z[:, :, None, None]

@@ -138,4 +138,4 @@ def test_vector_quantizer_equals_pythae_in_evaluation() -> None:
     code = ours(features)
     torch.testing.assert_close(code.z, output.quantized_vector)
     assert torch.equal(ours.indices(features), output.quantized_indices.squeeze(1))
-    torch.testing.assert_close(code.penalty.mean(), output.loss)
+    torch.testing.assert_close(code.aux["commitment"].mean(), output.loss)

@@ -57,7 +57,7 @@ class Case:
 CASES = {
     "joint": Case(
         lambda _: ELBO,
-        without=(lambda _: Joint(reconstruction=1.0, beta=0.0, penalty=0.0, classification=0.0), lambda _: nll),
+        without=(lambda _: Joint(reconstruction=1.0, beta=0.0, aux=0.0, classification=0.0), lambda _: nll),
     ),
     "denoising": Case(lambda _: replace(NATS, corruption=GaussianNoise(0.3))),
     "learned": Case(lambda _: UncertaintyWeighting(NATS)),

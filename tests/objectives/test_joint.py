@@ -66,12 +66,12 @@ def test_joint_reconstruction_is_the_models_likelihood(model: Autoencoder, batch
 
 def test_joint_weight_zero_removes_term(model: Autoencoder, batch: Batch) -> None:
     loss = Joint(reconstruction=0.0)(model, batch, 0)
-    assert set(loss.terms) == {"penalty", "cross_entropy", "accuracy"}
+    assert set(loss.terms) == {"cross_entropy", "accuracy"}
     loss.total.backward()
     assert model.decoder is not None
     assert all(parameter.grad is None for parameter in model.decoder.parameters())
     model.zero_grad()
-    loss = Joint(classification=0.0, penalty=0.0)(model, batch, 0)
+    loss = Joint(classification=0.0, aux=0.0)(model, batch, 0)
     assert set(loss.terms) == {"mse"}
     loss.total.backward()
     assert all(parameter.grad is None for parameter in model.heads.parameters())

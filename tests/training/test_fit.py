@@ -145,7 +145,7 @@ def test_fit_logs_every_value_on_its_step(digits: Splits, tmp_path: Path) -> Non
     assert [row["step"] for row in rows] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
     validation = [row for row in rows if "val/loss" in row]
     assert [(row["step"], row["epoch"]) for row in validation] == [(5, 1), (10, 2), (15, 3)]
-    terms = {"loss", "mse", "cross_entropy", "penalty", "accuracy"}
+    terms = {"loss", "mse", "cross_entropy", "accuracy"}
     extra = {"learning_rate", "gradient_norm", "weight_norm", "images_per_second"}
     assert {key.removeprefix("train/") for key in rows[0]} == terms | extra | {"step", "epoch"}
     assert validation[-1]["val/accuracy"] == results["val/accuracy"]

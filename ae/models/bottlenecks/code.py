@@ -15,7 +15,7 @@ class Code:
     z          input of the decoder; a sample if the bottleneck is stochastic
     mean       deterministic input of heads and probes; equal to z if the bottleneck is deterministic
     rate       [b] in nats, or zeros
-    penalty    [b] with gradient (commitment, sparsity), or zeros
+    aux        auxiliary losses by name, [b] each with gradient (commitment, sparsity)
     posterior  q(z|x), for objectives that need more than the rate
     indices    of a quantizer: the index of the code at each position, int64
     stats      detached scalars to log: perplexity, active units, ...
@@ -25,7 +25,7 @@ class Code:
     z: Float[Tensor, "b *code"]
     mean: Float[Tensor, "b *code"]
     rate: Float[Tensor, " b"]
-    penalty: Float[Tensor, " b"]
+    aux: dict[str, Float[Tensor, " b"]] = field(default_factory=dict)
     posterior: Distribution | None = None
     indices: Int64[Tensor, "b ..."] | None = None
     stats: dict[str, Tensor] = field(default_factory=dict)
@@ -33,9 +33,9 @@ class Code:
 
     @classmethod
     def deterministic(cls, z: Float[Tensor, "b *code"]) -> "Code":
-        """Code without noise, rate and penalty."""
+        """Code without noise, rate and auxiliary losses."""
         zeros = z.new_zeros(z.shape[:1])  # len(z) would specialise the batch size in torch.export
-        return cls(z=z, mean=z, rate=zeros, penalty=zeros)
+        return cls(z=z, mean=z, rate=zeros)
 
 
 torch.export.register_dataclass(Code)  # for torch.export of modules that return a Code

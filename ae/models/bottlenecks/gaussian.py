@@ -105,7 +105,6 @@ def _gaussian_code(mean: Float[Tensor, "b *d"], log_variance: Float[Tensor, "b *
         z=z.to(mean.dtype),
         mean=mean,
         rate=rate,
-        penalty=torch.zeros_like(rate),
         posterior=posterior,
         stats={"active_units": (distributed.variance(mean.flatten(1)) > _ACTIVE).sum().float()},
     )

@@ -19,7 +19,7 @@ _SMALL = 1e-10  # smallest sampling weight, relative to the largest, so that the
 class VectorQuantizer(nn.Module):
     """Replace the vector at each position of features [b channels h w] by the nearest vector of a codebook (VQ-VAE).
 
-    van den Oord et al. 2017, with straight-through gradients. The penalty is the commitment loss, commitment *
+    van den Oord et al. 2017, with straight-through gradients. Auxiliary loss: `commitment`, the factor of that name *
     |features - code|^2, the mean over positions and channels. In training, the codebook is updated by exponential
     moving averages (appendix A.1). Cluster sizes have Laplace smoothing, as in Sonnet, relative to a uniform frequency,
     so that its effect does not depend on the codebook's size. The codebook is initialised by k-means++ on the first
@@ -68,13 +68,13 @@ class VectorQuantizer(nn.Module):
                 self._update_codebook(vectors.detach(), index)
         b, _, h, w = features.shape
         code = rearrange(nearest, "(b h w) c -> b c h w", b=b, h=h, w=w)
-        penalty = self.commitment * (features - code).square().flatten(1).mean(1)
+        loss = self.commitment * (features - code).square().flatten(1).mean(1)
         z = features + (code - features).detach()
         return Code(
             z=z,
             mean=z,
-            rate=torch.zeros_like(penalty),
-            penalty=penalty,
+            rate=torch.zeros_like(loss),
+            aux={"commitment": loss},
             indices=rearrange(index, "(b h w) -> b h w", b=b, h=h, w=w),
             stats=code_usage(index, self.codebook_size),
         )

@@ -60,7 +60,7 @@ def test_bottleneck_code_shapes(case: tuple[nn.Module, tuple[int, ...]], batch: 
     bottleneck, code_shape = case
     code = bottleneck.train(training)(torch.rand(batch, *SHAPE))
     assert code.z.shape == code.mean.shape == (batch, *code_shape)
-    assert code.rate.shape == code.penalty.shape == (batch,)
+    assert all(values.shape == (batch,) for values in (code.rate, *code.aux.values()))
     assert bottleneck.expand(code.z).shape == (batch, *SHAPE)  # type: ignore[operator]
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in code.stats.values())
 
@@ -70,7 +70,7 @@ def test_bottleneck_gradients_reach_features_and_parameters(case: tuple[nn.Modul
     features = torch.rand(7, *SHAPE, requires_grad=True)
     code = bottleneck(features)
     expanded = bottleneck.expand(code.z)  # type: ignore[operator]
-    (expanded.square().sum() + code.rate.sum() + code.penalty.sum()).backward()
+    (expanded.square().sum() + code.rate.sum() + sum(each.sum() for each in code.aux.values())).backward()
     assert features.grad is not None
     assert features.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in bottleneck.parameters())
@@ -129,11 +129,11 @@ def test_bottleneck_resume_equals_uninterrupted_training(
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_deterministic_bottlenecks_have_no_rate_penalty_or_noise(name: str) -> None:
+def test_deterministic_bottlenecks_have_no_rate_auxiliary_loss_or_noise(name: str) -> None:
     code = CASES[name][0](torch.rand(7, *SHAPE))
     assert code.z is code.mean
     assert not code.rate.any()
-    assert not code.penalty.any()
+    assert not code.aux
     assert code.posterior is None
 
 

@@ -76,7 +76,7 @@ def test_quantizer_equals_vector_quantize_pytorch() -> None:
         features = torch.randn(50, *SHAPE)
         z, _, penalty = library(features)
         code = quantizer(features)
-        torch.testing.assert_close(code.penalty.mean(), penalty.squeeze(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(code.aux["commitment"].mean(), penalty.squeeze(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(code.z, z, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(quantizer.codebook, library._codebook.embed[0], rtol=1e-3, atol=1e-4)
 
@@ -102,7 +102,7 @@ def test_quantizer_gradients_are_straight_through() -> None:
     (code.z * weights).sum().backward(retain_graph=True)
     torch.testing.assert_close(features.grad, weights)
     features.grad = None
-    code.penalty.sum().backward()
+    code.aux["commitment"].sum().backward()
     torch.testing.assert_close(features.grad, 0.5 * 2 * (features - code.z).detach() / math.prod(SHAPE))
 
 
