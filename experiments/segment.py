@@ -10,12 +10,25 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Int64
+from torch import Tensor
 
-from ae import ConvEncoder, Data, ImageSet, InputError, load
+from ae import (
+    Autoencoder,
+    ConvEncoder,
+    Data,
+    ImageSet,
+    InputError,
+    Joint,
+    Recipe,
+    Segmenter,
+    Splits,
+    Streamed,
+    fit,
+    load,
+)
 from ae.cli import Positional, cli
+from ae.data.items import item_targets
 from ae.utils.seeding import derive, generator
 from ae.utils.validation import Positive, Settings
 
@@ -35,49 +48,33 @@ class Config(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)  # of the pyramid's weights and the images
 
 
-class Segmenter(nn.Module):
-    """Feature pyramid on an encoder's stages, with lateral connections from the coarsest level to the image.
+@dataclass(frozen=True)
+class Scenes:
+    """Images of three digits, and the class of each pixel as the target `digit`; item i depends on seed and i only."""
 
-    The encoder needs `feature_info`, channels and stride of each stage, and `features(images)`. `coarser` levels are
-    added, so that the receptive field covers a digit (Lin et al. 2017, P6 and P7).
-    """
+    digits: ImageSet
+    count: int
+    seed: int
 
-    def __init__(self, encoder: ConvEncoder, classes: int, width: int = 32, coarser: int = 2) -> None:
-        super().__init__()
-        self.encoder = encoder
-        channels = [*(stage.channels for stage in encoder.feature_info), *(width,) * coarser]
-        self.coarser = nn.ModuleList(nn.Conv2d(c, width, 3, stride=2, padding=1) for c in channels[-coarser - 1 : -1])
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
-        self.logits = nn.Conv2d(width + encoder.in_channels, classes, 3, padding=1)
+    def __len__(self) -> int:
+        return self.count
 
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes h w"]:
-        """Images [b c h w] in [0, 1] -> logits of each pixel."""
-        levels = self.encoder.features(images)
-        for conv in self.coarser:
-            levels.append(conv(levels[-1]).relu())
-        x: Tensor | None = None
-        for features, lateral, smooth in reversed(list(zip(levels, self.lateral, self.smooth, strict=True))):
-            level = lateral(features)
-            x = level if x is None else level + F.interpolate(x, size=level.shape[-2:])
-            x = smooth(x).relu()
-        assert x is not None
-        return self.logits(torch.cat([F.interpolate(x, size=images.shape[-2:]), images], dim=1))
-
-
-def pictures(digits: ImageSet, count: int, key: int) -> tuple[Float[Tensor, "b 1 h w"], Int64[Tensor, "b h w"]]:
-    """Compose `count` images of three digits, and the class of each pixel; digits and places depend on `key` only."""
-    random = generator("pictures", key)
-    chosen = torch.randint(len(digits), (count, DIGITS), generator=random)
-    corners = torch.randint(SIDE - 28 + 1, (count, DIGITS, 2), generator=random)
-    images, classes = torch.zeros(count, 1, SIDE, SIDE), torch.full((count, SIDE, SIDE), BACKGROUND)
-    for i in range(count):
-        for index, (top, left) in zip(chosen[i], corners[i].tolist(), strict=True):
-            batch = digits.batch(index[None])
+    def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
+        random = generator("scene", self.seed, i)
+        chosen = torch.randint(len(self.digits), (DIGITS,), generator=random)
+        corners = torch.randint(SIDE - 28 + 1, (DIGITS, 2), generator=random)
+        image, classes = torch.zeros(1, SIDE, SIDE), torch.full((SIDE, SIDE), BACKGROUND)
+        batch = self.digits.batch(chosen)
+        for digit, label, (top, left) in zip(batch.images, batch.labels, corners.tolist(), strict=True):
             place = slice(top, top + 28), slice(left, left + 28)
-            images[i, 0][place] = torch.maximum(images[i, 0][place], batch.images[0, 0])
-            classes[i][place] = torch.where(batch.images[0, 0] > 0.5, batch.labels[0], classes[i][place])
-    return images, classes
+            image[:, *place] = torch.maximum(image[:, *place], digit)
+            classes[place] = torch.where(digit[0] > 0.5, label, classes[place])
+        return image, {"digit": classes}
+
+    def streamed(self) -> Streamed:
+        """The scenes as a data set without labels."""
+        labels, read = torch.full((self.count,), -1), item_targets(self[0])
+        return Streamed(self, labels, (), (1, SIDE, SIDE), workers=0, read=read)
 
 
 def mean_iou(predicted: Int64[Tensor, "b h w"], classes: Int64[Tensor, "b h w"]) -> float:
@@ -90,36 +87,38 @@ def main(config: Config) -> None:
     """Train a pyramid with each seed, and test each on the same images of test digits."""
     data = Data("mnist").load()
     assert data.test is not None
-    test = data.test()
-    images, classes = pictures(test, config.tested, key=0)
+    test = list(Scenes(data.test(), config.tested, seed=-1).streamed().in_order(50))
     scores = []
     for seed in config.seeds:
-        model = train(config, data.train, seed).eval()
+        model = train(config, data.train, seed).cpu().eval()
         with torch.no_grad():
-            predicted = torch.cat([model(part).argmax(1) for part in images.split(50)])
-        scores.append(mean_iou(predicted, classes))
+            predicted = torch.cat([model(batch.images).predictions["digit"].argmax(1) for batch in test])
+        scores.append(mean_iou(predicted, torch.cat([batch.target("digit") for batch in test])))
         print(f"seed {seed}  mean IoU {scores[-1]:.4f}", flush=True)
     deviation = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
     print(f"mean IoU {fmean(scores):.4f}{deviation} on {config.tested} images of test digits")
 
 
-def train(config: Config, digits: ImageSet, seed: int) -> Segmenter:
+def train(config: Config, digits: ImageSet, seed: int) -> Autoencoder:
     """Train a pyramid on the encoder."""
     torch.manual_seed(derive("segment", seed))
     encoder = load(config.run).encoder if config.run else ConvEncoder()
     if not isinstance(encoder, ConvEncoder) or encoder.in_channels != 1:
         raise InputError(f"{config.run} has no ConvEncoder for grey images")
-    model = Segmenter(encoder, BACKGROUND + 1).to(memory_format=torch.channels_last)
-    encoder.requires_grad_(config.fine_tune or config.run is None)
-    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], config.lr)
-    for step in range(config.steps):
-        images, classes = pictures(digits, config.batch_size, derive("batch", seed, step))
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), classes)
-        loss.backward()
-        optimizer.step()
-        if (step + 1) % 100 == 0:
-            print(f"step {step + 1}/{config.steps}  cross-entropy {loss.item():.4f} nats a pixel", flush=True)
+    channels = (1, *(stage.channels for stage in encoder.feature_info))
+    encoder.train().requires_grad_(config.fine_tune or config.run is None)
+    model = Autoencoder(encoder, heads={"digit": Segmenter(channels, "digit", BACKGROUND + 1)})
+    scenes = Scenes(digits, config.steps * config.batch_size, seed).streamed()
+    recipe = Recipe(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        optimizer="adamw",
+        lr=config.lr,
+        schedule="constant",
+        seed=seed,
+        log_every=100,
+    )
+    fit(model, Joint(reconstruction=0.0), Splits(scenes), recipe)
     return model
 
 

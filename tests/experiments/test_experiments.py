@@ -292,12 +292,13 @@ def test_mean_iou_averages_over_classes() -> None:
     assert segment.mean_iou(predicted, classes) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
 
 
-def test_segment_pictures_depend_on_their_key(mnist: Splits) -> None:
-    images, classes = segment.pictures(held(mnist.train), 3, key=1)
-    again, _ = segment.pictures(held(mnist.train), 3, key=1)
-    assert torch.equal(images, again)
-    assert images.shape == (3, 1, 56, 56)
-    assert ((classes != segment.BACKGROUND) == (images[:, 0] > 0.5)).all()
+def test_segment_scenes_depend_on_seed_and_number(mnist: Splits) -> None:
+    scenes = segment.Scenes(held(mnist.train), 3, seed=1)
+    (image, targets), (again, _) = scenes[2], scenes[2]
+    assert torch.equal(image, again)
+    assert not torch.equal(image, scenes[1][0])
+    assert image.shape == (1, 56, 56)
+    assert ((targets["digit"] != segment.BACKGROUND) == (image[0] > 0.5)).all()
 
 
 @pytest.mark.slow
