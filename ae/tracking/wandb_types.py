@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 Watch = Literal["gradients", "parameters", "all"]
 
-_CHART = "confusion"  # the table that W&B shows as a chart, and stores as NAME_table
+_CHART = "confusion"  # the table that W&B shows as a chart; of one of several heads, `confusion-HEAD`
 
 
 def stored_name(name: str) -> str:
     """The name under which W&B stores a picture or table."""
-    return name if name != _CHART else f"{name}_table"
+    return f"{name}_table" if _is_chart(name) else name
+
+
+def _is_chart(name: str) -> bool:
+    return name.split("-")[0] == _CHART
 
 
 def wandb_table(name: str, table: Table) -> Any:
@@ -31,7 +35,7 @@ def wandb_table(name: str, table: Table) -> Any:
 
     rows = [[wandb.Image(cell) if is_picture(cell) else cell for cell in row] for row in table.rows]
     converted = wandb.Table(columns=list(table.columns), data=rows)
-    if name != _CHART:
+    if not _is_chart(name):
         return converted
     fields = {column: column for column in table.columns}
     return wandb.plot_table("wandb/confusion_matrix/v1", converted, fields, {"title": "Confusion matrix"})
