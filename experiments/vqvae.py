@@ -6,8 +6,9 @@ from an interruption of the prior's training restarts that training, and ends wi
 
 | with `--recipe.epochs 2 --prior-steps 600` | |
 |---|---|
-| fraction of 128 codes used in a batch; perplexity | 94 %; 80 |
-| test MSE per pixel | 0.0097 |
+| fraction of 128 codes used in a batch; perplexity | 96 %; 83 |
+| test MSE per pixel | 0.0098 |
+| nats per test image of the prior over codes | 67.7 |
 """
 
 from dataclasses import dataclass, replace

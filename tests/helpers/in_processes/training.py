@@ -31,7 +31,10 @@ from ae import (
     Joint,
     Ladder,
     Loss,
+    MultiLabel,
     Recipe,
+    Regressor,
+    Segmenter,
     Sphere,
     Splits,
     TeacherConfig,
@@ -214,6 +217,47 @@ def check_objectives_average_to_the_global_loss() -> None:
             torch.testing.assert_close(together.frequencies, alone.frequencies)
 
 
+def check_heads_average_to_the_global_loss() -> None:
+    """Heads of every kind; some targets are known in the first process only, some nowhere."""
+    torch.manual_seed(0)
+    count, nan = 7, float("nan")
+    targets = {
+        "label": torch.tensor([3, 1, 2, -1, -1, -1, -1]),
+        "age": torch.tensor([nan, nan, nan, nan, 4.0, 5.0, nan]),
+        "none": torch.full((count,), -1),
+        "many": torch.randint(-1, 2, (count, 4)),
+        "mask": torch.randint(-1, 3, (count, 12, 12)),
+    }
+    heads = {
+        "digit": Classifier(FEATURES),
+        "age": Regressor(FEATURES, "age"),
+        "none": Classifier(FEATURES, 3, target="none"),
+        "many": MultiLabel(FEATURES, "many", 4),
+        "mask": Segmenter((1, 4, 6), "mask", 3),
+    }
+    whole = Batch(torch.rand(count, 1, 12, 12), targets)
+    mine = Batch(shard(whole.images), {name: shard(target) for name, target in targets.items()})
+    alone = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), heads=heads)
+    together = copy.deepcopy(alone)
+    expected = Joint()(alone, whole, 0)
+    expected.total.backward()
+    for parts in (1, 2):
+        together.zero_grad()
+        totals = []
+        for i, part in enumerate(mine.parts(parts)):
+            with global_batch(count, i, parts):
+                loss = Joint()(together, part, 0)
+                (loss.total / parts).backward()
+            totals.append(loss.total.detach())
+        average_gradients(list(together.parameters()))
+        total = torch.stack(all_gather(torch.stack(totals).mean())).mean()
+        torch.testing.assert_close(total, expected.total.detach())
+        for (name, ours), theirs in zip(together.named_parameters(), alone.parameters(), strict=True):
+            assert ours.grad is not None, name
+            assert theirs.grad is not None, name
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
 def check_step_on_one_image_equals_one_process() -> None:
     """The first process has the image and the noise of a single process; the shards of the others are empty."""
     for bottleneck in BOTTLENECKS:
@@ -292,6 +336,7 @@ CHECKS = [
     check_several_losses_and_parts_equal_a_loop_written_out,
     check_bottleneck_stats_are_global,
     check_objectives_average_to_the_global_loss,
+    check_heads_average_to_the_global_loss,
     check_step_on_one_image_equals_one_process,
     check_evaluate_equals_one_process,
     check_evaluate_takes_fewer_images_than_processes,
