@@ -84,6 +84,8 @@ def index_sampler(model: Autoencoder, prior: PixelCNN, image_shape: Sequence[int
         indices = model.encode(torch.zeros(1, *image_shape, device=device)).indices
     if indices is None:
         raise InputError(f"{type(bottleneck).__name__} has no indices to draw from a prior: it is no quantizer")
+    if indices.ndim != 3:
+        raise InputError(f"a PixelCNN draws indices on a grid, and the code has indices {list(indices.shape[1:])}")
     height, width = indices.shape[1:]
     return lambda count: bottleneck.lookup(prior.sample(count, height, width))
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ae.models.bottlenecks.code import Code
+from ae.models.bottlenecks.tokens import check_channels, or_tokens
 from ae.models.bottlenecks.usage import code_usage
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast2, Positive, checked_arguments
@@ -18,11 +19,14 @@ _LARGEST_CODEBOOK = 2**24  # largest codebook of which usage is counted
 class FSQ(nn.Module):
     """Finite scalar quantisation: project each position to a few channels and round channel i to `levels[i]` values.
 
+    Features are a map [b channels h w] or tokens [b n channels].
+
     Mentzer et al. 2024, section 3.1. A linear map to len(levels) channels is bounded by a tanh and rounded, with
     straight-through gradients; z is normalised to [-1, 1] by half the number of levels. There is no codebook and no
-    penalty. For an even number of levels, 0 is a level and the tanh is shifted by half a level. For two levels there is
-    no shift, since both levels would lie where the tanh is flat: 0 is between the levels. `stats` are the batch's
-    `perplexity` and `codes_used` of prod(levels) codes (`code_usage`). Raises InputError for more than 2^24 codes.
+    auxiliary loss. For an even number of levels, 0 is a level and the tanh is shifted by half a level. For two levels
+    there is no shift, since both levels would lie where the tanh is flat: 0 is between the levels. `stats` are the
+    batch's `perplexity` and `codes_used` of prod(levels) codes (`code_usage`). Raises InputError for more than 2^24
+    codes.
     """
 
     @checked_arguments
@@ -36,10 +40,10 @@ class FSQ(nn.Module):
         self.project_in = nn.Conv2d(channels, len(levels), 1)
         self.project_out = nn.Conv2d(len(levels), channels, 1)
 
+    @or_tokens
     def forward(self, features: Float[Tensor, "b c h w"]) -> Code:
         """Features [b channels h w] -> Code with z [b len(levels) h w] in [-1, 1]."""
-        if features.ndim != 4 or features.shape[1] != self.channels:
-            raise InputError(f"features must be [b {self.channels} h w], got {list(features.shape)}")
+        check_channels(features, self.channels)
         projected = self.project_in(features)
         with torch.autocast(features.device.type, enabled=False):
             z = self._quantized(projected.to(torch.promote_types(projected.dtype, torch.float32)))
@@ -64,21 +68,25 @@ class FSQ(nn.Module):
         levels = self._levels(bounded)
         return bounded.round().clamp(-(levels // 2), (levels - 1) // 2)
 
+    @or_tokens
     def project(self, z: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b levels h w"]:
         """z [b len(levels) h w] -> the nearest code."""
         half = self._levels(z) // 2
         return self._rounded(z * half) / half
 
+    @or_tokens
     def expand(self, z: Float[Tensor, "b levels h w"]) -> Float[Tensor, "b c h w"]:
         """z [b len(levels) h w] -> non-negative features [b channels h w]."""
         return self.project_out(z).relu()
 
+    @or_tokens
     def indices(self, z: Float[Tensor, "b levels h w"]) -> Int64[Tensor, "b h w"]:
         """Index of the code at each position, 0 to prod(levels) - 1."""
         levels = self._levels(z)
         digits = (z * (levels // 2) + levels // 2).round().long()
         return (digits * self._basis(z.device)).sum(1)
 
+    @or_tokens
     def lookup(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b levels h w"]:
         """The codes of these indices: z [b len(levels) h w]."""
         levels = torch.tensor(self.levels, device=index.device)[:, None, None]

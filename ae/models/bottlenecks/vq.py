@@ -6,9 +6,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ae.models.bottlenecks.code import Code
+from ae.models.bottlenecks.tokens import check_channels, or_tokens
 from ae.models.bottlenecks.usage import code_counts, code_usage
 from ae.utils import distributed
-from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, BelowOne, Positive, checked_arguments
 
 _SMOOTHING = 1e-5  # Laplace smoothing, relative to a uniform frequency
@@ -17,7 +17,7 @@ _SMALL = 1e-10  # smallest sampling weight, relative to the largest, so that the
 
 
 class VectorQuantizer(nn.Module):
-    """Replace the vector at each position of features [b channels h w] by the nearest vector of a codebook (VQ-VAE).
+    """Replace each vector of a map [b channels h w] or of tokens [b n channels] by the nearest of a codebook (VQ-VAE).
 
     van den Oord et al. 2017, with straight-through gradients. Auxiliary loss: `commitment`, the factor of that name *
     |features - code|^2, the mean over positions and channels. In training, the codebook is updated by exponential
@@ -54,10 +54,10 @@ class VectorQuantizer(nn.Module):
         self._earlier_parts: tuple[Tensor, Tensor]  # counts and sums of a batch that is trained on in parts
         self._is_initialized = False  # `initialized` as known on the host, to avoid a synchronisation in each step
 
+    @or_tokens
     def forward(self, features: Float[Tensor, "b c h w"]) -> Code:
         """Features [b channels h w] -> Code with z [b channels h w] of the codebook's vectors."""
-        if features.ndim != 4 or features.shape[1] != self.channels:
-            raise InputError(f"features must be [b {self.channels} h w], got {list(features.shape)}")
+        check_channels(features, self.channels)
         with torch.autocast(features.device.type, enabled=False):
             vectors = rearrange(features.float(), "b c h w -> (b h w) c")
             if self.training:
@@ -79,10 +79,12 @@ class VectorQuantizer(nn.Module):
             stats=code_usage(index, self.codebook_size),
         )
 
+    @or_tokens
     def expand(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return z [b channels h w] unchanged."""
         return z
 
+    @or_tokens
     def project(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """z [b channels h w] -> the nearest vector of the codebook at each position."""
         return self.lookup(self.indices(z))
@@ -102,12 +104,14 @@ class VectorQuantizer(nn.Module):
         chunks = (vectors.to(dtype) - centre).split(max(1, _DISTANCES // self.codebook_size))
         return torch.cat([torch.addmm(squared, chunk, codes.T, alpha=-2).argmin(1) for chunk in chunks])
 
+    @or_tokens
     def indices(self, z: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b h w"]:
         """Index of the nearest code at each position of z, or of features."""
         b, _, h, w = z.shape
         index = self.nearest(rearrange(z, "b c h w -> (b h w) c"))
         return rearrange(index, "(b h w) -> b h w", b=b, h=h, w=w)
 
+    @or_tokens
     def lookup(self, index: Int64[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
         """The codebook's vectors of these indices: z [b channels h w]."""
         return rearrange(self.codebook[index], "b h w c -> b c h w")

@@ -143,8 +143,8 @@ def test_deterministic_bottlenecks_have_no_rate_auxiliary_loss_or_noise(name: st
     [
         (lambda: VectorQuantizer(6, decay=1.0), "decay must be from 0 to less than 1, got 1.0"),
         (lambda: FSQ(6, (1, 4)), "levels must be 2 or more, got 1"),
-        (lambda: VectorQuantizer(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
-        (lambda: FSQ(6)(torch.rand(2, 5, 3, 4)), r"features must be \[b 6 h w\], got \[2, 5, 3, 4\]"),
+        (lambda: VectorQuantizer(6)(torch.rand(2, 5, 3, 4)), r"must be \[b 6 h w\] or \[b n 6\], got \[2, 5, 3, 4\]"),
+        (lambda: FSQ(6)(torch.rand(2, 5, 3, 4)), r"must be \[b 6 h w\] or \[b n 6\], got \[2, 5, 3, 4\]"),
         (lambda: Gaussian(SHAPE, 0), "latent must be positive, got 0"),
     ],
 )
