@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ae.data.targets import Target
 from ae.utils.errors import InputError
 from ae.utils.files import read_text
 
+LABEL_COLUMNS = ("label", "class")
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "path")
 
 
@@ -36,8 +38,52 @@ def read_targets(path: Path, files: Sequence[Path], root: Path, size: tuple[int,
     column = next((name for name in FILE_COLUMNS if name in rows), None)
     if column is None:
         raise InputError(f"{path} must have a column {' or '.join(FILE_COLUMNS)}, got {', '.join(rows)}")
-    places = _places(path, rows.pop(column), files, root)
-    return {name: _target(path, name, cells, places, len(files), root, size) for name, cells in rows.items()}
+    table = _Table(path, root, _places(path, rows.pop(column), files, root), len(files), size)
+    return {name: table.target(name, cells) for name, cells in rows.items()}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A CSV file: the number of the image of each row, and the number of all images."""
+
+    path: Path
+    root: Path
+    places: Sequence[int]
+    count: int
+    size: tuple[int, int] | None
+
+    def target(self, name: str, cells: Sequence[str]) -> Target:
+        """Make the target of a column, typed by its cells."""
+        given = [cell for cell in cells if cell]
+        if given and all(Path(cell).suffix.lower() in image_suffixes() for cell in given):
+            return self._maps(name, cells)
+        index = torch.tensor(self.places)
+        is_whole = all(cell.lstrip("+-").isdigit() for cell in given)
+        if given and not is_whole and all(_number(cell) is not None for cell in given):
+            values = torch.full((self.count,), math.nan)
+            values[index] = torch.tensor([float(cell) if cell else math.nan for cell in cells])
+            return Target(values)
+        classes = sorted(set(given), key=lambda cell: (not cell.isdigit(), int(cell) if cell.isdigit() else 0, cell))
+        numbers = {cell: i for i, cell in enumerate(classes)}
+        labels = torch.full((self.count,), -1)
+        labels[index] = torch.tensor([numbers.get(cell, -1) for cell in cells])
+        return Target(labels, tuple(classes))
+
+    def _maps(self, name: str, cells: Sequence[str]) -> Target:
+        """Read the classes of pixels from image files."""
+        if self.size is None:
+            reason = "which can't be streamed: leave out Data.stream"
+            raise InputError(f"the column {name} of {self.path} names images, {reason}")
+        pixels: dict[int, np.ndarray] = {}
+        for place, cell in zip(self.places, cells, strict=True):
+            if cell:
+                existing = [Path(each) for each in _candidates(cell, self.path, self.root) if Path(each).exists()]
+                pixels[place] = _read_map(existing[0] if existing else self.path.parent / cell, self.size)
+        values = np.unique(np.concatenate([np.unique(each) for each in pixels.values()]))
+        classes = np.full((self.count, *self.size), -1, dtype=np.int16)
+        for place, each in pixels.items():
+            classes[place] = np.searchsorted(values, each)
+        return Target(torch.from_numpy(classes), tuple(str(value) for value in values))
 
 
 def _rows(path: Path) -> dict[str, list[str]]:
@@ -84,57 +130,6 @@ def _candidates(name: str, path: Path, root: Path) -> list[str]:
     return [str((base / name).absolute()) for base in (root, path.parent)]
 
 
-def _target(
-    path: Path,
-    name: str,
-    cells: Sequence[str],
-    places: Sequence[int],
-    count: int,
-    root: Path,
-    size: tuple[int, int] | None,
-) -> Target:
-    """Make the target of a column, whose cells are of the files at `places`."""
-    given = [cell for cell in cells if cell]
-    numbers = [_number(cell) for cell in given]
-    index = torch.tensor(places)
-    if given and all(Path(cell).suffix.lower() in image_suffixes() for cell in given):
-        return _maps(path, name, cells, places, count, root, size)
-    is_whole = all(cell.lstrip("+-").isdigit() for cell in given)
-    if given and not is_whole and all(number is not None for number in numbers):
-        values = torch.full((count,), math.nan)
-        values[index] = torch.tensor([float(cell) if cell else math.nan for cell in cells])
-        return Target(values)
-    classes = sorted(set(given), key=lambda cell: (not cell.isdigit(), int(cell) if cell.isdigit() else 0, cell))
-    numbers_of = {cell: i for i, cell in enumerate(classes)}
-    labels = torch.full((count,), -1)
-    labels[index] = torch.tensor([numbers_of.get(cell, -1) for cell in cells])
-    return Target(labels, tuple(classes))
-
-
-def _maps(
-    path: Path,
-    name: str,
-    cells: Sequence[str],
-    places: Sequence[int],
-    count: int,
-    root: Path,
-    size: tuple[int, int] | None,
-) -> Target:
-    """Read the classes of pixels from image files."""
-    if size is None:
-        raise InputError(f"the column {name} of {path} names images, which can't be streamed: leave out Data.stream")
-    pixels: dict[int, np.ndarray] = {}
-    for place, cell in zip(places, cells, strict=True):
-        if cell:
-            existing = [Path(each) for each in _candidates(cell, path, root) if Path(each).exists()]
-            pixels[place] = _read_map(existing[0] if existing else path.parent / cell, size)
-    values = np.unique(np.concatenate([np.unique(each) for each in pixels.values()]))
-    classes = np.full((count, *size), -1, dtype=np.int16)
-    for place, each in pixels.items():
-        classes[place] = np.searchsorted(values, each)
-    return Target(torch.from_numpy(classes), tuple(str(value) for value in values))
-
-
 def _read_map(path: Path, size: tuple[int, int]) -> "UInt8[np.ndarray, 'h w']":
     """Read an image of one channel, or the indices of a palette, resized and cropped to (height, width)."""
     from PIL import Image, ImageOps
@@ -153,9 +148,6 @@ def _number(cell: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-LABEL_COLUMNS = ("label", "class")
 
 
 def split_labels(targets: Mapping[str, Target]) -> tuple[Target | None, dict[str, Target]]:
