@@ -212,6 +212,24 @@ def test_head_trains_beside_a_classifier(name: str, options: dict[str, Any], tmp
         torch.testing.assert_close(loaded(images).predictions["h"], model.eval()(images).predictions["h"])
 
 
+@pytest.mark.slow
+def test_heads_of_every_kind_train_compiled_as_they_do_eagerly() -> None:
+    pixels = (batch_of(CASES["classifier"].target).images * 255).to(torch.uint8)
+    targets = {"a": CASES["classifier"].target, "b": CASES["regressor-of-3"].target}
+    targets |= {"c": CASES["multi-label"].target, "d": CASES["segmenter"].target}
+    images = Images(pixels, torch.full((7,), -1), (), targets)
+    states = []
+    for compiles in (False, True):
+        torch.compiler.reset()
+        torch.manual_seed(1)
+        heads = {"a": Classifier(CODE, 4, 8, "a"), "b": Regressor(CODE, "b", 3, 8), "c": MultiLabel(CODE, "c", 5, 8)}
+        model = model_of(Segmenter((1, 4, 6), "d", 3, 8), **heads)
+        fit(model, Joint(), Splits(images), replace(RECIPE, compile=compiles))
+        states.append(model.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_head_trained_in_parts_equals_the_whole_batch(name: str) -> None:
     states = []
