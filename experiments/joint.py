@@ -78,6 +78,8 @@ def build(model: Model, data: Splits) -> Autoencoder:
     if data.classes or not data.train.targets:
         heads["digit"] = Classifier(code, data.class_count, model.hidden)
     stages = (channels, *(stage.channels for stage in encoder.feature_info))
+    if "digit" in heads and "digit" in data.train.targets:
+        raise InputError("digit is the head of the label: name the target digit differently")
     heads |= {name: head_for(name, target, code, stages, model.hidden) for name, target in data.train.targets.items()}
     return Autoencoder(encoder, decoder, bottleneck, heads, likelihood)
 
@@ -86,14 +88,19 @@ def head_for(name: str, target: Target, code: Sequence[int], stages: Sequence[in
     """Build a head for a target: numbers, a class, labels that are each present or not, or a class of each pixel."""
     values = target.values
     if values.is_floating_point():
-        known = values[~values.isnan()]
-        if not len(known):
+        if values.ndim > 2:
+            raise InputError(f"joint has no head for a target of shape {list(values.shape[1:])}: {name}")
+        columns = values.view(len(values), -1).unbind(1)
+        known = [column[~column.isnan()] for column in columns]
+        if not all(len(column) for column in known):
             raise InputError(f"the target {name} is missing for every training image")
-        std = known.std(correction=0).item() or 1.0
-        return Regressor(code, name, values[0].numel(), hidden, known.mean().item(), std)
+        std = [column.std(correction=0).item() or 1.0 for column in known]
+        return Regressor(code, name, len(columns), hidden, [column.mean().item() for column in known], std)
     classes = max(len(target.classes), int(values.max()) + 1)
     if values.ndim == 1:
         return Classifier(code, max(classes, 1), hidden, name)
+    if values.ndim == 2 and classes > 2:
+        raise InputError(f"labels of an image are 0 or 1 each, got {classes - 1} in the target {name}")
     if values.ndim == 2:
         return MultiLabel(code, name, values.shape[1], hidden)
     return Segmenter(stages, name, classes)

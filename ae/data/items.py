@@ -18,6 +18,7 @@ from ae.utils.errors import InputError, one_line
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "pixels", "x")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
+_LABELS = ("label", "labels")  # in the mapping of an item (image, {name: value})
 _CHANNELS = (1, 2, 3, 4)  # sizes of a last axis that can be the channels
 
 
@@ -43,7 +44,7 @@ def label_of(item: Any, name: str) -> int:
     else:
         label = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
         if isinstance(label, Mapping):
-            label = next((label[key] for key in _LABEL_KEYS if key in label), None)
+            label = next((label[key] for key in _LABELS if key in label), None)
     if label is None:
         return -1
     if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
@@ -84,7 +85,7 @@ def item_targets(item: Any) -> dict[str, ItemTarget]:
     """The kinds of the targets of an item (image, {name: value, ...}), beside its label; none for other items."""
     kinds = {}
     for name, given in _given(item).items():
-        if name not in _LABEL_KEYS:
+        if name not in _LABELS:
             value = as_target_values(np.asarray(given)[None], f"the target {name} of item 0")[0]
             kinds[name] = ItemTarget(value.is_floating_point(), tuple(value.shape))
     return kinds

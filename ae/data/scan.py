@@ -1,7 +1,7 @@
 """Search for image files in folders of classes and parts."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,23 +31,32 @@ class Scanned:
     test: Labelled | None
 
 
-def scan(root: Path, needs_classes: bool = True) -> Scanned:
+def scan(root: Path, needs_classes: bool = True, left_out: Collection[str] = ()) -> Scanned:
     """Find the images in `root/CLASS`, or in `root/train/CLASS`, `root/val/CLASS` and `root/test/CLASS`, recursively.
 
     Hidden files and system files (`.ipynb_checkpoints`, `@eaDir`, `__MACOSX`, `Thumbs.db`) are ignored. Other files
     that are not images, by suffix or content, are listed on stderr. Raises InputError if a folder can't be read, or
     has no images in folders of classes. Without `needs_classes`, images that are in no such folder are
-    read with the label -1, if none is.
+    read with the label -1, if none is. The files `left_out`, by their absolute paths, are no images of a class.
     """
     if not root.is_dir():
         raise InputError(f"no folder {root}: Data.root takes a folder with a folder of images for each class")
     parts, unused = _parts(root)
-    if not needs_classes and not any(files for folder in parts.values() for files in _classes(folder, False).values()):
-        flat = {part: [(path, -1) for path in images_below(folder, False)] for part, folder in parts.items()}
+
+    def kept(files: list[Path]) -> list[Path]:
+        return [path for path in files if str(path.absolute()) not in left_out]
+
+    if not needs_classes and not any(
+        kept(files) for folder in parts.values() for files in _classes(folder, False).values()
+    ):
+        flat = {part: [(path, -1) for path in kept(images_below(folder, False))] for part, folder in parts.items()}
         if not flat["train"]:
             raise InputError(f"no images in {parts['train']}")
         return Scanned((), flat["train"], flat.get("validation"), flat.get("test"))
-    by_class = {part: _classes(folder) for part, folder in parts.items()}
+    by_class = {
+        part: {name: kept(files) for name, files in _classes(folder).items() if kept(files) or not files}
+        for part, folder in parts.items()
+    }
     images = {part: {name: files for name, files in folders.items() if files} for part, folders in by_class.items()}
     classes = tuple(sorted({name for folders in images.values() for name in folders}))
     if not images["train"]:

@@ -72,7 +72,8 @@ class Streamed:
     def of(cls, items: Items, classes: Sequence[str] | None = None, workers: AtLeast0[int] = 2) -> "Streamed":
         """Infer shape, labels and classes from the items.
 
-        The first item gives the shape, and the names of targets that are read with each item. Labels are
+        The first item gives the shape, and of items (image, {name: value, ...}) the targets that are read with each.
+        Other keys of an item that is a mapping are not read. Labels are
         `items.targets` or `items.labels` if there are any; else every item is read once for its label, with a note on
         stderr for large data sets. Classes are by default `items.classes`, else the numbers up to the highest label.
         """

@@ -97,15 +97,15 @@ def classes_of(images: Any, target: str) -> tuple[str, ...]:
     return known.classes or tuple(str(i) for i in range(highest + 1))
 
 
-def check_classes(images: Any, target: str, head: str, count: int) -> None:
-    """Raise InputError if a class of a data set has no logit among the `count` of a head; `images` may be None."""
+def check_classes(images: Any, target: str, head: str, count: int | None) -> None:
+    """Raise InputError if a class of a data set is none of the `count` of a head; both may be None."""
     values = None
-    if images is not None:
+    if images is not None and count is not None:
         known = getattr(images, "targets", {}).get(target)
         values = images.labels if target == LABEL else None if known is None else known.values
-    highest = -1 if values is None or not values.numel() else int(values.max())
+    if count is None or values is None or not values.numel() or values.is_floating_point():
+        return
+    highest = int(values.max())
     if highest >= count:
         name = "label" if target == LABEL else f"class of {target}"
-        raise InputError(
-            f"the head {head} gives {count} logits, for labels 0 to {count - 1}; there is a {name} {highest}"
-        )
+        raise InputError(f"the head {head} takes labels 0 to {count - 1}; there is a {name} {highest}")

@@ -17,7 +17,7 @@ from ae.evaluation.inference import evaluating
 from ae.evaluation.metrics import SSIM_WINDOW, psnr, ssim
 from ae.functional import is_known, squared_error
 from ae.models.autoencoder import Autoencoder, Output
-from ae.models.heads import heads_of, is_classifier, prefix_of
+from ae.models.heads import class_count, heads_of, is_classifier, prefix_of
 from ae.models.wrappers import unwrapped
 from ae.objectives import Corruption, Loss, check_objective, checked_loss
 from ae.utils import distributed
@@ -189,6 +189,8 @@ def per_example(model: Autoencoder, output: Output, batch: Batch) -> dict[str, S
             values["ssim"] = ssim(output.reconstruction, batch.images)
     heads = heads_of(model)
     for name, head in heads.items():
+        if head.target not in batch.targets:
+            continue
         prefix, result, target = prefix_of(name, model), output.predictions[name], batch.target(head.target)
         metrics = {head.loss_name: head.loss(result, target), **head.metrics(result, target)}
         for key, value in metrics.items():
@@ -196,23 +198,24 @@ def per_example(model: Autoencoder, output: Output, batch: Batch) -> dict[str, S
             values[f"{_KNOWN}{prefix}{key}"] = is_known(target)
         if is_classifier(head):
             values[f"{_PREDICTED}{prefix}"], values[f"{_ACTUAL}{prefix}"] = result.argmax(1), target
-    if len(heads) < len(model.heads):
-        _warn_of_other_heads(model, [name for name in model.heads if name not in heads])
+    unmeasured = [name for name in model.heads if name not in heads or heads[name].target not in batch.targets]
+    if unmeasured:
+        _warn_of_other_heads(model, unmeasured)
     return values
 
 
 def _check_heads(model: Autoencoder, output: Output, images: ImageSet) -> None:
     """Raise InputError for classes without a logit."""
     for name, head in heads_of(model).items():
-        if is_classifier(head) and output.predictions[name].ndim == 2:
-            check_classes(images, head.target, name, output.predictions[name].shape[1])
+        check_classes(images, head.target, name, class_count(head, output.predictions[name]))
 
 
 def _warn_of_other_heads(model: nn.Module, names: list[str]) -> None:
     """Print once for each model which of several heads are not measured."""
     if model not in _warned and distributed.is_main():
         _warned.add(model)
-        say(f"no metrics of {', '.join(names)}: no head with a target and metrics (ae.models.heads)", error=True)
+        reason = "no head with metrics (ae.models.heads), or of a target that the data lack"
+        say(f"no metrics of {', '.join(names)}: {reason}", error=True)
 
 
 def _gathered(values: dict[str, Tensor], index: Int64[Tensor, " m"]) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ HEAD = (
 def is_of_head(key: str) -> bool:
     """Whether a key such as `test/digit/accuracy` is a metric of one of several heads."""
     parts = key.split("/")
-    return len(parts) == 3 and parts[2] in HEAD and parts[1] not in METRICS
+    return len(parts) == 3 and parts[2] in HEAD
 
 
 def is_plain(key: str) -> bool:
@@ -140,7 +140,10 @@ def is_percentage(key: str) -> bool:
 
 
 def _metrics_in(key: str) -> list[Metric]:
-    return [METRICS[name] for name in key.split("/") if name in METRICS]
+    names = key.split("/")
+    if is_of_head(key):  # not by the head's name, which may be that of a metric
+        return [METRICS[names[-1]]]
+    return [METRICS[name] for name in names if name in METRICS]
 
 
 def psnr(mse: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -78,6 +78,15 @@ def is_classifier(head: Head) -> bool:
     return head.loss_name == Classification.loss_name
 
 
+def class_count(head: Head, output: Tensor) -> int | None:
+    """The number of values that the integers of a head's target can have; None if they have no limit."""
+    if isinstance(head, MultiLabel):
+        return 2
+    if isinstance(head, Segmenter):
+        return head.classes
+    return output.shape[1] if is_classifier(head) and output.ndim == 2 else None
+
+
 class _Layers(nn.Module):
     """The fully connected layers of a CNN: in_shape -> `hidden` -> ReLU -> outputs.
 
@@ -126,12 +135,14 @@ class Classifier(_Layers, Classification):
 class Regressor(_Layers):
     """Numbers of an image: in_shape -> `hidden` -> ReLU -> `count` numbers; target [b] for one, else [b count].
 
-    The network predicts (target - mean) / std; `mean` and `std` of the training targets make its scale 1. The output is
-    in the target's units. Loss: squared error in units of `std`, the mean over the known numbers of an example. Metric:
-    `absolute_error` in the target's units.
+    The network predicts (target - mean) / std; `mean` and `std` of the training targets, a number or one of each
+    column, make its scale 1. The output is in the target's units. Loss: squared error in units of `std`, the mean over
+    the known numbers of an example. Metric: `absolute_error` in the target's units.
     """
 
     loss_name = "squared_error"
+    shift: Tensor
+    scale: Tensor
 
     @checked_arguments
     def __init__(
@@ -140,20 +151,26 @@ class Regressor(_Layers):
         target: str,
         count: Positive[int] = 1,
         hidden: Positive[int] = 128,
-        mean: float = 0.0,
-        std: Positive[float] = 1.0,
+        mean: float | Sequence[float] = 0.0,
+        std: Positive[float] | Sequence[Positive[float]] = 1.0,
     ) -> None:
         super().__init__(in_shape, count, hidden)
         self.target, self.count, self.mean, self.std = target, count, mean, std
+        for name, values in (("shift", mean), ("scale", std)):
+            # created on the CPU also where a model is built on the meta device
+            tensor = torch.tensor(values, dtype=torch.float32, device="cpu")
+            if tensor.ndim and len(tensor) != count:
+                raise InputError(f"mean and std must be one number or {count}, got {len(tensor)}")
+            self.register_buffer(name, tensor.expand(count).clone(), persistent=False)
 
     def forward(self, code: Float[Tensor, "b *code"]) -> Float[Tensor, "b count"]:
         """Code [b *in_shape] -> numbers [b count] in the target's units."""
-        return self.mean + self.std * at_least_float32(super().forward(code))
+        return self.shift + self.scale * at_least_float32(super().forward(code))
 
     def loss(self, output: Float[Tensor, "b count"], target: Float[Tensor, "b *count"]) -> Float[Tensor, " b"]:
         """Squared error in units of `std`."""
         error, known = self._errors(output, target)
-        return (error / self.std).square().sum(1) / known
+        return (error / self.scale).square().sum(1) / known
 
     def metrics(
         self, output: Float[Tensor, "b count"], target: Float[Tensor, "b *count"]

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 
 from ae import functional
 from ae.data import Batch
-from ae.functional import LABEL, at_least_float32, masked_mean
+from ae.functional import LABEL, at_least_float32, is_known, masked_mean
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
 from ae.models.heads import heads_of, prefix_of
@@ -271,6 +271,9 @@ def loss_of_heads(model: Autoencoder, code: Code, batch: Batch, weights: Mapping
     term_weights: dict[str, float | Tensor] = {}
     for name, head in heads.items():
         target, prefix, weight = batch.target(head.target), prefix_of(name, model), weights.get(name, 1.0)
+        if target.is_floating_point():  # a NaN would reach the gradient, where 0 times NaN is NaN
+            missing = ~is_known(target).view(-1, *(1,) * (target.ndim - 1))
+            target = torch.where(missing, 0.0, target)
         value = batch.mean(at_least_float32(head.loss(outputs[name], target)), head.target)
         metrics = {key: batch.mean(each, head.target) for key, each in head.metrics(outputs[name], target).items()}
         values = {f"{prefix}{key}": each.detach() for key, each in {head.loss_name: value, **metrics}.items()}
@@ -296,7 +299,7 @@ def only_head(logits: dict[str, Float[Tensor, "b classes"]]) -> Float[Tensor, "b
     """The logits of the single head; raises InputError for any other number of heads or another shape."""
     if len(logits) != 1:
         heads = ", ".join(logits) or "none"
-        raise InputError(f"classification needs a model with exactly one head, got {heads}; else set its weight to 0")
+        raise InputError(f"this objective needs a model with exactly one head, a classifier, got {heads}")
     ((name, values),) = logits.items()
     if values.ndim != 2:
         raise InputError(f"the head {name} must give logits [b classes], gave {list(values.shape)}")

@@ -81,14 +81,17 @@ class Loop:
         modules = [self.model, objective] if isinstance(objective, nn.Module) else [self.model]
         self._mode = TrainingMode(modules, None if self._evaluated is self.model else (self._evaluated, self.model))
         if isinstance(self.model, Autoencoder):
-            ends = {0, min(self._total_steps, len(self._batches)) - 1}
-            smallest = min(self._batches.size(step) for step in ends)
+            sizes = [self._batches.size(step) for step in {0, min(self._total_steps, len(self._batches)) - 1}]
+            smallest = min(size // self._part_count(size) for size in sizes)
             dry_run(self.model, self._evaluated, self._mode, self._data, smallest, recipe.seed)
         check_materialised(self._trained)
         self._trained.to(memory_format=torch.channels_last)
         learners: Any = {"loss": self._trained.parameters()}
         if has_several_losses(objective):
             learners = objective.learners(self.model)  # type: ignore[attr-defined]
+            if not isinstance(learners, Mapping) or not learners:
+                got = type(learners).__name__
+                raise InputError(f"learners(model) must give the parameters of each loss by its name, gave {got}")
         self._learners = {name: Learner(parameters, recipe) for name, parameters in learners.items()}
         self._parameters = list({id(p): p for each in self._learners.values() for p in each.parameters}.values())
         self._optimizers = {
@@ -125,6 +128,8 @@ class Loop:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the remaining training batches; between two batches, validate, log and save what is due."""
+        if not hasattr(self, "_state"):
+            raise InputError("open the loop before its batches: with Loop(...) as loop: for batch in loop: ...")
         state, recipe, run = self._state, self._recipe, self._run
         evaluate_every = recipe.evaluate_every or len(self._batches)
         for batch in islice(self._batches.starting_at(state.step), self._total_steps - state.step):
@@ -151,17 +156,25 @@ class Loop:
     def train(self, batch: Batch) -> None:
         """Take one step on a batch: each of the objective's losses in turn, its gradient, and its update."""
         step, recipe, images = self._state.step, self._recipe, self._batches.size(self._state.step)
-        parts = batch.parts(recipe.accumulate)
+        parts = batch.parts(self._part_count(images))
         losses = [self._trained.losses(part, step, recipe) for part in parts]
         totals: list[Loss] = []
         norms: dict[str, Tensor] = {}
+        left = set(self._learners)
         while (name := self._accumulate(losses, images, totals)) is not None:
+            left.discard(name)
             norm = self._learners[name].finish_step(self._logs)
             if norm is not None:
                 norms["gradient_norm" if name == "loss" else f"gradient_norm/{name}"] = norm
+        if left:
+            raise InputError(f"the objective has learners of {', '.join(sorted(left))}, and yielded no such loss")
         if self._trained.averaged is not None and recipe.ema is not None:
             average_(self._trained.averaged, self.model, step, recipe.ema)
         self._meter.add(step, Loss.sum(totals), images, norms)
+
+    def _part_count(self, images: int) -> int:
+        """The number of parts of a batch, none of which is empty unless the shard of a process is."""
+        return min(self._recipe.accumulate, max(images // distributed.world_size(), 1))
 
     def _accumulate(self, losses: list[Iterator[tuple[str, Loss]]], images: int, totals: list[Loss]) -> str | None:
         """Add the gradients of the next loss of each part of a batch; return the loss's name, or None at the end.

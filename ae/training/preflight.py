@@ -13,7 +13,7 @@ from ae.data.targets import check_classes
 from ae.evaluation.inference import evaluating
 from ae.models.autoencoder import Autoencoder
 from ae.models.freezing import TrainingMode
-from ae.models.heads import heads_of, is_classifier
+from ae.models.heads import class_count, heads_of
 from ae.models.lazy import is_uninitialized
 from ae.models.wrappers import unwrapped
 from ae.utils.errors import InputError, first_line
@@ -59,11 +59,10 @@ def dry_run(
         if evaluated is not model and any(map(is_uninitialized, evaluated.parameters())):
             evaluated(batch.images)
     for name, head in heads_of(model).items():
-        result = output.predictions[name]
-        if is_classifier(head) and result.ndim == 2:
-            for images in (data.train, data.validation):
-                check_classes(images, head.target, name, result.shape[1])
-        head.loss(result, batch.target(head.target))  # raises InputError for a target of the wrong kind
+        for images in (data.train, data.validation):
+            check_classes(images, head.target, name, class_count(head, output.predictions[name]))
+        if head.target in batch.targets:
+            head.loss(output.predictions[name], batch.target(head.target))  # InputError for a target of another kind
     if smallest_batch == 1 and affected:
         raise InputError(
             f"a batch of one image gives batch norm in {affected[0]} one value per channel, which has no variance: "

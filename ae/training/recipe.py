@@ -23,7 +23,8 @@ class Recipe(Settings):
     """Length, batch size, optimiser, schedule and precision of a training.
 
     With `accumulate`, means over the batch are those of the whole. What couples images is over each part: batch norm,
-    free bits, the mutual information and total correlation of `BetaTC`, `MMD`, and a teacher's alignment.
+    free bits, the mutual information and total correlation of `BetaTC`, `MMD`, a teacher's alignment, and statistics of
+    codes such as perplexity. An objective of several losses holds the graphs of all parts until the step ends.
     """
 
     epochs: Positive[int] = 4  # passes over the training images

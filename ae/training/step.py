@@ -1,6 +1,6 @@
 """The losses of a batch: model and objective as one module, compiled, in bf16, and divided into parts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from ae.training.preflight import compiler_errors
 from ae.training.recipe import Recipe
 from ae.utils.errors import InputError
 
-Objective = Callable[[Any, Batch, int], Loss | Iterable[tuple[str, Loss]]]
+Objective = Callable[[Any, Batch, int], Loss | Iterator[tuple[str, Loss]]]
 """(model, batch, step) -> the loss, or (name, loss) of each of several losses, minimised in turn."""
 
 

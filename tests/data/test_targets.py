@@ -97,7 +97,7 @@ class Items:
         return 6
 
     def __getitem__(self, i: int) -> Any:
-        targets: dict[str, Any] = {"label": i % 3, "age": AGES[i].item(), "mask": np.full((4, 4), i % 2)}
+        targets: dict[str, Any] = {"label": i % 3, "y": i, "age": AGES[i].item(), "mask": np.full((4, 4), i % 2)}
         return torch.full((1, 4, 4), i / 10), {**targets, **self.change.get(i, {})}
 
 
@@ -107,6 +107,7 @@ def test_streamed_reads_targets_with_the_items(workers: int) -> None:
     assert same(streamed.labels, torch.tensor([0, 1, 2, 0, 1, 2]))
     batches = list(streamed.in_order(4))
     assert same(torch.cat([batch.target("age") for batch in batches]), AGES)
+    assert same(torch.cat([batch.target("y") for batch in batches]), torch.arange(6))
     masks = torch.cat([batch.target("mask") for batch in batches])
     assert same(masks, (torch.arange(6) % 2)[:, None, None].expand(6, 4, 4))
     assert len(streamed.batch(torch.arange(0)).target("age")) == 0
@@ -275,6 +276,7 @@ def test_read_folder_reads_maps_of_classes(folder: Path) -> None:
     ],
 )
 def test_read_folder_refuses_a_csv_file_in_one_line(folder: Path, rows: list[list[str]], complaint: str) -> None:
+    save_image(folder.parent / "tall.png", size=(8, 30))
     with pytest.raises(InputError, match=complaint) as error:
         sources.read_folder(folder, targets=write_csv(folder.parent / "targets.csv", rows))
     assert "\n" not in str(error.value)

@@ -108,12 +108,12 @@ def test_evaluate_warns_once_of_several_heads_without_a_contract(
     for _ in range(2):
         assert "digit/accuracy" in evaluate(model, few)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "no metrics of other: no head with a target and metrics (ae.models.heads)"
+    assert line == "no metrics of other: no head with metrics (ae.models.heads), or of a target that the data lack"
 
 
 def test_evaluate_refuses_classes_without_a_logit(digits: Splits) -> None:
     model = autoencoder(classes=3)
-    with pytest.raises(InputError, match="the head digit gives 3 logits, for labels 0 to 2; there is a label 9"):
+    with pytest.raises(InputError, match="the head digit takes labels 0 to 2; there is a label 9"):
         evaluate(model, digits.train)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ae import Images, Splits, evaluate, load
+from ae import Images, InputError, Splits, evaluate, load
 from ae.cli import cli
 from ae.data import sources
 from experiments import joint
@@ -129,3 +129,35 @@ def test_joint_of_several_heads_resumed_equals_an_uninterrupted_run(
     whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
     assert all(torch.equal(part[name], tensor) for name, tensor in whole.items())
     assert without_times(history(tmp_path / "whole")) == without_times(history(tmp_path / "part"))
+
+
+def test_joint_refuses_a_target_with_the_name_of_the_labels_head() -> None:
+    images = Images(
+        torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2, ("a", "b"), {"digit": [0, 1, 2, 0]}
+    )
+    with pytest.raises(InputError, match="digit is the head of the label: name the target digit differently"):
+        joint.build(joint.Model(), Splits(images))
+
+
+def test_joint_builds_a_head_for_each_kind_of_target() -> None:
+    """One of each kind; columns of numbers have scales of their own."""
+    targets = {"age": [1.0, 2.0, float("nan"), 4.0], "pair": [[0.0, 100.0], [1.0, 300.0]] * 2}
+    targets |= {"many": [[0, 1, -1]] * 4, "mask": torch.ones(4, 8, 8, dtype=torch.int16)}
+    images = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.full((4,), -1), (), targets)
+    heads = joint.build(joint.Model(channels=(2,)), Splits(images)).heads
+    assert {name: type(head).__name__ for name, head in heads.items()} == {
+        "age": "Regressor",
+        "pair": "Regressor",
+        "many": "MultiLabel",
+        "mask": "Segmenter",
+    }
+    assert heads["pair"].mean == (0.5, 200.0)
+    assert heads["pair"].std == (0.5, 100.0)
+    for name, values, complaint in (
+        ("depth", torch.zeros(4, 8, 8), r"joint has no head for a target of shape \[8, 8\]: depth"),
+        ("many", torch.full((4, 3), 5), "labels of an image are 0 or 1 each, got 5 in the target many"),
+        ("age", torch.full((4,), torch.nan), "the target age is missing for every training image"),
+    ):
+        wrong = Images(images.pixels, images.labels, (), {name: values})
+        with pytest.raises(InputError, match=complaint):
+            joint.build(joint.Model(), Splits(wrong))

@@ -113,6 +113,53 @@ def test_regressor_measures_errors_of_known_numbers_in_their_units() -> None:
     torch.testing.assert_close(metrics["absolute_error"], (output - target).abs().nanmean(1))
 
 
+def test_regressor_scales_each_column() -> None:
+    head = Regressor((2,), "t", 2, 3, mean=[1.0, 100.0], std=[2.0, 50.0])
+    code, target = torch.randn(5, 2), torch.randn(5, 2) * 30
+    scale = torch.tensor([2.0, 50.0])
+    torch.testing.assert_close(head(code), torch.tensor([1.0, 100.0]) + scale * head.fc2(head.features(code)))
+    torch.testing.assert_close(head.loss(head(code), target), ((head(code) - target) / scale).square().mean(1))
+    with pytest.raises(InputError, match="mean and std must be one number or 2, got 3"):
+        Regressor((2,), "t", 2, 3, mean=[1.0, 2.0, 3.0])
+
+
+class Squared(nn.Module):
+    """A head of a user's own, whose loss has a NaN where the target is missing."""
+
+    target, loss_name = "t", "squared"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(54, 1)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.layer(code.flatten(1))[:, 0]
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).square()
+
+    def metrics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
+def test_head_of_ones_own_gets_finite_gradients_where_targets_are_missing() -> None:
+    model = model_of(Squared())
+    loss = Joint(reconstruction=0.0)(model, batch_of(CASES["regressor"].target), 0)
+    loss.total.backward()
+    assert all(p.grad.isfinite().all() for p in model.heads.parameters() if p.grad is not None)
+
+
+def test_model_is_evaluated_and_trained_without_the_targets_of_its_heads(capsys: pytest.CaptureFixture[str]) -> None:
+    case = CASES["regressor"]
+    model, data = model_of(case.make(), digit=Classifier(CODE, 2, 8)), data_of(case)
+    plain = Images(data.train.pixels, data.train.labels, ("a", "b"))  # type: ignore[attr-defined]
+    metrics = evaluate(model, plain)
+    assert "digit/accuracy" in metrics
+    assert not any(name.startswith("h/") for name in metrics)
+    assert "no metrics of h: no head with metrics" in capsys.readouterr().err
+    assert "val/mse" in fit(model, Joint(classification=0.0), Splits(plain, plain), RECIPE)
+
+
 def test_regressor_output_is_in_the_targets_units() -> None:
     torch.manual_seed(0)
     head = Regressor((2,), "t", 1, 3, mean=50.0, std=4.0)
@@ -249,8 +296,10 @@ def test_head_trained_in_parts_equals_the_whole_batch(name: str) -> None:
         ("regressor", numbers(7, 2), r"the target t must be 1 floats an image, got float32 \[2\]"),
         ("multi-label", classes(2, 7, 4), r"the target t must be 5 integers 0 or 1 an image, got int64 \[4\]"),
         ("segmenter", classes(2, 7, 6, 6), r"the target t must be classes \[1, 12, 12\], one of each pixel"),
+        ("multi-label", classes(4, 7, 5), "the head h takes labels 0 to 1; there is a class of t 3"),
+        ("segmenter", classes(5, 7, 12, 12), "the head h takes labels 0 to 2; there is a class of t 4"),
         ("classifier", numbers(7), "labels must be int64, got float32"),
-        ("classifier", classes(9, 7), "the head h gives 4 logits, for labels 0 to 3; there is a class of t"),
+        ("classifier", classes(9, 7), "the head h takes labels 0 to 3; there is a class of t"),
     ],
 )
 @pytest.mark.usefixtures("unhooked")

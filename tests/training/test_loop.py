@@ -12,7 +12,22 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ae import Batch, DivergedError, Generation, InputError, Loop, Loss, Recipe, Run, RunConfig, Splits, fit
+from ae import (
+    Autoencoder,
+    Batch,
+    ConvEncoder,
+    DivergedError,
+    Generation,
+    InputError,
+    Joint,
+    Loop,
+    Loss,
+    Recipe,
+    Run,
+    RunConfig,
+    Splits,
+    fit,
+)
 from ae.runs.checkpoint import load_state
 from experiments import aae, gan
 from tests.experiments.test_experiments import short
@@ -139,6 +154,30 @@ def test_fit_refuses_losses_that_are_none(digits: Splits, tmp_path: Path, yielde
         trained(Wrong(), digits, tmp_path / "run")
 
 
+def test_fit_refuses_losses_that_are_never_yielded(digits: Splits, tmp_path: Path) -> None:
+    class Half(TwoLosses):
+        def __call__(self, model: Weights, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
+            yield "a", Loss(model.weight.sum(), {})
+
+    with pytest.raises(InputError, match="the objective has learners of b, and yielded no such loss"):
+        trained(Half(), digits, tmp_path / "run")
+
+
+@pytest.mark.parametrize("learners", [{}, [1], iter(())])
+def test_fit_refuses_learners_without_names(digits: Splits, tmp_path: Path, learners: Any) -> None:
+    class Wrong(TwoLosses):
+        def learners(self, model: Weights) -> Any:
+            return learners
+
+    with pytest.raises(InputError, match=r"learners\(model\) must give the parameters of each loss by its name"):
+        trained(Wrong(), digits, tmp_path / "run")
+
+
+def test_loop_must_be_opened_before_its_batches(digits: Splits) -> None:
+    with pytest.raises(InputError, match="open the loop before its batches"):
+        next(iter(Loop(Weights(), lambda model, batch, step: Loss(model.weight.sum(), {}), digits, RECIPE)))
+
+
 def test_fit_refuses_a_generator_without_learners(digits: Splits, tmp_path: Path) -> None:
     def objective(model: Weights, batch: Batch, step: int) -> Iterator[tuple[str, Loss]]:
         yield "a", Loss(model.weight.sum(), {})
@@ -180,6 +219,28 @@ def test_loop_of_ones_own_may_change_batches_and_skip_them(digits: Splits) -> No
     assert sizes == [50, 50]
     assert model.weight.tolist() == [1, 1]
     assert results["images_per_second"] > 0
+
+
+def test_fit_in_parts_has_no_empty_part(digits: Splits, tmp_path: Path) -> None:
+    """52 images in batches of 50, of at most 4 parts: the last batch, of 2 images, has 2 parts."""
+    sizes: list[int] = []
+
+    def objective(model: Weights, batch: Batch, step: int) -> Loss:
+        sizes.append(len(batch))
+        return Loss(model.weight.sum(), {"size": torch.tensor(float(len(batch)))})
+
+    few = Splits(digits.train.select(slice(52)))
+    trained(objective, few, tmp_path / "run", steps=2, accumulate=4)
+    assert sizes == [13, 13, 12, 12, 1, 1]
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [row["train/size"] for row in rows] == [12.5, 1.0]
+
+
+def test_fit_refuses_a_part_of_one_image_for_batch_norm(digits: Splits) -> None:
+    head = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4 * 14 * 14), nn.Linear(4 * 14 * 14, 10))
+    model = Autoencoder(ConvEncoder(1, (4,)), heads={"digit": head})
+    with pytest.raises(InputError, match=r"a batch of one image gives batch norm in heads\.digit\.1 one value"):
+        fit(model, Joint(reconstruction=0.0), digits, replace(RECIPE, batch_size=8, accumulate=8))
 
 
 @pytest.mark.usefixtures("few_digits")

@@ -55,7 +55,7 @@ def test_fit_refuses_a_decoder_of_another_shape(few: Splits, decoder: Any, compl
 
 
 def test_fit_refuses_a_head_with_fewer_logits_than_labels(few: Splits) -> None:
-    with pytest.raises(InputError, match="the head digit gives 5 logits, for labels 0 to 4; there is a label 9"):
+    with pytest.raises(InputError, match="the head digit takes labels 0 to 4; there is a label 9"):
         fit(autoencoder(classes=5), Joint(), few, SHORT)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ae.data.files import Files, decoded, open_files
 from ae.data.images import Images, ImageSet
 from ae.data.scan import Labelled, scan
-from ae.data.sources.csv_targets import read_targets, split_labels
+from ae.data.sources.csv_targets import map_files, read_targets, split_labels
 from ae.data.sources.source import Source
 from ae.data.streamed import Streamed
 from ae.data.targets import Target
@@ -40,7 +40,8 @@ def read_folder(
 
     All files are checked, test files included. Raises InputError for a folder without images, and lists broken files.
     """
-    scanned = scan(root, needs_classes=targets is None)
+    maps = set() if targets is None else map_files(targets, root)
+    scanned = scan(root, needs_classes=targets is None, left_out=maps)
     train_files, test_files = scanned.train, scanned.test
     if test_files is None:
         order = torch.randperm(len(train_files), generator=torch.Generator().manual_seed(0)).tolist()
