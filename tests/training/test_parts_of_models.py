@@ -1,0 +1,121 @@
+"""Every bottleneck, prior and likelihood: trained in parts, in bf16 and compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ae import (
+    FSQ,
+    Autoencoder,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ConvEncoder,
+    DeconvDecoder,
+    Dense,
+    DiscretizedLogisticLikelihood,
+    Gaussian,
+    GaussianLikelihood,
+    GaussianMixture,
+    Identity,
+    Images,
+    Joint,
+    Recipe,
+    SpatialGaussian,
+    Sphere,
+    Splits,
+    SquaredError,
+    TopK,
+    VectorQuantizer,
+    fit,
+)
+from ae.utils.seeding import generator
+
+SHAPE = (6, 3, 3)
+
+
+def quantizer() -> VectorQuantizer:
+    """A quantizer whose codebook neither starts from random vectors of a batch nor replaces codes by them."""
+    bottleneck = VectorQuantizer(6, codebook_size=5, dead_code_threshold=0.0)
+    bottleneck.initialized.fill_(True)
+    return bottleneck
+
+
+BOTTLENECKS: dict[str, Callable[[], nn.Module]] = {
+    "identity": Identity,
+    "dense": lambda: Dense(SHAPE, 5),
+    "sphere": lambda: Sphere(SHAPE, 5),
+    "top-k": lambda: TopK(SHAPE, 9, 2),
+    "gaussian": lambda: Gaussian(SHAPE, 5),
+    "mixture-prior": lambda: Gaussian(SHAPE, 5, GaussianMixture(5, 3)),
+    "spatial-gaussian": lambda: SpatialGaussian(SHAPE, 2),
+    "vector-quantizer": quantizer,
+    "fsq": lambda: FSQ(6, (3, 4)),
+}
+LIKELIHOODS: dict[str, Callable[[], Any]] = {
+    "squared-error": SquaredError,
+    "bernoulli": BernoulliLikelihood,
+    "gaussian": lambda: GaussianLikelihood(0.5),
+    "learned-gaussian": lambda: GaussianLikelihood(learned=True),
+    "discretized-logistic": DiscretizedLogisticLikelihood,
+    "categorical": lambda: CategoricalLikelihood(8),
+}
+PAIRS = [(name, "bernoulli") for name in BOTTLENECKS] + [("gaussian", name) for name in LIKELIHOODS]
+
+
+@pytest.fixture
+def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal noise is 0, so that it is the same in parts of a batch as in the whole."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+
+
+def trained(bottleneck: str, likelihood: str, **options: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights before and after two steps, on batches of 10 and 5 images."""
+    torch.manual_seed(0)
+    made, code = LIKELIHOODS[likelihood](), BOTTLENECKS[bottleneck]()
+    model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(made.channels(1), (6, 4)), code, likelihood=made)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pixels = torch.randint(0, 256, (15, 1, 12, 12), dtype=torch.uint8, generator=generator("parts"))
+    beta = 1.0 if made.in_nats else 0.0
+    objective = Joint(reconstruction=1.0, beta=beta, classification=0.0)
+    recipe = Recipe(steps=2, batch_size=10, lr=1e-4, momentum=0.0, schedule="constant", **options)
+    fit(model, objective, Splits(Images(pixels, torch.full((15,), -1), ())), recipe)
+    return before, model.state_dict()
+
+
+@pytest.mark.usefixtures("noiseless")
+@pytest.mark.parametrize(("bottleneck", "likelihood"), [pair for pair in PAIRS if pair[0] != "top-k"])  # batch norm
+def test_model_trained_in_parts_equals_the_whole_batch(bottleneck: str, likelihood: str) -> None:
+    _, whole = trained(bottleneck, likelihood)
+    _, parts = trained(bottleneck, likelihood, accumulate=3)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("bottleneck", "likelihood"), PAIRS)
+def test_model_trains_in_bf16_with_float32_weights(bottleneck: str, likelihood: str) -> None:
+    before, after = trained(bottleneck, likelihood, precision="bf16")
+    assert all(value.dtype == before[name].dtype for name, value in after.items())
+    assert all(value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("noiseless")
+@pytest.mark.parametrize(
+    ("bottleneck", "likelihood"),
+    [
+        ("mixture-prior", "discretized-logistic"),
+        ("spatial-gaussian", "learned-gaussian"),
+        ("vector-quantizer", "categorical"),
+        ("fsq", "gaussian"),
+    ],
+)
+def test_model_trained_compiled_equals_eager(bottleneck: str, likelihood: str) -> None:
+    torch.compiler.reset()
+    _, eager = trained(bottleneck, likelihood)
+    _, compiled = trained(bottleneck, likelihood, compile=True)
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-3)
