@@ -10,7 +10,7 @@ from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, SpatialG
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
 from ae.models.generator import Generator
-from ae.models.heads import Classifier, MultiLabel, Regressor, Segmenter
+from ae.models.heads import Classifier, MultiLabel, Regressor
 from ae.models.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -19,6 +19,7 @@ from ae.models.likelihoods import (
     SquaredError,
 )
 from ae.models.priors import GaussianMixture, StandardNormal, UniformSphere
+from ae.models.segmenter import Segmenter
 from ae.objectives import (
     IWAE,
     MMD,

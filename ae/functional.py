@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from ae.utils import distributed
+from ae.utils import global_batch
 from ae.utils.errors import InputError
 from ae.utils.validation import checks_range
 
@@ -26,22 +26,22 @@ def masked_mean(
 ) -> Float[Tensor, ""]:
     """Average `values` where `mask` is true; 0 with zero gradient if the mask is empty.
 
-    Of values of a shard or a part of a batch (`ae.utils.distributed`), the average of the results over shards and parts
+    Of values of a shard or a part of a batch (`ae.utils.global_batch`), the average of the results over shards and parts
     is the mean over the global batch. `count` is the number of true values in the mask over all parts of the shard.
     Half precision is averaged in float32. Raises InputError for a mask without a count in a part of a batch.
     """
     values = at_least_float32(values)
     if mask is None:
-        return values.sum() / distributed.mean_count(len(values)) if distributed.is_divided() else values.mean()
+        return values.sum() / global_batch.mean_count(len(values)) if global_batch.is_divided() else values.mean()
     if count is None:
-        if distributed.is_in_parts():
+        if global_batch.is_in_parts():
             raise InputError(
                 "Recipe.accumulate divides the batch, and a mean over a mask needs the mask's count over the whole "
                 "batch: take it by batch.mean(values, target), or train without Recipe.accumulate"
             )
         count = mask.sum()
-    mean_count = torch.as_tensor(distributed.mean_count(count))
-    return torch.where(mask, values, 0).sum() / mean_count.clamp(min=distributed.smallest_mean_count())
+    mean_count = torch.as_tensor(global_batch.mean_count(count))
+    return torch.where(mask, values, 0).sum() / mean_count.clamp(min=global_batch.smallest_mean_count())
 
 
 def squared_error(
@@ -132,7 +132,7 @@ def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, "
     Kingma et al. 2016, equation 15. The rate of a latent below `nats` has no gradient.
     """
     means = torch.stack([masked_mean(rate) for rate in rates.unbind(1)])
-    return torch.where(distributed.all_mean(means) > nats, means, nats).sum()
+    return torch.where(global_batch.all_mean(means) > nats, means, nats).sum()
 
 
 def at_least_float32(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

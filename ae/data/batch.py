@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from ae.functional import LABEL, is_known, masked_mean
-from ae.utils import distributed
+from ae.utils import global_batch
 from ae.utils.errors import InputError
 
 
@@ -16,7 +16,7 @@ class Batch:
 
     Targets are integers, such as classes, with -1 where missing, or floats, with NaN where missing. A tensor in place
     of the mapping is the class target, `label`. Objectives take their means by `mean`, so that they are right for a
-    shard and for a part of a batch (`ae.utils.distributed`).
+    shard and for a part of a batch (`ae.utils.global_batch`).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Batch:
 
     def count(self, target: str, missing: bool = False) -> Tensor:
         """The number of examples in `mean`, over the number of shards and parts, as `Loss.counts` are."""
-        return torch.as_tensor(distributed.mean_count(self._count(target, missing)))
+        return torch.as_tensor(global_batch.mean_count(self._count(target, missing)))
 
     def _count(self, target: str, missing: bool) -> Int64[Tensor, ""]:
         known = is_known(self._whole[target])

@@ -1,9 +1,8 @@
 """Pictures of reconstructions, samples and codes, drawn with Pillow."""
 
 import colorsys
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -101,27 +100,6 @@ def _classifiers(model: Autoencoder) -> dict[str, Head]:
     """The first head of a model that predicts the class of an image, if there is one."""
     classifiers = {name: head for name, head in heads_of(model).items() if is_classifier(head)}
     return dict(list(classifiers.items())[:1])
-
-
-def segmentation_picture(model: Autoencoder, images: ImageSet, name: str, count: int = 10) -> "Image":
-    """Draw images, the classes of their pixels in a target, and those that the head `name` predicts, a colour each."""
-    head: Any = model.heads[name]
-    device = next(model.parameters()).device
-    batch = images.select(slice(count)).to(device).batch(slice(None))
-    with evaluating(model):
-        predicted = model(batch.images).predictions[name].argmax(1)
-    rows = [batch.images.expand(-1, 3, -1, -1) if batch.images.shape[1] == 1 else batch.images]
-    rows += [_coloured(classes, head.classes) for classes in (batch.target(head.target), predicted)]
-    names = ("image", "target", name)
-    return grid_picture(torch.stack([row[:, :3] for row in rows]), f"classes of {head.target}", names)
-
-
-def _coloured(classes: Int64[Tensor, "b h w"], count: int) -> Float[Tensor, "b 3 h w"]:
-    """A colour for each class, equally spaced hues of equal lightness; white where the class is unknown."""
-    hue = 2 * math.pi * torch.arange(count) / count
-    colours = torch.stack([0.5 + 0.4 * (hue - offset).cos() for offset in (0.0, 2.1, 4.2)], dim=1)
-    colours = torch.cat([colours, torch.ones(1, 3)]).to(classes.device)  # index -1: white
-    return colours[classes].movedim(-1, 1)
 
 
 def grid_picture(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ae.data import ImageSet
 from ae.evaluation.evaluate import Classified, PerImageMetrics
+from ae.evaluation.head_plots import regression_picture, segmentation_picture
 from ae.evaluation.plots import (
     class_name,
     code_picture,
@@ -17,10 +18,10 @@ from ae.evaluation.plots import (
     metric_line,
     pair_pictures,
     reconstruction_picture,
-    segmentation_picture,
 )
 from ae.models.autoencoder import Autoencoder
-from ae.models.heads import Segmenter, heads_of, prefix_of
+from ae.models.heads import Regressor, heads_of, prefix_of
+from ae.models.segmenter import Segmenter
 from ae.tracking.media import Media, Table
 from ae.utils.console import say
 
@@ -32,7 +33,7 @@ def evaluation_media(model: Autoencoder, images: ImageSet, per_image: PerImageMe
     """Draw the pictures and make the tables of `images`; `per_image` holds the metrics of each image.
 
     pictures  `reconstructions`, some of each class; `code`, its two principal components; of a head that segments,
-              `segmentation`
+              `segmentation`; of a head that predicts a number, `regression`
     tables    `worst_reconstructed`, by squared error; of a head that classifies, `misclassified`, by cross-entropy, and
               `confusion`, counts; of any other head, `worst_predicted`, by its loss
 
@@ -62,6 +63,8 @@ def evaluation_media(model: Autoencoder, images: ImageSet, per_image: PerImageMe
             tables[f"worst_predicted{suffix}"] = _table(model, images, per_image, order[known[order]][:_ROWS], prefix)
         if isinstance(head, Segmenter):
             plots[f"segmentation{suffix}"] = partial(segmentation_picture, model, images, name)
+        if isinstance(head, Regressor) and head.count == 1 and known.any():
+            plots[f"regression{suffix}"] = partial(regression_picture, model, images, name)
     return Media(drawn(plots), tables)
 
 

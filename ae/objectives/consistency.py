@@ -16,7 +16,7 @@ from ae.functional import LABEL
 from ae.models.autoencoder import Autoencoder
 from ae.models.ema import average_
 from ae.objectives.joint import Joint, Loss, only_head
-from ae.utils import distributed
+from ae.utils import global_batch
 from ae.utils.errors import InputError
 from ae.utils.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked_arguments
 
@@ -91,7 +91,7 @@ class Consistency(nn.Module):
         if not model.training:
             return self.joint(model, batch, step)
         teaching, unlabelled = self.teaching, batch.labels < 0
-        if distributed.is_first_part():
+        if global_batch.is_first_part():
             average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else its own ones
         weak = teaching.weak(batch.images)
         if not teaching.weight:
@@ -130,7 +130,7 @@ class Consistency(nn.Module):
         if step >= self.teaching.align:
             return probabilities
         sums = torch.cat([torch.where(unlabelled[:, None], probabilities, 0).sum(0), unlabelled.sum()[None]])
-        sums = distributed.all_sum(sums)
+        sums = global_batch.all_sum(sums)
         means = torch.where(sums[-1] > 0, sums[:-1] / sums[-1].clamp(min=1), self.frequencies)
         self.frequencies.lerp_(means, 1 - self.teaching.decay)
         aligned = probabilities / self.frequencies.clamp(min=1e-6) ** (1 - step / self.teaching.align)

@@ -31,7 +31,7 @@ from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.state import diverged, is_finite, restore, safely, state_of
 from ae.training.step import Objective, Step, has_several_losses
-from ae.utils import distributed
+from ae.utils import distributed, global_batch
 from ae.utils.errors import InputError
 from ae.utils.seeding import reseed
 from ae.utils.validation import checked, unchecked_range
@@ -183,7 +183,7 @@ class Loop:
         """
         names, values = set(), []
         for i, iterator in enumerate(losses):
-            with distributed.global_batch(images, i, len(losses)):
+            with global_batch.global_batch(images, i, len(losses)):
                 if not totals:
                     part = ("part", i) if i else ()
                     reseed(self._device, *distributed.rank_key("noise", self._recipe.seed, self._state.step, *part))

@@ -11,17 +11,12 @@ process does, up to the order of floating-point sums. For the parts of an object
 
 The shard of a small batch may be empty: its process takes part in every step nevertheless, since all processes wait for
 each other. With one process, every function here does nothing.
-
-A process may train on its shard in parts (`Recipe.accumulate`), each of which counts as a shard of a further process:
-means are over the global batch, and statistics of batch norm, which is a coupling, over a part in all processes.
 """
 
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -31,41 +26,12 @@ from torch import Tensor, nn
 
 from ae.utils.console import say
 from ae.utils.errors import InputError
-from ae.utils.sync_batch_norm import synced_norm
 
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _AGREE_EVERY = 10  # steps between two collectives of `agree`
 _reported: set[str] = set()  # buffers reported to differ between processes
-
-
-@dataclass(frozen=True)
-class _GlobalBatch:
-    """The global batch, divided into shards for the processes, and each shard into parts."""
-
-    images: int  # in the batch
-    part: int  # number of the part in use
-    parts: int
-
-    @property
-    def mean_size(self) -> float:
-        """Mean number of images in a part of a shard."""
-        return self.images / (world_size() * self.parts)
-
-    @property
-    def part_images(self) -> int:
-        """Number of images in this part of all shards."""
-        shards = [_split_size(self.images, world_size(), rank) for rank in range(world_size())]
-        return sum(_split_size(shard, self.parts, self.part) for shard in shards)
-
-
-_batch: _GlobalBatch | None = None  # inside `global_batch`, if the batch is divided
-
-
-def _split_size(count: int, parts: int, part: int) -> int:
-    """Return the size of a part of `tensor_split`."""
-    return count // parts + (part < count % parts)
 
 
 def world_size() -> int:
@@ -159,76 +125,6 @@ def agree(wanted: bool, step: int) -> bool:
     return step % _AGREE_EVERY == 0 and any(all_gather(wanted))
 
 
-@contextmanager
-def global_batch(images: int, part: int = 0, parts: int = 1) -> Iterator[None]:
-    """Take means over the global batch of `images` images, of which this process has a shard, or a part of one.
-
-    Batch norm is over this part of all shards.
-    """
-    global _batch
-    if world_size() == parts == 1:
-        yield
-        return
-    _batch = _GlobalBatch(images, part, parts)
-    try:
-        with synced_norm() if world_size() > 1 else nullcontext():
-            yield
-    finally:
-        _batch = None
-
-
-def is_divided() -> bool:
-    """Whether the batch in use is a shard, or a part of one, of the batch that means are over."""
-    return _batch is not None
-
-
-def is_in_parts() -> bool:
-    """Whether the batch in use is a part of this process's shard."""
-    return _batch is not None and _batch.parts > 1
-
-
-def is_first_part() -> bool:
-    """Whether the batch in use is the first part of this process's shard, or the whole."""
-    return _batch is None or _batch.part == 0
-
-
-def is_last_part() -> bool:
-    """Whether the batch in use is the last part of this process's shard, or the whole."""
-    return _batch is None or _batch.part == _batch.parts - 1
-
-
-def _is_collective() -> bool:
-    """Whether sums are over several processes."""
-    return _batch is not None and world_size() > 1
-
-
-def global_count(count: int) -> int:
-    """Return the number of images in all processes, of which this process's batch has `count`."""
-    return count if _batch is None else _batch.part_images
-
-
-def mean_count(count: Tensor | int) -> Tensor | float:
-    """Return the global count over the number of shards and parts; for an int, the global batch's size likewise.
-
-    `count` is of all parts of this process's shard. The sum over a part divided by the result, averaged over parts and
-    processes as gradients are, is the mean over the global batch.
-    """
-    if _batch is None:
-        return count
-    if not isinstance(count, Tensor):
-        return _batch.mean_size
-    counts = count.float()
-    if world_size() > 1:
-        counts = counts.clone()
-        dist.all_reduce(counts)
-    return counts / (world_size() * _batch.parts)
-
-
-def smallest_mean_count() -> float:
-    """Return the `mean_count` of a single example."""
-    return 1.0 if _batch is None else 1 / (world_size() * _batch.parts)
-
-
 @torch.no_grad()
 def replicate(module: nn.Module) -> None:
     """Copy the main process's weights to all processes; raises InputError for a module that can't be synchronised."""
@@ -287,36 +183,3 @@ def share_buffers(module: nn.Module) -> None:
         if is_main():
             label = name.removeprefix("model.")
             say(f"{label} differs between processes: each updates it by its shard; rank 0's is kept", error=True)
-
-
-@torch.no_grad()
-def all_sum(x: Tensor) -> Tensor:
-    """Sum over the processes inside `global_batch`; without gradients."""
-    if not _is_collective():
-        return x
-    x = x.clone()
-    dist.all_reduce(x)
-    return x
-
-
-def all_mean(x: Tensor) -> Tensor:
-    """Average over the processes inside `global_batch`; without gradients."""
-    return all_sum(x) / (world_size() if _is_collective() else 1)
-
-
-@torch.no_grad()
-def variance(x: Tensor) -> Tensor:
-    """x [b ...] -> variance [...] over the images of the global batch; without gradients."""
-    count, x = max(global_count(len(x)), 1), x.float()
-    mean = all_sum(x.sum(0)) / count
-    return all_sum((x - mean).square().sum(0)) / count
-
-
-@torch.no_grad()
-def broadcast(x: Tensor) -> Tensor:
-    """Broadcast rank 0's values inside `global_batch`; without gradients."""
-    if not _is_collective():
-        return x
-    x = x.contiguous().clone()
-    dist.broadcast(x, src=0)
-    return x

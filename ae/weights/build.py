@@ -13,7 +13,7 @@ from ae.models.autoencoder import Autoencoder
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder
 from ae.models.generator import Generator
-from ae.models.heads import Classifier, MultiLabel, Regressor, Segmenter
+from ae.models.heads import Classifier, MultiLabel, Regressor
 from ae.models.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -22,6 +22,7 @@ from ae.models.likelihoods import (
     SquaredError,
 )
 from ae.models.priors import GaussianMixture, PixelCNN, StandardNormal, UniformSphere
+from ae.models.segmenter import Segmenter
 from ae.tracking.server import download_weights
 from ae.utils.errors import InputError, one_line
 from ae.utils.validation import checked, checked_arguments

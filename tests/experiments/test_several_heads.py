@@ -92,7 +92,8 @@ def test_joint_of_several_heads_is_logged_tested_and_compared(
     assert all(server.run.summary[f"test/{name}"] == summary[f"test/{name}"] for name in HEADS)
     assert len(table(server, "test/confusion-digit_table")) == 100
     assert len(table(server, "test/worst_predicted-mask")) == COUNT // 10
-    assert (tmp_path / "run/segmentation-mask.png").exists()
+    for picture in ("segmentation-mask", "regression-thickness"):
+        assert (tmp_path / f"run/{picture}.png").exists()
     printed = capsys.readouterr()
     assert "test/thickness/absolute_error" in printed.out
     assert "digit/accuracy" in printed.err

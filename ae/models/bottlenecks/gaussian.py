@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from ae.functional import at_least_float32
 from ae.models.bottlenecks.code import Code
 from ae.models.priors import StandardNormal
-from ae.utils import distributed
+from ae.utils import global_batch
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, check_shape, checked_arguments
 
@@ -106,5 +106,5 @@ def _gaussian_code(mean: Float[Tensor, "b *d"], log_variance: Float[Tensor, "b *
         mean=mean,
         rate=rate,
         posterior=posterior,
-        stats={"active_units": (distributed.variance(mean.flatten(1)) > _ACTIVE).sum().float()},
+        stats={"active_units": (global_batch.variance(mean.flatten(1)) > _ACTIVE).sum().float()},
     )

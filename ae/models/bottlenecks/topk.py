@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ae.models.bottlenecks.code import Code
 from ae.models.bottlenecks.linear import Dense
-from ae.utils import distributed
+from ae.utils import global_batch
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, check_shape, checked_arguments
 
@@ -35,7 +35,7 @@ class TopK(Dense):
         check_shape("features", features, self.in_shape)
         z = self.project(self._normalised(self.project_in(features.flatten(1))))
         code = Code.deterministic(z)
-        use_counts = distributed.all_sum((z.detach() != 0).sum(0))
+        use_counts = global_batch.all_sum((z.detach() != 0).sum(0))
         code.stats["used"] = (use_counts > 0).float().mean()
         return code
 
@@ -47,7 +47,7 @@ class TopK(Dense):
     def _normalised(self, dense: Float[Tensor, "b latent"]) -> Float[Tensor, "b latent"]:
         """Batch norm; a global batch of fewer than two images is normalised by the running statistics."""
         x = dense[:, :, None, None]
-        if distributed.global_count(len(x)) < 2:
+        if global_batch.global_count(len(x)) < 2:
             x = F.batch_norm(x, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
         else:
             x = self.norm(x)

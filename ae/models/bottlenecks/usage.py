@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ae.utils import distributed
+from ae.utils import global_batch
 
 
 def code_usage(index: Int64[Tensor, "..."], codebook_size: int) -> dict[str, Tensor]:
@@ -12,7 +12,7 @@ def code_usage(index: Int64[Tensor, "..."], codebook_size: int) -> dict[str, Ten
 
     `codes_used` is the fraction of the codebook that occurs. In several processes, both are of the global batch.
     """
-    count = distributed.all_sum(code_counts(index.flatten(), codebook_size))
+    count = global_batch.all_sum(code_counts(index.flatten(), codebook_size))
     frequency = count / count.sum().clamp(min=1)
     return {"perplexity": torch.special.entr(frequency).sum().exp(), "codes_used": (count > 0).float().mean()}
 

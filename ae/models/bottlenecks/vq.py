@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ae.models.bottlenecks.code import Code
 from ae.models.bottlenecks.tokens import check_channels, or_tokens
 from ae.models.bottlenecks.usage import code_counts, code_usage
-from ae.utils import distributed
+from ae.utils import global_batch
 from ae.utils.validation import AtLeast0, BelowOne, Positive, checked_arguments
 
 _SMOOTHING = 1e-5  # Laplace smoothing, relative to a uniform frequency
@@ -119,12 +119,12 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _initialize(self, vectors: Float[Tensor, "n c"]) -> None:
         """Initialise the codebook by k-means++ on the first batch; `initialized` is read once a process."""
-        if self._is_initialized or not distributed.global_count(len(vectors)):
+        if self._is_initialized or not global_batch.global_count(len(vectors)):
             return
         self._is_initialized = True
         if not bool(self.initialized):
             start = _kmeans_plus_plus(vectors, self.codebook_size) if len(vectors) else self.codebook
-            self.codebook.copy_(distributed.broadcast(start))  # from the first process that has vectors
+            self.codebook.copy_(global_batch.broadcast(start))  # from the first process that has vectors
             self.ema_embed_sum.copy_(self.codebook / self.codebook_size)
             self.initialized.fill_(True)
 
@@ -134,12 +134,12 @@ class VectorQuantizer(nn.Module):
         size = self.codebook_size
         count = code_counts(index, size)
         total = torch.zeros_like(self.ema_embed_sum).index_add_(0, index, vectors)
-        if not distributed.is_first_part():
+        if not global_batch.is_first_part():
             count, total = count + self._earlier_parts[0], total + self._earlier_parts[1]
-        if not distributed.is_last_part():
+        if not global_batch.is_last_part():
             self._earlier_parts = count, total
             return
-        count, total = distributed.all_sum(count), distributed.all_sum(total)
+        count, total = global_batch.all_sum(count), global_batch.all_sum(total)
         positions = count.sum().clamp(min=1)
         self.ema_cluster_size.lerp_(count / positions, 1 - self.decay)
         self.ema_embed_sum.lerp_(total / positions, 1 - self.decay)
@@ -155,7 +155,7 @@ class VectorQuantizer(nn.Module):
         """Random vectors of the batch, as many as there are codes; the same in all processes."""
         pick = torch.randint(max(len(vectors), 1), (self.codebook_size,), device=vectors.device)
         chosen = vectors[pick] if len(vectors) else self.codebook
-        return distributed.broadcast(chosen)
+        return global_batch.broadcast(chosen)
 
 
 def _kmeans_plus_plus(vectors: Float[Tensor, "n c"], count: int) -> Float[Tensor, "count c"]:

@@ -16,7 +16,6 @@ from ae.utils.distributed import (
     agree,
     all_gather,
     from_main,
-    global_batch,
     is_main,
     on_main,
     rank,
@@ -24,6 +23,7 @@ from ae.utils.distributed import (
     shard,
     world_size,
 )
+from ae.utils.global_batch import global_batch
 from ae.utils.shared_memory import once_per_machine
 
 

@@ -17,7 +17,6 @@ from ae import (
 from ae.utils.distributed import (
     all_gather,
     average_gradients,
-    global_batch,
     is_main,
     rank,
     replicate,
@@ -25,6 +24,7 @@ from ae.utils.distributed import (
     share_buffers,
     world_size,
 )
+from ae.utils.global_batch import global_batch
 
 
 class NormAndAct(nn.BatchNorm2d):

@@ -53,10 +53,10 @@ from ae.training.step import Objective, Step
 from ae.utils.distributed import (
     all_gather,
     average_gradients,
-    global_batch,
     rank,
     shard,
 )
+from ae.utils.global_batch import global_batch
 
 FEATURES: tuple[int, ...] = (6, 3, 3)
 BOTTLENECKS: list[Callable[[], nn.Module]] = [
