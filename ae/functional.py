@@ -26,9 +26,9 @@ def masked_mean(
 ) -> Float[Tensor, ""]:
     """Average `values` where `mask` is true; 0 with zero gradient if the mask is empty.
 
-    Of values of a shard or a part of a batch (`ae.utils.global_batch`), the average of the results over shards and parts
-    is the mean over the global batch. `count` is the number of true values in the mask over all parts of the shard.
-    Half precision is averaged in float32. Raises InputError for a mask without a count in a part of a batch.
+    Of values of a shard or a part of a batch (`ae.utils.global_batch`), the average of the results over shards and
+    parts is the mean over the global batch. `count` is the number of true values in the mask over all parts of the
+    shard. Half precision is averaged in float32. Raises InputError for a mask without a count in a part of a batch.
     """
     values = at_least_float32(values)
     if mask is None:

@@ -49,6 +49,7 @@ def test_load_reads_renamed_tensors_and_arguments() -> None:
     assert torch.equal(gaussian["project_out.bias"], stored["bottleneck.restore.bias"])
 
 
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize(("experiment", "main"), [("vae", vae.main), ("vqvae", vqvae.main)])
 def test_resume_continues_with_renamed_settings(
     old: Path, experiment: str, main: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
@@ -67,6 +68,7 @@ def test_resume_continues_with_renamed_settings(
     assert content["changes"][0]["recipe.steps"] == [4, 6]
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_fork_starts_from_renamed_weights(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (old / "vqvae/model.safetensors").unlink()  # so that the fork loads the weights of the training state
     flags = ["--run.fork", str(old / "vqvae"), "--run.dir", str(old / "new"), "--recipe.steps", "1"]
