@@ -174,9 +174,10 @@ def tiny() -> Splits:
 
 def check_trains(config: joint.Config) -> None:
     """Round-trip a valid configuration by its command line; train two steps, or expect an error of one line."""
-    root, folder = (None if path is None else path.absolute() for path in (config.data.root, config.run.dir))
+    paths = (config.data.root, config.data.targets, config.run.dir)
+    root, targets, folder = (None if path is None else path.absolute() for path in paths)
     run = replace(config.run, dir=folder, resume=None, fork=None)  # no run to resume or fork exists
-    config = replace(config, data=replace(config.data, root=root), run=run)
+    config = replace(config, data=replace(config.data, root=root, targets=targets), run=run)
     assert parse(joint.Config, to_args(joint.Config, to_json(config))) == config
     data = replace(tiny(), augment=config.data.augment, labelled_per_batch=config.data.labelled_per_batch)
     data = replace(data, binarise=config.data.binarise)
