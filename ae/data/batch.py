@@ -45,7 +45,9 @@ class Batch:
 
     def with_images(self, images: Float[Tensor, "b c h w"], targets: Mapping[str, Tensor] | None = None) -> "Batch":
         """Other images, such as augmented ones, with the same targets, or with `targets` that moved with them."""
-        return Batch(images, self.targets if targets is None else targets, self._whole)
+        if targets is None:
+            return Batch(images, self.targets, self._whole)
+        return Batch(images, targets, None if self._whole is self.targets else self._whole)
 
     def target(self, name: str) -> Shaped[Tensor, "b *shape"]:
         """The target of this name; raises InputError if the data have none."""

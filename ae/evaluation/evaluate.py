@@ -44,10 +44,10 @@ class Classified:
 class PerImageMetrics:
     """Results of a model for each image of a data set, in its order, on the CPU.
 
-    values     {metric: [n]}; of a head, `HEAD/metric`, or `metric` of the only head
-    known      {metric: [n]} where the target of a head's metric is known
+    values      {metric: [n]}; of a head, `HEAD/metric`, or `metric` of the only head
+    known       {metric: [n]} where the target of a head's metric is known
     classified  {prefix of a head: Classified} of every head that predicts one class
-    terms      the objective's `loss` and its terms, means over the examples of each
+    terms       the objective's `loss` and its terms, means over the examples of each
     """
 
     values: dict[str, Float64[Tensor, " n"]]
@@ -238,8 +238,9 @@ def _means_of(losses: dict[int, tuple[int, Loss]]) -> dict[str, float]:
         batches[i] = {name: (value.item(), counts[name]) for name, value in loss.terms.items()} | {
             _REST: (rest, float(images))
         }
-    gathered = dict(sorted(item for part in distributed.all_gather(batches) for item in part.items()))
-    weights = next((each for each in distributed.all_gather(weights) if each), {})
+    parts = distributed.all_gather((batches, weights))
+    gathered = dict(sorted(item for part, _ in parts for item in part.items()))
+    weights = next((each for _, each in parts if each), {})
     names = list(dict.fromkeys(name for batch in gathered.values() for name in batch))
     means = {}
     for name in names:

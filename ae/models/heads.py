@@ -82,7 +82,8 @@ def class_count(head: Head, output: Tensor) -> int | None:
     """The number of values that the integers of a head's target can have; None if they have no limit."""
     if is_classifier(head) and output.ndim == 2:
         return output.shape[1]
-    return getattr(head, "classes", None)
+    classes = getattr(head, "classes", None)
+    return classes if isinstance(classes, int) else None
 
 
 class _Layers(nn.Module):

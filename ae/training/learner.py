@@ -24,6 +24,10 @@ class Learner:
         """Set the learning rate, of which a group set by a factory has its share, and drop the gradients."""
         for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
             group["lr"] = lr * ratio
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Drop the gradients, also those of another loss."""
         self.optimizer.zero_grad()
 
     def finish_step(self, with_norm: bool) -> Tensor | None:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from ae.objectives import Loss, check_objective, corruption_of
 from ae.runs.run import Run
 from ae.training.learner import Learner
 from ae.training.meter import Meter
-from ae.training.preflight import checked_model, dry_run
+from ae.training.preflight import checked_model, compiler_errors, dry_run
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.state import diverged, is_finite, restore, safely, state_of
@@ -160,6 +160,8 @@ class Loop:
         losses = [self._trained.losses(part, step, recipe) for part in parts]
         totals: list[Loss] = []
         norms: dict[str, Tensor] = {}
+        for learner in self._learners.values():
+            learner.drop_gradients()  # before the forward pass, which needs the memory
         left = set(self._learners)
         while (name := self._accumulate(losses, images, totals)) is not None:
             left.discard(name)
@@ -183,7 +185,7 @@ class Loop:
         """
         names, values = set(), []
         for i, iterator in enumerate(losses):
-            with global_batch.global_batch(images, i, len(losses)):
+            with compiler_errors(self._recipe.compile), global_batch.global_batch(images, i, len(losses)):
                 if not totals:
                     part = ("part", i) if i else ()
                     reseed(self._device, *distributed.rank_key("noise", self._recipe.seed, self._state.step, *part))
@@ -254,7 +256,7 @@ class Loop:
             "images_per_second": state.images / (state.seconds - state.validation_seconds),
         }
 
-    def _save_weights(self, name: Any, model: nn.Module) -> None:
+    def _save_weights(self, name: Literal["model", "best"], model: nn.Module) -> None:
         if self._run:
             metrics = with_prefix("val", self._state.validation)
             self._run.save_weights(name, model, self._data.shape, self._data.classes, metrics)

@@ -9,7 +9,6 @@ from torch import nn
 from ae.data import Batch
 from ae.models.autoencoder import Autoencoder
 from ae.objectives import Loss, checked_loss
-from ae.training.preflight import compiler_errors
 from ae.training.recipe import Recipe
 from ae.utils.errors import InputError
 
@@ -37,29 +36,31 @@ class Step(nn.Module):
 
         A single loss is named `loss`.
         """
-        output = self._computed(lambda: self(batch, step), batch, recipe)
-        if isinstance(output, Loss) or not isinstance(output, Iterator):
+        autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        with autocast:
+            output = self(batch, step)
+        if not isinstance(output, Iterator):
             yield "loss", checked_loss(output, trains=True)
             return
-        while (item := self._computed(lambda: next(output, None), batch, recipe)) is not None:
+        while True:
+            with autocast:
+                item = next(output, None)
+            if item is None:
+                return
             if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
                 raise InputError(f"an objective of several losses must yield (name, Loss), yielded {item!r:.60}")
             yield item[0], checked_loss(item[1], trains=True)
 
-    def _computed(self, compute: Callable[[], Any], batch: Batch, recipe: Recipe) -> Any:
-        autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-        with compiler_errors(recipe.compile), autocast:
-            return compute()
-
     def compile_parts(self) -> None:
         """Compile the step; of an objective of several losses, which yields between them, the parts of the model."""
-        for part in self._compiled_parts():
+        self._before = [(part, part._compiled_call_impl) for part in self._compiled_parts()]
+        for part, _ in self._before:
             part.compile()
 
     def release_parts(self) -> None:
-        """Undo `compile_parts`, so that the model is the user's again."""
-        for part in self._compiled_parts():
-            part._compiled_call_impl = None
+        """Undo `compile_parts`, so that the model is the user's again, compiled or not."""
+        for part, compiled in self._before:
+            part._compiled_call_impl = compiled
 
     def _compiled_parts(self) -> list[nn.Module]:
         if not has_several_losses(self.objective):

@@ -30,6 +30,7 @@ from ae.data import sources
 from ae.data.convert import as_images
 from ae.data.identity import data_identity, differences
 from ae.evaluation.extract import encode
+from ae.functional import is_known
 from tests.helpers.image_files import save_image
 
 AGES = torch.tensor([1.5, math.nan, 3.0, 4.0, 5.0, 6.5])
@@ -165,6 +166,17 @@ def test_batches_move_maps_with_the_images() -> None:
     turned = next(iter(Batches(images, 5, 0, Augment(rotate=30.0, elastic=1.0)).epoch(0)))
     assert set(turned.target("mask").unique().tolist()) <= {-1, *pixels.unique().tolist()}
     assert not torch.equal(turned.target("mask"), mask)
+
+
+def test_means_over_maps_that_moved_count_what_is_known_after_the_move() -> None:
+    """One map has its only known pixel at the edge, and loses it."""
+    masks = torch.full((2, 4, 4), -1)
+    masks[0, 0, 0], masks[1, 1:3, 1:3] = 1, 1
+    batch = Batch(torch.rand(2, 1, 4, 4), {"mask": masks})
+    moved = Augment(shift=2).moved(batch, torch.tensor([[0.0, 0.0], [-1.0, -1.0], [-1.0, -1.0]]))
+    assert is_known(moved.target("mask")).tolist() == [False, True]
+    assert moved.mean(torch.tensor([5.0, 3.0]), "mask") == 3.0
+    assert moved.count("mask") == 1
 
 
 def test_identity_of_data_includes_targets() -> None:

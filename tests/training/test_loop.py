@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from ae import (
     Autoencoder,
@@ -29,6 +29,7 @@ from ae import (
     fit,
 )
 from ae.runs.checkpoint import load_state
+from ae.training.step import Step
 from experiments import aae, gan
 from tests.experiments.test_experiments import short
 
@@ -241,6 +242,29 @@ def test_fit_refuses_a_part_of_one_image_for_batch_norm(digits: Splits) -> None:
     model = Autoencoder(ConvEncoder(1, (4,)), heads={"digit": head})
     with pytest.raises(InputError, match=r"a batch of one image gives batch norm in heads\.digit\.1 one value"):
         fit(model, Joint(reconstruction=0.0), digits, replace(RECIPE, batch_size=8, accumulate=8))
+
+
+def test_fit_gives_back_a_model_that_is_compiled_as_before(digits: Splits) -> None:
+    model, before = Weights(), Weights().forward
+    model._compiled_call_impl = before
+    step = Step(model, TwoLosses())
+    step.compile_parts()
+    assert model._compiled_call_impl is not before
+    step.release_parts()
+    assert model._compiled_call_impl is before
+
+
+def test_fit_reports_a_compilers_error_of_the_backward_pass_in_one_line(digits: Splits) -> None:
+    """The backward pass is compiled when it is first taken."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fail(gradient: Tensor) -> None:
+        raise TorchDynamoException("no backend\nand more")
+
+    model = Weights()
+    model.weight.register_hook(fail)
+    with pytest.raises(InputError, match=r"^Recipe\.compile failed: no backend: train without it$"):
+        fit(model, TwoLosses(), digits, replace(RECIPE, compile=True))
 
 
 @pytest.mark.usefixtures("few_digits")
