@@ -14,7 +14,7 @@ from ae.utils.shared_memory import once_per_machine
 from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings
 
 _VALIDATION = 5000
-_VALIDATION_FRACTION = 0.1  # of the training images, at most
+_VALIDATION_SHARE = 10  # at most 1/10 of the training images
 Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]
 
 
@@ -83,15 +83,21 @@ class Data(Settings):
     def _train_and_validation(self, source: sources.Source[ImageSet]) -> tuple[ImageSet, ImageSet | None]:
         """Training images, and the validation images of the source or some held out."""
         if source.validation is None:
-            default = min(_VALIDATION, int(len(source.train) * _VALIDATION_FRACTION))
-            count = default if self.validation is None else self.validation
-            return hold_out(source.train, count if isinstance(count, int) else round(len(source.train) * count))
+            return hold_out(source.train, self._validation_count(len(source.train)))
         if self.validation:
             raise InputError(
                 f"Data.validation must be left out, or 0: {self.root} has a folder of validation images, "
                 f"got {self.validation}"
             )
         return source.train, source.validation if self.validation is None else None
+
+    def _validation_count(self, images: int) -> int:
+        """The number of training images to hold out; of a fraction above 0, at least one."""
+        if self.validation is None:
+            return min(_VALIDATION, images // _VALIDATION_SHARE)
+        if isinstance(self.validation, int) or not self.validation:
+            return int(self.validation)
+        return max(1, round(images * self.validation))
 
     def _binarised(self, images: ImageSet, key: str) -> ImageSet:
         return images.binarised(key) if self.binarise and isinstance(images, Images) else images

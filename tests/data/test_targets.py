@@ -225,6 +225,8 @@ def test_read_folder_reads_targets_by_what_the_cells_hold(folder: Path, workers:
         [f"{i}.5" if i else "", f"{'ab'[i % 2]}/{i}.png", ["x", "y", ""][i % 3], str(10 * (i % 3))] for i in range(10)
     ]
     source = sources.read_folder(folder, workers=workers, targets=write_csv(folder.parent / "targets.csv", rows))
+    if isinstance(source.train, Streamed):
+        assert [source.train.items[i][1] for i in range(len(source.train))] == source.train.labels.tolist()
     assert source.train.targets["town"].classes == ("x", "y")
     assert source.train.targets["count"].classes == ("0", "10", "20")
     found = by_number(source.train) | by_number(source.test())
@@ -301,7 +303,7 @@ def test_read_folder_refuses_a_name_of_two_images(folder: Path) -> None:
         sources.read_folder(folder, targets=targets)
 
 
-@pytest.mark.parametrize(("given", "count"), [(0.25, 3), (0.1, 1), (2, 2), (None, 1), (0, 0)])
+@pytest.mark.parametrize(("given", "count"), [(0.25, 3), (0.1, 1), (0.001, 1), (0.0, 0), (2, 2), (None, 1), (0, 0)])
 def test_data_validation_is_a_count_or_a_fraction(folder: Path, given: Any, count: int) -> None:
     splits = Data("folder", root=folder, validation=given).load()
     assert len(splits.validation or []) == count

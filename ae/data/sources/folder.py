@@ -1,7 +1,7 @@
 """Folders of images: one folder per class, or any folders with a CSV file of targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -102,6 +102,7 @@ def _read(files: Files, known: _Known, workers: int | None, skip_broken: bool) -
     if workers is not None:
         labels, targets = of(files.labels)
         channels = 1 if files.mode == "L" else 3
+        files = replace(files, labels=labels.tolist())
         return Streamed(files, labels, known.classes, (channels, *files.shape), workers, targets)
     pixels, numbers = decoded(files, skip_broken)
     labels, targets = of(numbers)
