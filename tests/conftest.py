@@ -47,6 +47,14 @@ def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal noise is 0, so that it is the same in parts of a batch as in the whole."""
+    torch.overrides.get_overridable_functions()  # a table of PyTorch's own functions, kept by the compiler's first use
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(*shape, **options))
+    monkeypatch.setattr(torch, "randn_like", lambda like, **options: torch.zeros_like(like, **options))
+
+
+@pytest.fixture
 def unhooked() -> Iterator[None]:
     """Disable jaxtyping's run-time checks, as for users, so that the code's own errors are raised."""
     jaxtyping.config.update("jaxtyping_disable", True)

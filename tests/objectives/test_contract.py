@@ -224,13 +224,6 @@ def test_objective_resume_equals_uninterrupted_run(name: str, digits: Splits, tm
     check_resume(make, few, tmp_path)
 
 
-@pytest.fixture
-def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Normal noise is 0, so that it is the same in parts of a batch as in the whole."""
-    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(*shape, **options))
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-
-
 def trained(name: str, digits: Splits, **options: Any) -> dict[str, Tensor]:
     """The state after two steps on 22 images, of which every other has a label, in batches of 16 and 6."""
     labels = torch.where(torch.arange(22) % 2 == 0, digits.train.labels[:22], -1)

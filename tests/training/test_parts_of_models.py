@@ -65,12 +65,6 @@ LIKELIHOODS: dict[str, Callable[[], Any]] = {
 PAIRS = [(name, "bernoulli") for name in BOTTLENECKS] + [("gaussian", name) for name in LIKELIHOODS]
 
 
-@pytest.fixture
-def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Normal noise is 0, so that it is the same in parts of a batch as in the whole."""
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-
-
 def trained(bottleneck: str, likelihood: str, **options: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights before and after two steps, on batches of 10 and 5 images."""
     torch.manual_seed(0)
