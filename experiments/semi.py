@@ -29,7 +29,7 @@ class Config(Settings):
     model: Model = Model(norm=True)
     objective: Joint = Joint(reconstruction=0.0)
     teaching: TeacherConfig = TeacherConfig()
-    recipe: Recipe = Recipe(steps=6_000, batch_size=128, optimizer="adamw", lr=0.002, evaluate_every=1000)
+    recipe: Recipe = Recipe(steps=6_000, batch_size=128, optimizer="adamw", lr=0.002, ema=0.99, evaluate_every=1000)
     run: RunConfig = RunConfig()
 
 

@@ -14,18 +14,18 @@ from ae.data import Augment, Batch
 from ae.data.corruptions import PatchMask
 from ae.functional import LABEL
 from ae.models.autoencoder import Autoencoder
-from ae.models.ema import average_
 from ae.objectives.joint import Joint, Loss, only_head
 from ae.utils import global_batch
 from ae.utils.errors import InputError
-from ae.utils.validation import AtLeast0, BelowOne, Fraction, Positive, Settings, checked_arguments
+from ae.utils.validation import AtLeast0, Fraction, Positive, Settings, checked_arguments
 
+_FREQUENCY_DECAY = 0.99  # of the moving average of class frequencies, a step
 _STRONG = Augment(shift=2, rotate=20.0, scale=0.15, shear=15.0, elastic=1.0)
 
 
 @dataclass(frozen=True)
 class TeacherConfig(Settings):
-    """Settings of the teacher, an exponential moving average of the model's weights, and of its loss.
+    """Settings of the teacher, the average of the model's weights by `Recipe.ema`, and of its loss.
 
     `pseudo-labels`: the teacher's most likely class for the weakly augmented image, if confident, is the label of the
     strongly augmented image (Sohn et al. 2020, FixMatch, equation 4). `mean-teacher`: squared distance between the
@@ -35,9 +35,8 @@ class TeacherConfig(Settings):
     """
 
     method: Literal["pseudo-labels", "mean-teacher"] = "pseudo-labels"
-    weight: AtLeast0[float] = 1.0  # of the teacher's term; 0: the teacher is only an average
+    weight: AtLeast0[float] = 1.0  # of the teacher's term; 0: no term, and images are weakly augmented
     ramp: AtLeast0[int] = 0  # steps of the linear warm-up of the weight from 0
-    decay: BelowOne = 0.99  # of the moving average, per step
     confidence: Fraction = 0.8  # threshold of the teacher's probability for a pseudo-label, and for `taught`
     align: AtLeast0[int] = 2000  # steps in which the distribution alignment decays to none
     weak: Augment = Augment(shift=2)
@@ -50,7 +49,8 @@ class Consistency(nn.Module):
 
     Labelled images are weakly augmented. Unlabelled images are strongly augmented and masked; the target of their
     reconstruction is unmasked. The teacher sees weakly augmented images, which also give its batch norm statistics:
-    these images are closer than strongly augmented images to those of evaluation. The teacher (`averaged`) is validated
+    these images are closer than strongly augmented images to those of evaluation. The teacher, `averaged`, is updated
+    by `fit` after each step with the decay `Recipe.ema`; before the first step, it equals the model. It is validated
     and saved, and replaces the model's weights at the end of `fit`. Terms: `consistency`, the mean over unlabelled
     images, and `taught`, the fraction of unlabelled images on which the teacher was confident. In evaluation, the loss
     is that of `Joint` on images without augmentation.
@@ -78,21 +78,19 @@ class Consistency(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Consistency":
-        """Set the mode as in `nn.Module`; of the teacher, only batch norm is put in training mode."""
+        """Set the mode as in `nn.Module`; of a teacher that sees images, batch norm is put in training mode."""
         super().train(mode)
         self.averaged.eval()
         for module in self.averaged.modules():
             if isinstance(module, _BatchNorm):
-                module.train(mode)
+                module.train(mode and self.teaching.weight > 0)
         return self
 
     def forward(self, model: Autoencoder, batch: Batch, step: int) -> Loss:
-        """The loss of `model` on `batch`; in the first step, the teacher equals the model."""
+        """The loss of `model` on `batch`."""
         if not model.training:
             return self.joint(model, batch, step)
         teaching, unlabelled = self.teaching, batch.labels < 0
-        if global_batch.is_first_part():
-            average_(self.averaged, model, step, teaching.decay, statistics=not teaching.weight)  # else its own ones
         weak = teaching.weak(batch.images)
         if not teaching.weight:
             return self.joint(model, batch.with_images(weak), step)
@@ -132,6 +130,6 @@ class Consistency(nn.Module):
         sums = torch.cat([torch.where(unlabelled[:, None], probabilities, 0).sum(0), unlabelled.sum()[None]])
         sums = global_batch.all_sum(sums)
         means = torch.where(sums[-1] > 0, sums[:-1] / sums[-1].clamp(min=1), self.frequencies)
-        self.frequencies.lerp_(means, 1 - self.teaching.decay)
+        self.frequencies.lerp_(means, 1 - _FREQUENCY_DECAY)
         aligned = probabilities / self.frequencies.clamp(min=1e-6) ** (1 - step / self.teaching.align)
         return aligned / aligned.sum(1, keepdim=True)

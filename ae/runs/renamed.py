@@ -20,6 +20,8 @@ def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if {"penalty", "decay", "recipe"} <= settings.keys():  # a GAN, of which the recipe averages the generator
         decay = renamed.pop("decay")
         return {**renamed, "recipe": {**renamed["recipe"], "ema": decay}}
+    if {"teaching", "recipe"} <= settings.keys() and "decay" in renamed["teaching"]:  # a teacher, likewise
+        renamed["recipe"]["ema"] = renamed["teaching"].pop("decay")
     if not isinstance(model, Mapping) or not isinstance(objective, Mapping):
         return renamed
     joint = objective.get("joint", objective)

@@ -30,9 +30,9 @@ def fit(
                (`experiments/gan.py`). An objective that is a module may have weights of its own
     pictures   drawn of the validated model and logged, at each evaluation; default: reconstructions of an Autoencoder
 
-    The validation loss uses the final weights of the terms, so that it is comparable throughout the training. An
-    average of the model's weights, that of `Recipe.ema` or the objective's attribute `averaged`, is validated and saved
-    in place of the model, and copied into it at the end.
+    The validation loss uses the final weights of the terms, so that it is comparable throughout the training. With
+    `Recipe.ema`, an average of the model's weights is validated and saved in place of the model, and copied into it at
+    the end. A loss that reads the average has it as the objective's attribute `averaged`, a copy of the model.
 
     Frozen parts stay frozen: parameters with `requires_grad_(False)`; submodules in evaluation mode; and the buffers,
     such as batch norm's statistics, of modules whose parameters are all frozen. A model in evaluation mode as a whole

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from copy import deepcopy
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -75,9 +74,8 @@ class Loop:
         self._total_steps = recipe.steps or recipe.epochs * len(self._batches)
         recipe.check_warmup(self._total_steps)
         self._trained = Step(self.model, objective).to(self._device)
-        self._trained.averaged = weight_average(self.model, objective, recipe.ema)
-        own_average = getattr(objective, "averaged", self.model)
-        self._evaluated = own_average if self._trained.averaged is None else self._trained.averaged
+        self._averaged = self._trained.average_weights(recipe.ema)
+        self._evaluated = self.model if self._averaged is None else self._averaged
         modules = [self.model, objective] if isinstance(objective, nn.Module) else [self.model]
         self._mode = TrainingMode(modules, None if self._evaluated is self.model else (self._evaluated, self.model))
         if isinstance(self.model, Autoencoder):
@@ -170,8 +168,8 @@ class Loop:
                 norms["gradient_norm" if name == "loss" else f"gradient_norm/{name}"] = norm
         if left:
             raise InputError(f"the objective has learners of {', '.join(sorted(left))}, and yielded no such loss")
-        if self._trained.averaged is not None and recipe.ema is not None:
-            average_(self._trained.averaged, self.model, step, recipe.ema)
+        if self._averaged is not None and recipe.ema is not None:
+            average_(self._averaged, self.model, step, recipe.ema)
         self._meter.add(step, Loss.sum(totals), images, norms)
 
     def _part_count(self, images: int) -> int:
@@ -260,18 +258,6 @@ class Loop:
         if self._run:
             metrics = with_prefix("val", self._state.validation)
             self._run.save_weights(name, model, self._data.shape, self._data.classes, metrics)
-
-
-def weight_average(model: nn.Module, objective: Objective, decay: float | None) -> nn.Module | None:
-    """Return a copy of the model for the average of its weights, or None without a decay.
-
-    Raises InputError if the objective keeps an average, too.
-    """
-    if decay is None:
-        return None
-    if hasattr(objective, "averaged"):
-        raise InputError(f"{type(objective).__name__} keeps an average of the weights: leave Recipe.ema out")
-    return deepcopy(model).requires_grad_(False).eval()
 
 
 def _reconstructions(data: Splits, corruption: Any, model: nn.Module) -> "Mapping[str, Image]":

@@ -1,6 +1,7 @@
 """The losses of a batch: model and objective as one module, compiled, in bf16, and divided into parts."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -21,15 +22,28 @@ class Step(nn.Module):
 
     model: Any
 
-    def __init__(self, model: nn.Module, objective: Objective, averaged: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
-        self.averaged = averaged  # average of the model's weights
 
     def forward(self, batch: Batch, step: int) -> Any:
         """Compute the loss of one batch."""
         return self.objective(self.model, batch, step)
+
+    def average_weights(self, decay: float | None) -> nn.Module | None:
+        """Return the module that holds the average of the model's weights; None without a decay.
+
+        It is the objective's `averaged`, a copy of the model that the loss reads, or a new copy. Raises InputError for
+        an objective that needs an average, without a decay.
+        """
+        averaged: nn.Module | None = getattr(self.objective, "averaged", None)
+        if averaged is not None and decay is None:
+            name = type(self.objective).__name__
+            raise InputError(f"{name} reads an average of the weights: set Recipe.ema, its decay a step, such as 0.99")
+        if averaged is None and decay is not None:
+            averaged = self.averaged = deepcopy(self.model).requires_grad_(False).eval()
+        return averaged
 
     def losses(self, batch: Batch, step: int, recipe: Recipe) -> Iterator[tuple[str, Loss]]:
         """Yield (name, loss) of each loss, computed when it is asked for: after the update by the one before.

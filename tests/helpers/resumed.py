@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ class Modules(nn.Module):
         self.model, self.objective = model, objective
 
 
-def check_resume(make: Callable[[], tuple[Autoencoder, Objective]], data: Splits, folder: Path) -> None:
+def check_resume(make: Callable[[], tuple[Autoencoder, Objective]], data: Splits, folder: Path, **options: Any) -> None:
     """Compare, to the bit, the state after 2 steps and a resume of 2 more with the state after 4 steps."""
     states = []
     for stops in ((4,), (2, 4)):
@@ -30,7 +31,7 @@ def check_resume(make: Callable[[], tuple[Autoencoder, Objective]], data: Splits
             model, objective = make()
             resumes = {"resume": run_folder} if steps != stops[0] else {"dir": run_folder}
             with Run("test", RunConfig(**resumes, wandb="disabled")) as run:  # type: ignore[arg-type]
-                fit(model, objective, data, replace(RECIPE, steps=steps), run)
+                fit(model, objective, data, replace(RECIPE, steps=steps, **options), run)
         states.append(Modules(model, objective).state_dict())
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():

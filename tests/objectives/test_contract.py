@@ -1,7 +1,7 @@
 """The contract of all objectives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Case:
     make: Callable[[Autoencoder], Objective]
     classifies: bool = True
     decodes: bool = True
+    recipe: dict[str, Any] = field(default_factory=dict)  # settings that the objective needs
     without: tuple[Callable[[Autoencoder], Objective], Callable[[Autoencoder], Objective]] | None = None
 
 
@@ -69,12 +70,15 @@ CASES = {
     ),
     "pseudo-labels": Case(
         lambda model: Consistency(model, 10, NATS, SHIFTED),
+        recipe={"ema": 0.9},
         without=(
             lambda model: Consistency(model, 10, NATS, TeacherConfig(weight=0.0, weak=Augment())),
             lambda _: NATS,
         ),
     ),
-    "mean-teacher": Case(lambda model: Consistency(model, 10, NATS, replace(SHIFTED, method="mean-teacher"))),
+    "mean-teacher": Case(
+        lambda model: Consistency(model, 10, NATS, replace(SHIFTED, method="mean-teacher")), recipe={"ema": 0.9}
+    ),
     "ladder": Case(
         lambda model: Ladder(model, 28, 28, (1.0,) * 5),
         decodes=False,
@@ -221,14 +225,14 @@ def test_objective_resume_equals_uninterrupted_run(name: str, digits: Splits, tm
         model = make_model()
         return model, CASES[name].make(model)
 
-    check_resume(make, few, tmp_path)
+    check_resume(make, few, tmp_path, **CASES[name].recipe)
 
 
 def trained(name: str, digits: Splits, **options: Any) -> dict[str, Tensor]:
     """The state after two steps on 22 images, of which every other has a label, in batches of 16 and 6."""
     labels = torch.where(torch.arange(22) % 2 == 0, digits.train.labels[:22], -1)
     few = Splits(digits.train.select(slice(22)).relabelled(labels))
-    recipe = Recipe(steps=2, batch_size=16, lr=1e-3, schedule="constant", momentum=0.0, **options)
+    recipe = Recipe(steps=2, batch_size=16, lr=1e-3, schedule="constant", momentum=0.0, **CASES[name].recipe, **options)
     model = make_model()
     objective = CASES[name].make(model)
     fit(model, objective, few, recipe)

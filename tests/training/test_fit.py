@@ -24,6 +24,7 @@ from ae import (
     Run,
     RunConfig,
     Splits,
+    TeacherConfig,
     WeightSchedule,
     evaluate,
     fit,
@@ -302,7 +303,20 @@ def test_fit_resumes_ema(few: Splits, tmp_path: Path) -> None:
     assert same_weights(load(tmp_path / "run"), whole)
 
 
-def test_fit_refuses_ema_beside_the_average_of_an_objective(few: Splits) -> None:
+def test_fit_refuses_an_objective_that_reads_an_average_without_ema(few: Splits) -> None:
     model = joint()
-    with pytest.raises(InputError, match="Consistency keeps an average of the weights"):
-        fit(model, Consistency(model, 10), few, replace(CONSTANT, steps=1, ema=0.9))
+    with pytest.raises(InputError, match=r"Consistency reads an average of the weights: set Recipe\.ema"):
+        fit(model, Consistency(model, 10), few, replace(CONSTANT, steps=1))
+
+
+def test_fit_averages_into_the_objectives_copy(few: Splits, tmp_path: Path) -> None:
+    """The average of an objective is that of the loop: it is no second copy in the state, and equals a plain run's."""
+    plain, read = joint(), joint()
+    objective = Consistency(read, 10, Joint(), TeacherConfig(weight=0.0, weak=Augment()))
+    recipe = replace(CONSTANT, steps=4, ema=0.6)
+    fit(plain, Joint(), few, recipe)
+    with open_run(tmp_path / "run") as run:
+        fit(read, objective, few, recipe, run)
+    assert same_weights(plain, read)
+    assert same_weights(plain, objective.averaged)
+    assert not any(name.startswith("averaged") for name in torch.load(tmp_path / "run/state.pt")["trained"])
