@@ -6,7 +6,18 @@ from ae.data import Augment, Batch, Batches, Data, Images, ImageSet, Splits, Str
 from ae.evaluation.evaluate import evaluate
 from ae.evaluation.sampling import sample
 from ae.models.autoencoder import Autoencoder, Output
-from ae.models.bottlenecks import FSQ, Code, Dense, Gaussian, Identity, SpatialGaussian, Sphere, TopK, VectorQuantizer
+from ae.models.bottlenecks import (
+    FSQ,
+    Code,
+    Dense,
+    Gaussian,
+    HierarchicalGaussian,
+    Identity,
+    SpatialGaussian,
+    Sphere,
+    TopK,
+    VectorQuantizer,
+)
 from ae.models.decoders import DeconvDecoder, DenseDecoder
 from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
 from ae.models.generator import Generator
@@ -18,7 +29,7 @@ from ae.models.likelihoods import (
     GaussianLikelihood,
     SquaredError,
 )
-from ae.models.priors import GaussianMixture, StandardNormal, UniformSphere
+from ae.models.priors import GaussianMixture, StandardNormal, TopDownGaussian, UniformSphere
 from ae.models.segmenter import Segmenter
 from ae.objectives import (
     IWAE,
@@ -74,6 +85,7 @@ __all__ = [
     "GaussianMixture",
     "Generation",
     "Generator",
+    "HierarchicalGaussian",
     "Identity",
     "ImageSet",
     "Images",
@@ -99,6 +111,7 @@ __all__ = [
     "Streamed",
     "Target",
     "TeacherConfig",
+    "TopDownGaussian",
     "TopK",
     "UncertaintyWeighting",
     "UniformSphere",

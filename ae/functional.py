@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
+from torch.distributions import Normal
 
 from ae.utils import global_batch
 from ae.utils.errors import InputError
@@ -124,6 +125,21 @@ def kl_to_standard_normal(mean: Float[Tensor, "b *d"], std: Float[Tensor, "b *d"
     Equal to `torch.distributions.kl_divergence`, of which the dispatch can't be compiled.
     """
     return 0.5 * (mean.square() + std.square() - 1) - std.log()
+
+
+def kl_of_normals(q: Normal, p: Normal) -> Float[Tensor, "*b d"]:
+    """KL(q || p) in nats, for each dimension; as `kl_to_standard_normal`, it can be compiled."""
+    ratio = q.scale / p.scale
+    return 0.5 * (ratio.square() + ((q.loc - p.loc) / p.scale).square() - 1) - ratio.log()
+
+
+def diagonal_gaussian(mean: Float[Tensor, "*b d"], log_variance: Float[Tensor, "*b d"]) -> Normal:
+    """The Gaussian with independent dimensions, in at least float32.
+
+    The log variance is limited to [-14, 14], so that the variance is neither 0 nor infinite in float32.
+    """
+    std = (0.5 * at_least_float32(log_variance).clamp(-14.0, 14.0)).exp()
+    return Normal(at_least_float32(mean), std, validate_args=False)  # the training loop reports NaN
 
 
 def free_bits(rates: Float[Tensor, "b latents"], nats: float) -> Float[Tensor, ""]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from ae.data import ImageSet
 from ae.evaluation.inference import encode_batches, evaluating
@@ -196,12 +195,12 @@ def traversals(
 
 
 def has_log_likelihood(model: Autoencoder, images: ImageSet) -> bool:
-    """Whether `log_likelihoods` is defined: Gaussian posterior, a prior with a density, and a likelihood in nats."""
+    """Whether `log_likelihoods` is defined: a posterior, a prior with a density, and a likelihood in nats."""
     device = next(model.parameters()).device
     with evaluating(model):
         code = model.encode(images.select(slice(1)).to(device).batch(slice(None)).images)
     is_in_nats = model.decoder is not None and bool(model.likelihood.in_nats)
-    return isinstance(code.posterior, Normal) and has_prior(model.bottleneck) and is_in_nats
+    return code.posterior is not None and has_prior(model.bottleneck) and is_in_nats
 
 
 @checked_arguments

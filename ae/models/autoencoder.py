@@ -57,8 +57,13 @@ def _features(encoder: nn.Module, images: Tensor) -> list[Tensor]:
     features: Any = getattr(encoder, "features", None)
     if not callable(features):
         name = type(encoder).__name__
-        raise InputError(f"a head reads the encoder's stages, and {name} has no features(images) that gives them")
+        raise InputError(f"a part reads the encoder's stages, and {name} has no features(images) that gives them")
     return list(features(images))
+
+
+def _reads_stages(part: nn.Module) -> bool:
+    """Whether a head or a bottleneck reads images and features of every stage (`ae.models.heads`)."""
+    return bool(getattr(part, "reads_stages", False))
 
 
 class Autoencoder(nn.Module):
@@ -90,10 +95,12 @@ class Autoencoder(nn.Module):
     def encode(self, images: Float[Tensor, "b c h w"]) -> Code:
         """Images [b c h w] in [0, 1] -> Code; raises InputError for images that the modules reject."""
         try:
-            if not any(getattr(head, "reads_stages", False) for head in self.heads.values()):
+            for_heads = any(map(_reads_stages, self.heads.values()))
+            if not for_heads and not _reads_stages(self.bottleneck):
                 return self.bottleneck(self.encoder(images))
-            stages = _features(self.encoder, images)
-            return replace(self.bottleneck(stages[-1]), stages=[images, *stages])
+            stages = [images, *_features(self.encoder, images)]
+            code = self.bottleneck(stages if _reads_stages(self.bottleneck) else stages[-1])
+            return replace(code, stages=stages) if for_heads else code
         except InputError as error:
             raise self._with_expected_shape(error, images) from None
 
@@ -134,7 +141,7 @@ class Autoencoder(nn.Module):
     def predict(self, code: Code) -> dict[str, Float[Tensor, "b ..."]]:
         """Code -> {head: output}, such as logits [b classes]."""
         return {
-            name: at_least_float32(head(code.stages if getattr(head, "reads_stages", False) else code.mean))
+            name: at_least_float32(head(code.stages if _reads_stages(head) else code.mean))
             for name, head in self.heads.items()
         }
 

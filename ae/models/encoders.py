@@ -115,12 +115,18 @@ class DenseEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features"]:
         """Images [b c h w] in [0, 1] -> the last layer's features."""
+        return self.features(images)[-1]
+
+    def features(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _"]]:
+        """Images [b c h w] in [0, 1] -> features of every layer."""
         check_images(images, self.image_shape[0], self.mean.dtype)
         check_shape("images", images, self.image_shape)
         x = ((images - self.mean) / self.std).flatten(1)
+        features = []
         for layer in self.layers:
             x = layer(x).relu()
-        return x
+            features.append(x)
+        return features
 
     def feature_shape(self, height: int, width: int) -> tuple[int]:
         """(features,), for images of `image_shape`."""

@@ -45,9 +45,12 @@ class Segmenter(nn.Module):
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in levels)
         self.logits = nn.Conv2d(width + image, classes, 3, padding=1)
 
-    def forward(self, stages: Sequence[Float[Tensor, "b _ _ _"]]) -> Float[Tensor, "b classes h w"]:
-        """Images and features of every stage -> logits of each pixel."""
+    def forward(self, stages: Sequence[Float[Tensor, "b ..."]]) -> Float[Tensor, "b classes h w"]:
+        """Images and features of every stage, [b c h w] each -> logits of each pixel."""
         images, *levels = stages
+        for level in levels:
+            if level.ndim != 4:
+                raise InputError(f"a Segmenter reads stages [b c h w], got one of {list(level.shape)}")
         got = (images.shape[1], *(level.shape[1] for level in levels))
         if got != self.channels:
             raise InputError(f"stages must have channels {list(self.channels)}, got {list(got)}")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from ae import functional
 from ae.data import Batch
@@ -190,7 +189,7 @@ class Joint(Settings):
             total, terms[likelihood.name] = total + weight["reconstruction"] * value, value.detach()
         if self.has("beta"):
             value = masked_mean(code.rate)
-            cost = weight["beta"] * (self._free_rate(model, code) if self.free_bits else value)
+            cost = weight["beta"] * (self._free_rate(code) if self.free_bits else value)
             total, terms["rate"] = total + cost, value.detach()
         if self.has("aux"):
             for name, values in code.aux.items():
@@ -228,11 +227,10 @@ class Joint(Settings):
             choices = "bernoulli, gaussian, discretized-logistic or categorical"
             raise InputError(f"Joint.beta is in nats: choose the model's likelihood {choices}, not mse")
 
-    def _free_rate(self, model: Autoencoder, code: Code) -> Float[Tensor, ""]:
-        kl = getattr(getattr(model.bottleneck, "prior", None), "kl", None)
-        if not isinstance(code.posterior, Normal) or kl is None:
-            raise InputError("free_bits needs a bottleneck with a Gaussian posterior and a prior with kl(posterior)")
-        return functional.free_bits(kl(code.posterior).flatten(1), self.free_bits)
+    def _free_rate(self, code: Code) -> Float[Tensor, ""]:
+        if code.latent_rates is None:
+            raise InputError("free_bits needs a rate of each latent: of Gaussian, with a prior that has kl(posterior)")
+        return functional.free_bits(code.latent_rates, self.free_bits)
 
 
 def likelihood_of(model: Autoencoder, in_nats: bool) -> Likelihood:

@@ -41,9 +41,12 @@ class IWAE(Settings):
 
 def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code, samples: int) -> Float[Tensor, "k b"]:
     """log p(x, z_i) - log q(z_i | x) of `samples` codes drawn from each image's posterior, in nats."""
-    posterior = _posterior(code)
-    z = posterior.mean + posterior.stddev * torch.randn(samples, *code.mean.shape, device=code.mean.device)
-    log_q = posterior.log_prob(z).flatten(2).sum(2)  # [k b]
+    if code.posterior is None:
+        raise InputError("this objective needs a bottleneck with a posterior, such as Gaussian")
+    z = code.posterior.rsample(torch.Size([samples]))
+    log_q = code.posterior.log_prob(z)  # [k b], or of each latent [k b ...]
+    if log_q.ndim > 2:
+        log_q = log_q.flatten(2).sum(2)
     z = rearrange(z, "k b ... -> (k b) ...")
     params = model.decode_params(z, images.shape[-2:])
     repeated = repeat(images, "b c h w -> (k b) c h w", k=samples)
@@ -133,5 +136,5 @@ def mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
 
 def _posterior(code: Code) -> Normal:
     if not isinstance(code.posterior, Normal):
-        raise InputError("this objective needs a bottleneck with a Gaussian posterior, such as Gaussian")
+        raise InputError("beta-TC needs a bottleneck with a posterior of independent latents, such as Gaussian")
     return code.posterior

@@ -130,11 +130,15 @@ def all_mean(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def mean(x: Tensor) -> Tensor:
+    """x [b ...] -> mean [...] over the images of the global batch, 0 for none; without gradients."""
+    return all_sum(x.float().sum(0)) / max(global_count(len(x)), 1)
+
+
+@torch.no_grad()
 def variance(x: Tensor) -> Tensor:
-    """x [b ...] -> variance [...] over the images of the global batch; without gradients."""
-    count, x = max(global_count(len(x)), 1), x.float()
-    mean = all_sum(x.sum(0)) / count
-    return all_sum((x - mean).square().sum(0)) / count
+    """x [b ...] -> variance [...] over the images of the global batch, 0 for none; without gradients."""
+    return mean((x - mean(x)).square())
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from ae.models.likelihoods import (
     GaussianLikelihood,
     SquaredError,
 )
-from ae.models.priors import GaussianMixture, PixelCNN, StandardNormal, UniformSphere
+from ae.models.priors import GaussianMixture, PixelCNN, StandardNormal, TopDownGaussian, UniformSphere
 from ae.models.segmenter import Segmenter
 from ae.tracking.server import download_weights
 from ae.utils.errors import InputError, one_line
@@ -37,7 +37,7 @@ _LIKELIHOODS = (
     DiscretizedLogisticLikelihood,
     CategoricalLikelihood,
 )
-_PRIORS = (StandardNormal, UniformSphere, GaussianMixture)
+_PRIORS = (StandardNormal, UniformSphere, GaussianMixture, TopDownGaussian)
 _MODULES = (
     ConvEncoder,
     DenseEncoder,

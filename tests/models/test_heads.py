@@ -323,9 +323,12 @@ def test_joint_refuses_weights_of_unknown_heads() -> None:
 
 
 def test_heads_that_read_stages_need_an_encoder_with_stages() -> None:
-    model = Autoencoder(DenseEncoder((1, 12, 12), (8,)), heads={"h": Segmenter((1, 4, 6), "t", 3)})
-    with pytest.raises(InputError, match=r"a head reads the encoder's stages, and DenseEncoder has no features"):
-        model(torch.rand(2, 1, 12, 12))
+    plain = Autoencoder(nn.Conv2d(1, 6, 3), heads={"h": Segmenter((1, 4, 6), "t", 3)})
+    with pytest.raises(InputError, match=r"a part reads the encoder's stages, and Conv2d has no features"):
+        plain(torch.rand(2, 1, 12, 12))
+    dense = Autoencoder(DenseEncoder((1, 12, 12), (8,)), heads={"h": Segmenter((1, 8), "t", 3)})
+    with pytest.raises(InputError, match=r"a Segmenter reads stages \[b c h w\], got one of \[2, 8\]"):
+        dense(torch.rand(2, 1, 12, 12))
     other = Autoencoder(ConvEncoder(1, (4, 8)), heads={"h": Segmenter((1, 4, 6), "t", 3)})
     with pytest.raises(InputError, match=r"stages must have channels \[1, 4, 6\], got \[1, 4, 8\]"):
         other(torch.rand(2, 1, 12, 12))

@@ -176,7 +176,7 @@ def test_joint_free_bits_below_threshold_have_no_cost(batch: Batch) -> None:
     rates = kl_divergence(posterior, Normal(0.0, 1.0)).mean(0).tolist()
     assert min(rates) < 0.02 < max(rates)
     assert (loss.total - loss.terms["bernoulli"]).item() == pytest.approx(sum(max(0.02, r) for r in rates), rel=1e-3)
-    with pytest.raises(InputError, match="free_bits needs a bottleneck with a Gaussian posterior"):
+    with pytest.raises(InputError, match="free_bits needs a rate of each latent"):
         Joint(beta=1.0, free_bits=0.1, classification=0.0)(
             Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), likelihood=BernoulliLikelihood()), batch, 0
         )

@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from ae.functional import at_least_float32
+from ae.functional import diagonal_gaussian
 from ae.models.bottlenecks.code import Code
 from ae.models.priors import StandardNormal
 from ae.utils import global_batch
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, check_shape, checked_arguments
 
-_LOG_VARIANCES = (-14.0, 14.0)  # bounds of the log variance, so that the variance is neither 0 nor infinite in float32
 _ACTIVE = 0.01  # variance of a latent's posterior mean over images above which it counts as active
 
 
@@ -93,18 +92,29 @@ class SpatialGaussian(nn.Module):
 
 def _gaussian_code(mean: Float[Tensor, "b *d"], log_variance: Float[Tensor, "b *d"], prior: Any) -> Code:
     """Sample z from the diagonal Gaussian posterior, with the rate against the prior."""
-    loc = at_least_float32(mean)
-    std = (0.5 * at_least_float32(log_variance).clamp(*_LOG_VARIANCES)).exp()
-    posterior = Normal(loc, std, validate_args=False)  # the training loop reports NaN
-    z = loc + std * torch.randn_like(loc)
-    if hasattr(prior, "kl"):
-        rate = prior.kl(posterior).flatten(1).sum(1)
-    else:
-        rate = posterior.log_prob(z).flatten(1).sum(1) - prior.log_prob(z)
+    posterior = diagonal_gaussian(mean, log_variance)
+    z = posterior.loc + posterior.scale * torch.randn_like(posterior.loc)
+    rate, latent_rates = rates(posterior, z, prior)
     return Code(
         z=z.to(mean.dtype),
         mean=mean,
         rate=rate,
+        latent_rates=latent_rates,
         posterior=posterior,
-        stats={"active_units": (global_batch.variance(mean.flatten(1)) > _ACTIVE).sum().float()},
+        stats={"active_units": active_units(mean)},
     )
+
+
+def rates(
+    posterior: Normal, z: Float[Tensor, "b *d"], prior: Any
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b d"] | None]:
+    """KL(posterior || prior) and the KL of each latent in nats, in closed form; else an estimate from z, and None."""
+    if hasattr(prior, "kl"):
+        latent_rates = prior.kl(posterior).flatten(1)
+        return latent_rates.sum(1), latent_rates
+    return posterior.log_prob(z).flatten(1).sum(1) - prior.log_prob(z), None
+
+
+def active_units(mean: Float[Tensor, "b *d"]) -> Float[Tensor, ""]:
+    """The number of latents whose posterior mean has a variance above 0.01 over the batch."""
+    return (global_batch.variance(mean.flatten(1)) > _ACTIVE).sum().float()

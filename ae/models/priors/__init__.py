@@ -9,5 +9,15 @@ from ae.models.priors.mixture import GaussianMixture
 from ae.models.priors.normal import StandardNormal, UniformSphere
 from ae.models.priors.pixelcnn import PixelCNN
 from ae.models.priors.prior import Prior, has_prior, prior_of
+from ae.models.priors.top_down import TopDownGaussian
 
-__all__ = ["GaussianMixture", "PixelCNN", "Prior", "StandardNormal", "UniformSphere", "has_prior", "prior_of"]
+__all__ = [
+    "GaussianMixture",
+    "PixelCNN",
+    "Prior",
+    "StandardNormal",
+    "TopDownGaussian",
+    "UniformSphere",
+    "has_prior",
+    "prior_of",
+]

@@ -46,9 +46,9 @@ from ae import (
 )
 from ae.data.corruptions import PatchMask
 from ae.functional import adversarial
-from ae.models.bottlenecks import SpatialGaussian
+from ae.models.bottlenecks import HierarchicalGaussian, SpatialGaussian
 from ae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood
-from ae.models.priors import GaussianMixture
+from ae.models.priors import GaussianMixture, TopDownGaussian
 from ae.training.step import Objective, Step
 from ae.utils.distributed import (
     all_gather,
@@ -67,6 +67,7 @@ BOTTLENECKS: list[Callable[[], nn.Module]] = [
     lambda: Gaussian(FEATURES, 5),
     lambda: Gaussian(FEATURES, 5, GaussianMixture(5, 3)),
     lambda: SpatialGaussian(FEATURES, 2),
+    lambda: HierarchicalGaussian((144, 54), FEATURES, TopDownGaussian((3, 2), hidden=4)),
     lambda: VectorQuantizer(6, codebook_size=4, dead_code_threshold=0.9),
     lambda: FSQ(6, (4, 3)),
 ]
@@ -91,7 +92,7 @@ OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
 
 def model_with(bottleneck: nn.Module, likelihood: nn.Module | None = None) -> Autoencoder:
     shape = FEATURES
-    if isinstance(bottleneck, Dense | Gaussian):
+    if isinstance(bottleneck, Dense | Gaussian | HierarchicalGaussian):
         shape = (5,)
     elif isinstance(bottleneck, FSQ | SpatialGaussian):
         shape = (2, 3, 3)
@@ -295,6 +296,9 @@ def check_batch_of_one(
         torch.testing.assert_close(total, expected.total.detach())
         for name in ("active_units", "used", "perplexity", "codes_used"):
             assert loss.terms.get(name) == expected.terms.get(name), name
+        for name in ("rate_1", "rate_2"):
+            if name in expected.terms:
+                torch.testing.assert_close(loss.terms[name], expected.terms[name])
         for (name, ours), theirs in zip(together.named_parameters(), alone.parameters(), strict=True):
             if theirs.grad is not None and theirs.grad.any():
                 assert ours.grad is not None, name

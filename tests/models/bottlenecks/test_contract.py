@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ae import (
     FSQ,
     Autoencoder,
     Classifier,
+    Code,
     ConvEncoder,
     DeconvDecoder,
     Dense,
@@ -26,9 +27,9 @@ from ae import (
     VectorQuantizer,
     load,
 )
-from ae.models.bottlenecks import SpatialGaussian
+from ae.models.bottlenecks import HierarchicalGaussian, SpatialGaussian
 from ae.models.likelihoods import BernoulliLikelihood
-from ae.models.priors import GaussianMixture
+from ae.models.priors import GaussianMixture, TopDownGaussian
 from ae.weights import save_weights
 from tests.helpers.resumed import check_resume
 from tests.models.bottlenecks import SHAPE
@@ -41,11 +42,28 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "top-k": (TopK(SHAPE, 9, 2), (9,)),
     "gaussian": (Gaussian(SHAPE, 5), (5,)),
     "gaussian-mixture-prior": (Gaussian(SHAPE, 5, GaussianMixture(5, 3)), (5,)),
+    "hierarchical-gaussian": (HierarchicalGaussian((432, 72), SHAPE, TopDownGaussian((3, 2), hidden=4)), (5,)),
     "spatial-gaussian": (SpatialGaussian(SHAPE, 2), (2, 3, 4)),
     "vector-quantizer": (VectorQuantizer(6, codebook_size=8), SHAPE),
     "fsq": (FSQ(6, (3, 4)), (2, 3, 4)),
 }
 PLAIN = ("identity", "dense", "sphere", "top-k", "fsq")
+
+
+def run(bottleneck: nn.Module, features: Tensor) -> Code:
+    """The code of the features of the last stage, which the stage before repeats."""
+    stages = [features, features.repeat(1, 6, 1, 1), features]
+    return bottleneck(stages if getattr(bottleneck, "reads_stages", False) else features)
+
+
+class Stages(nn.Module):
+    """An encoder that gives its input as the features of two stages."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+    def features(self, features: Tensor) -> list[Tensor]:
+        return [features.repeat(1, 6, 1, 1), features]
 
 
 @pytest.fixture(params=CASES)
@@ -58,7 +76,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[int, ...]]:
 @pytest.mark.parametrize("training", [True, False])
 def test_bottleneck_code_shapes(case: tuple[nn.Module, tuple[int, ...]], batch: int, training: bool) -> None:
     bottleneck, code_shape = case
-    code = bottleneck.train(training)(torch.rand(batch, *SHAPE))
+    code = run(bottleneck.train(training), torch.rand(batch, *SHAPE))
     assert code.z.shape == code.mean.shape == (batch, *code_shape)
     assert all(values.shape == (batch,) for values in (code.rate, *code.aux.values()))
     assert bottleneck.expand(code.z).shape == (batch, *SHAPE)  # type: ignore[operator]
@@ -68,7 +86,7 @@ def test_bottleneck_code_shapes(case: tuple[nn.Module, tuple[int, ...]], batch: 
 def test_bottleneck_gradients_reach_features_and_parameters(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     bottleneck, _ = case
     features = torch.rand(7, *SHAPE, requires_grad=True)
-    code = bottleneck(features)
+    code = run(bottleneck, features)
     expanded = bottleneck.expand(code.z)  # type: ignore[operator]
     (expanded.square().sum() + code.rate.sum() + sum(each.sum() for each in code.aux.values())).backward()
     assert features.grad is not None
@@ -78,29 +96,29 @@ def test_bottleneck_gradients_reach_features_and_parameters(case: tuple[nn.Modul
 
 def test_bottleneck_evaluation_keeps_state(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     bottleneck, _ = case
-    bottleneck(torch.rand(7, *SHAPE))
+    run(bottleneck, torch.rand(7, *SHAPE))
     before = copy.deepcopy(bottleneck.state_dict())
-    bottleneck.eval()(torch.rand(7, *SHAPE))
+    run(bottleneck.eval(), torch.rand(7, *SHAPE))
     assert all(torch.equal(tensor, before[name]) for name, tensor in bottleneck.state_dict().items())
 
 
 def test_bottleneck_code_is_seeded_and_mean_is_deterministic(case: tuple[nn.Module, tuple[int, ...]]) -> None:
     bottleneck, _ = case
     features, codes = torch.rand(7, *SHAPE), []
-    bottleneck(features)
+    run(bottleneck, features)
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        codes.append(bottleneck.eval()(features))
+        codes.append(run(bottleneck.eval(), features))
     assert torch.equal(codes[0].z, codes[1].z)
     assert torch.equal(codes[0].mean, codes[2].mean)
 
 
 def test_bottleneck_save_and_load(case: tuple[nn.Module, tuple[int, ...]], tmp_path: Path) -> None:
     bottleneck, code_shape = case
-    bottleneck(torch.rand(7, *SHAPE))
-    model = Autoencoder(nn.Identity(), None, bottleneck, {"a": Classifier(code_shape, 3, 4)})
+    run(bottleneck, torch.rand(7, *SHAPE))
+    model = Autoencoder(Stages(), None, bottleneck, {"a": Classifier(code_shape, 3, 4)})
     save_weights(tmp_path / "model.safetensors", model)
-    loaded = load(tmp_path / "model.safetensors", encoder=nn.Identity())
+    loaded = load(tmp_path / "model.safetensors", encoder=Stages())
     model.to(memory_format=torch.channels_last)  # as loaded
     features = torch.rand(4, *SHAPE)
     assert torch.equal(loaded.eval().encode(features).mean, model.eval().encode(features).mean)
@@ -121,7 +139,7 @@ def test_bottleneck_resume_equals_uninterrupted_training(
             if isinstance(part, nn.Linear | nn.Conv2d):
                 part.reset_parameters()
         model = Autoencoder(
-            ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), bottleneck, likelihood=BernoulliLikelihood()
+            ConvEncoder(1, (9, 6)), DeconvDecoder(1, (6, 4)), bottleneck, likelihood=BernoulliLikelihood()
         )
         return model, joint
 
