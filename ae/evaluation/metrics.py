@@ -161,8 +161,9 @@ def ssim(reconstruction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h 
     matrices, one along each axis.
     """
     x, y = at_least_float32(reconstruction), at_least_float32(target)
-    moments = torch.stack([x, y, x * x, y * y, x * y]) @ _windows(x.shape[-1], x)  # [5 b c h w-10]
-    mean_x, mean_y, xx, yy, xy = moments.mT @ _windows(x.shape[-2], x)  # each [b c w-10 h-10]
+    with torch.autocast(x.device.type, enabled=False):
+        moments = torch.stack([x, y, x * x, y * y, x * y]) @ _windows(x.shape[-1], x)  # [5 b c h w-10]
+        mean_x, mean_y, xx, yy, xy = moments.mT @ _windows(x.shape[-2], x)  # each [b c w-10 h-10]
     c1, c2 = 0.01**2, 0.03**2
     numerator = (2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)
     denominator = (mean_x.square() + mean_y.square() + c1) * (xx - mean_x.square() + yy - mean_y.square() + c2)

@@ -5,6 +5,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ae.data import Splits
 from ae.evaluation.metrics import METRICS, REPORT, TITLE, higher_is_better, is_percentage, psnr, ssim
 
 
@@ -23,11 +24,36 @@ def reference_ssim(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("size", [(11, 11), (12, 17), (28, 28)])
 def test_ssim_equals_equation_13(size: tuple[int, int]) -> None:
-    a, b = torch.rand(3, 1, *size), torch.rand(3, 1, *size)
+    a, b = torch.rand(3, 1, *size).double(), torch.rand(3, 1, *size).double()
     b[0] = a[0]
     expected = [reference_ssim(x[0], y[0]) for x, y in zip(a, b, strict=True)]
     assert expected[0] == pytest.approx(1)
-    assert ssim(a, b).tolist() == pytest.approx(expected, abs=1e-4)
+    assert ssim(a, b).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_ssim_of_digits_is_accurate_in_float32_and_under_autocast(digits: Splits) -> None:
+    """Flat areas, where the variance is the difference of nearly equal numbers."""
+    images = digits.train.batch(slice(64)).images
+    noisy = (images + 0.05 * torch.randn_like(images)).clamp(0, 1)
+    expected = ssim(noisy.double(), images.double()).float()
+    torch.testing.assert_close(ssim(noisy, images), expected, atol=1e-5, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ssim(noisy, images), expected, atol=1e-5, rtol=0)
+
+
+def test_ssim_equals_scikit_image_and_torchmetrics(digits: Splits) -> None:
+    structural_similarity = pytest.importorskip("skimage.metrics").structural_similarity
+    theirs = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
+    color = torch.cat([digits.train.batch(slice(i, i + 8)).images for i in (0, 8, 16)], 1).double()
+    noisy = (color + 0.1 * torch.randn_like(color)).clamp(0, 1)
+    ours = ssim(noisy, color)
+    for image, other, similarity in zip(noisy.numpy(), color.numpy(), ours.tolist(), strict=True):
+        expected = structural_similarity(
+            image, other, gaussian_weights=True, use_sample_covariance=False, data_range=1.0, channel_axis=0
+        )
+        assert similarity == pytest.approx(expected, abs=1e-12)
+    _, every = theirs(noisy, color, data_range=1.0, reduction="none", return_full_image=True)
+    torch.testing.assert_close(ours, every[..., 5:-5, 5:-5].flatten(1).mean(1))
 
 
 def test_psnr_is_in_decibels() -> None:
