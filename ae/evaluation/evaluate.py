@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ae.data import Batch, ImageSet
 from ae.data.convert import as_images
 from ae.data.targets import check_classes, classes_of
-from ae.evaluation.inference import evaluating
+from ae.evaluation.inference import computed_once, evaluating
 from ae.evaluation.metrics import SSIM_WINDOW, psnr, ssim
 from ae.functional import is_known, squared_error
 from ae.models.autoencoder import Autoencoder, Output
@@ -118,7 +118,7 @@ def per_image_metrics(
     batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[
         distributed.rank() :: distributed.world_size()
     ]
-    with evaluating(*modules, fork_rng=True):
+    with evaluating(*modules, fork_rng=True), computed_once(model):
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
             if isinstance(model, Autoencoder):

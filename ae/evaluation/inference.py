@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ae.data import Batch, ImageSet
 from ae.models.autoencoder import Autoencoder
@@ -30,6 +30,37 @@ def evaluating(*models: nn.Module, fork_rng: bool = False) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+@contextmanager
+def computed_once(model: nn.Module) -> Iterator[None]:
+    """Compute the code of a batch, and the likelihood's parameters of a code, once for all that read them.
+
+    Of an Autoencoder, `encode` and `decode_params` return their last result for the tensor that they were last given.
+    Metrics and an objective, which read the same images, share a forward pass and its noise.
+    """
+    names = ("encode", "decode_params") if isinstance(model, Autoencoder) else ()
+    own = {name: vars(model)[name] for name in names if name in vars(model)}
+    for name in names:
+        setattr(model, name, _keeping_last(getattr(model, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)
+        vars(model).update(own)
+
+
+def _keeping_last(function: Callable[..., Value]) -> Callable[..., Value]:
+    last: tuple[Tensor, tuple[Any, ...], Value] | None = None
+
+    def call(tensor: Tensor, *arguments: Any) -> Value:
+        nonlocal last
+        if last is None or last[0] is not tensor or last[1] != arguments:
+            last = tensor, arguments, function(tensor, *arguments)
+        return last[2]
+
+    return call
 
 
 def encode_batches(

@@ -9,6 +9,7 @@ from ae.runs.folder import ConfigFile, read_history
 from ae.tracking.connection import effective
 from ae.tracking.options import check_environment, check_settings
 from ae.tracking.tracker import Tracker
+from ae.utils.imports import importing
 from ae.weights import read_metadata
 
 
@@ -23,24 +24,25 @@ def open_tracker(run_config: RunConfig, folder: Path, config_file: ConfigFile, m
     """Open the run in W&B; None if tracking is disabled."""
     if effective(run_config.wandb) == "disabled":
         return None
-    return Tracker(
-        run_config.wandb,
-        folder,
-        run_config.patience,
-        partial(read_history, folder),
-        is_new=run_config.resume is None,
-        may_fall_back=may_fall_back,
-        defaults={"project": "ae", "job_type": config_file.experiment, "name": folder.resolve().name},
-        id=config_file.id,
-        config=config_file.config,
-        project=run_config.project,
-        entity=run_config.entity,
-        group=run_config.group,
-        job_type=run_config.job_type,
-        name=run_config.name,
-        tags=run_config.tags or None,
-        notes=run_config.notes,
-    )
+    with importing("torch._dynamo"):  # takes a second, and the first optimiser needs it: while W&B's process starts
+        return Tracker(
+            run_config.wandb,
+            folder,
+            run_config.patience,
+            partial(read_history, folder),
+            is_new=run_config.resume is None,
+            may_fall_back=may_fall_back,
+            defaults={"project": "ae", "job_type": config_file.experiment, "name": folder.resolve().name},
+            id=config_file.id,
+            config=config_file.config,
+            project=run_config.project,
+            entity=run_config.entity,
+            group=run_config.group,
+            job_type=run_config.job_type,
+            name=run_config.name,
+            tags=run_config.tags or None,
+            notes=run_config.notes,
+        )
 
 
 def weight_files(folder: Path, summary: dict[str, Any]) -> list[tuple[list[str], Path, dict[str, Any]]]:

@@ -19,6 +19,7 @@ from ae import (
     Splits,
     evaluate,
 )
+from ae.data.corruptions import GaussianNoise
 from tests.helpers.small import autoencoder
 
 
@@ -54,6 +55,28 @@ def test_evaluate_loss_equals_the_objective_on_the_whole_set(model: Autoencoder,
     objective = Joint()
     whole = objective(model, noise.batch(slice(None)), 0).total.item()
     assert evaluate(model, noise, objective, batch_size=10)["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(("corruption", "passes"), [(None, 1), (GaussianNoise(0.1), 2)])
+def test_evaluate_computes_the_code_once_for_metrics_and_objective(
+    model: Autoencoder, noise: Images, corruption: GaussianNoise | None, passes: int
+) -> None:
+    """An objective that corrupts the images encodes others than the metrics do."""
+    encoded: list[int] = []
+    decoded: list[int] = []
+    assert model.decoder is not None
+    model.encoder.register_forward_pre_hook(lambda _, images: encoded.append(len(images[0])))
+    model.decoder.register_forward_pre_hook(lambda _, features: decoded.append(len(features[0])))
+    metrics = evaluate(model, noise, Joint(corruption=corruption), batch_size=len(noise))
+    assert encoded == decoded == passes * [len(noise)]
+    assert not {"encode", "decode_params"} & vars(model).keys()
+    if corruption is None:
+        assert metrics["loss"] == pytest.approx(Joint()(model, noise.batch(slice(None)), 0).total.item(), rel=1e-5)
+        encode = model.encode
+        model.encode = lambda images: encode(images)  # type: ignore[method-assign]  # a user's own
+        own = model.encode
+        evaluate(model, noise, Joint())
+        assert model.encode is own
 
 
 def test_evaluate_draws_the_same_noise_and_restores_the_generator(model: Autoencoder, noise: Images) -> None:
