@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,26 @@ _GRACE = 30.0  # seconds between SIGTERM and SIGKILL, in which the run is finish
 
 @contextmanager
 def trial_process(
-    sweep: Sweep, folder: Path, point: dict[str, Any], arguments: Sequence[str]
+    sweep: Sweep, folder: Path, point: dict[str, Any], arguments: Sequence[str], environment: Mapping[str, str]
 ) -> "Iterator[subprocess.Popen[bytes] | None]":
     """Start the trial, or resume a killed one; stop it on exit.
 
-    None where the trial is finished, or still running since only its worker was killed.
+    None where the trial is finished, or still running since only its worker was killed. `environment` has defaults of
+    environment variables.
     """
     if is_running(folder) or summary_of(folder) is not None:
         yield None
         return
-    process = _start(sweep, folder, point, arguments)
+    process = _start(sweep, folder, point, arguments, environment)
     try:
         yield process
     finally:
         _stop(process)
 
 
-def _start(sweep: Sweep, folder: Path, point: dict[str, Any], arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _start(
+    sweep: Sweep, folder: Path, point: dict[str, Any], arguments: Sequence[str], environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
     """Start the trial's process, with its output in `<folder>.log` and W&B's files in the study's folder."""
     if (folder / CONFIG).exists():
         run_arguments = [f"--run.resume={folder}"]
@@ -44,7 +47,7 @@ def _start(sweep: Sweep, folder: Path, point: dict[str, Any], arguments: Sequenc
     with open(folder.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", sweep.module, *run_arguments, *arguments],
-            env={"WANDB_DIR": str(folder.parent), **os.environ},
+            env={"WANDB_DIR": str(folder.parent), **environment, **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -5,11 +5,12 @@ of its own, observed through its history.
 """
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -18,6 +19,7 @@ from ae.runs.lock import is_running
 from ae.sweeps.journal import journal_errors, open_study
 from ae.sweeps.process import history_of, summary_of, trial_process
 from ae.sweeps.space import Sweep
+from ae.utils.cores import core_count
 from ae.utils.errors import InputError, one_line
 from ae.utils.files import is_number, read_json, write_whole
 from ae.utils.seeding import derive
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 _POLL_INTERVAL = 0.2  # seconds
+
+
+class _StoppedError(Exception):
+    """The trials of this process are to stop."""
 
 
 class Study:
@@ -50,12 +56,38 @@ class Study:
         except OSError as error:
             raise InputError(f"can't work in {folder}: {one_line(error)}") from error
 
-    def work(self, arguments: Sequence[str] = (), say: Callable[[str], None] = print) -> None:
-        """Run trials until none is left to start or to resume; `arguments` are added to each command line."""
-        while (claim := self._claim()) is not None:
+    def work(self, arguments: Sequence[str] = (), say: Callable[[str], None] = print, jobs: int = 1) -> None:
+        """Run trials until none is left to start or to resume, `jobs` side by side, which share the cores.
+
+        `arguments` are added to each command line. An exception, as of Ctrl-C, stops the trials, to be resumed later.
+        """
+        jobs = min(jobs, self.runs or jobs)
+        environment = {"OMP_NUM_THREADS": str(max(1, core_count() // jobs))} if jobs > 1 else {}
+        workers = [self, *(Study(self.sweep, self.folder) for _ in range(jobs - 1))]
+        stopping = Event()
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                futures = [pool.submit(worker._work, arguments, environment, say, stopping) for worker in workers]
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                stopping.set()
+                raise
+
+    def _work(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        stopping: Event,
+    ) -> None:
+        """Run one trial after another until none is left, or `stopping` is set."""
+        while not stopping.is_set() and (claim := self._claim()) is not None:
             trial, lock = claim
             try:
-                say(self._run(trial, arguments))
+                say(self._run(trial, arguments, environment, stopping))
+            except _StoppedError:
+                return
             finally:
                 lock.release()
 
@@ -123,15 +155,18 @@ class Study:
         seed = derive("sweep", number) % 2**32
         return TPESampler(seed=seed, constant_liar=True) if self.sweep.method == "bayes" else RandomSampler(seed)
 
-    def _run(self, trial: "Trial", arguments: Sequence[str]) -> str:
-        """Run a trial until it ends or is pruned, record its result, and return a line that describes it."""
+    def _run(self, trial: "Trial", arguments: Sequence[str], environment: Mapping[str, str], stopping: Event) -> str:
+        """Run a trial until it ends or is pruned, record its result, and return a line that describes it.
+
+        Raises _StoppedError when `stopping` is set: the trial's process is ended, and the trial can be resumed.
+        """
         from optuna.trial import TrialState
 
         folder = self._folder_of(trial)
         with journal_errors(self._log):
             point = self._point(trial)
-        with trial_process(self.sweep, folder, point, arguments) as process:
-            is_pruned = self._watch(trial, folder, process)
+        with trial_process(self.sweep, folder, point, arguments, environment) as process:
+            is_pruned = self._watch(trial, folder, process, stopping)
         value = (summary_of(folder) or {}).get(self.sweep.metric)
         if is_pruned:
             state, value, result = TrialState.PRUNED, None, "stopped early"
@@ -143,11 +178,12 @@ class Study:
             self._study.tell(trial, value, state)
         return self.describe(trial, result)
 
-    def _watch(self, trial: "Trial", folder: Path, process: "subprocess.Popen[bytes] | None") -> bool:
+    def _watch(self, trial: "Trial", folder: Path, process: "subprocess.Popen[bytes] | None", stopping: Event) -> bool:
         """Report each validation to the pruner until the trial ends; return True to prune the trial."""
         reported = len(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # by a killed worker
         while process.poll() is None if process is not None else is_running(folder):
-            time.sleep(_POLL_INTERVAL)
+            if stopping.wait(_POLL_INTERVAL):
+                raise _StoppedError
             values = [row[self.sweep.metric] for row in history_of(folder) if self.sweep.metric in row]
             for number, value in enumerate(values[reported:], reported + 1):
                 if is_number(value):

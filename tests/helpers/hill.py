@@ -1,5 +1,6 @@
 """Instant experiment for searches: it logs, saves and resumes as training does."""
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -35,7 +36,9 @@ def main(config: Config) -> None:
             time.sleep(config.seconds)
             run.log({"val/loss": (config.hill.x - 2) ** 2 + 1 / step}, step, step / 5)
             run.save_state({"step": step})
-        run.summarise({"val/loss": (config.hill.x - 2) ** 2 + 1 / 5})
+        run.summarise(
+            {"val/loss": (config.hill.x - 2) ** 2 + 1 / 5, "threads": int(os.environ.get("OMP_NUM_THREADS", 0))}
+        )
 
 
 if __name__ == "__main__":

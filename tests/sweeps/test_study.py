@@ -17,7 +17,7 @@ import pytest
 
 from ae import InputError
 from ae.compare import compare, read_runs
-from ae.runs.folder import read_config, read_history
+from ae.runs.folder import read_config, read_history, read_summary
 from ae.runs.lock import is_running
 from ae.sweeps import Study, Sweep, read_sweep
 from experiments import sweep as experiment
@@ -44,7 +44,7 @@ def states(folder: Path) -> Counter[str]:
 def test_sweep_runs_each_grid_point_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "s"
     path = write_sweep(tmp_path / "s.yaml", parameters={**HILL["parameters"], "hill.sizes": {"values": [[1, 2]]}})
-    experiment.main(experiment.Config(path, folder, wandb="disabled"))
+    experiment.main(experiment.Config(path, folder, jobs=1, wandb="disabled"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "trial 1  val/loss 1.2  hill.x=1.0 hill.sizes=[1, 2]"
     assert lines[3].split() == ["runs", "x", "val/loss"]
@@ -60,6 +60,52 @@ def test_sweep_runs_each_grid_point_once(tmp_path: Path, capsys: pytest.CaptureF
     assert {read_config(folder / f"trial-000{i}")["config"]["run"]["group"] for i in range(3)} == {"s"}
     Study(read_sweep(path), folder).work()  # no trial is left
     assert states(folder) == {"COMPLETE": 3}
+
+
+def test_study_runs_trials_side_by_side_on_shared_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("ae.sweeps.study.core_count", lambda: 6)
+    folder = tmp_path / "s"
+    parameters = {"hill.x": {"values": [0.0, 1.0]}, "seconds": {"value": 0.2}}
+    Study(hill(folder, parameters=parameters), folder).work(["--run.wandb=disabled"], lambda _: None, jobs=9)
+    check_runs(folder, [0, 1])
+    starts = [(folder / f"trial-000{i}.lock").stat().st_mtime for i in range(2)]
+    ends = [(folder / f"trial-000{i}/summary.json").stat().st_mtime for i in range(2)]
+    assert max(starts) < min(ends)
+    assert [(read_summary(folder / f"trial-000{i}") or {})["threads"] for i in range(2)] == [3, 3]  # 6 cores, 2 points
+
+
+def test_study_stops_all_trials_when_one_worker_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "s"
+    study = Study(hill(folder, parameters={"hill.x": {"values": [0.0, 1.0]}, "seconds": {"value": 5.0}}), folder)
+
+    def say(line: str) -> None:
+        raise AssertionError(line)  # no trial ends
+
+    watch = Study._watch
+
+    def failing(self: Study, trial: Any, place: Path, *rest: Any) -> bool:
+        if trial.number:
+            wait_for(lambda: is_running(folder / "trial-0000"))
+            raise InputError("the disk is full")
+        return watch(self, trial, place, *rest)
+
+    monkeypatch.setattr(Study, "_watch", failing)
+    with pytest.raises(InputError, match="the disk is full"):
+        study.work(["--run.wandb=disabled"], say, jobs=2)
+    assert not any(is_running(trial) for trial in folder.glob("trial-????"))
+    assert states(folder) == {"RUNNING": 2}  # to be resumed
+
+
+def test_sweep_default_jobs_are_cores_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr(experiment, "core_count", lambda: 8)
+    for memory, expected in ((None, 8), (2**40, 8), (5 * 2**30, 2), (1, 1)):
+        monkeypatch.setattr(experiment, "free_memory", lambda memory=memory: memory)
+        assert experiment.default_jobs() == expected
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert experiment.default_jobs() == 1
 
 
 @pytest.mark.slow
