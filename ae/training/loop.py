@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ae.data import Batch, Splits
+from ae.data import Batch, Images, Splits
 from ae.data.convert import as_splits
 from ae.evaluation.evaluate import evaluate
 from ae.evaluation.metrics import with_prefix
@@ -23,6 +23,7 @@ from ae.models.freezing import TrainingMode
 from ae.models.lazy import check_materialised
 from ae.objectives import Loss, check_objective, corruption_of
 from ae.runs.run import Run
+from ae.training.crowding import Crowding
 from ae.training.learner import Learner
 from ae.training.meter import Meter
 from ae.training.preflight import checked_model, compiler_errors, dry_run
@@ -66,6 +67,8 @@ class Loop:
         self.model = checked_model(model, objective)
         self._recipe, self._run = checked(recipe, Recipe, "recipe"), checked(run, Run | None, "run")
         self._device = recipe.find_device()
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
         data = as_splits(data)
         if run:
             run.begin_training(data)
@@ -97,6 +100,7 @@ class Loop:
         }
         self._pictures = pictures or partial(_reconstructions, self._data, corruption_of(objective))
         self._meter, self._contexts = Meter(), ExitStack()
+        self._crowding = Crowding() if self._device.type == "cpu" and isinstance(self._data.train, Images) else None
 
     def __enter__(self) -> "Loop":
         recipe, trained = self._recipe, self._trained
@@ -226,6 +230,8 @@ class Loop:
         state, run, data = self._state, self._run, self._data
         measured |= {"learning_rate": self._lr, "weight_norm": nn.utils.get_total_norm(self._parameters).item()}
         self._progress.show("train", measured, epoch)
+        if self._crowding is not None and (warning := self._crowding.warning()):
+            self._progress.say(warning)
         row = with_prefix("train", measured)
         if evaluates and data.validation is not None:
             before = time.perf_counter()

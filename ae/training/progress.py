@@ -31,6 +31,13 @@ class Progress:
         self._step += 1
         self._bar.update()
 
+    def say(self, line: str) -> None:
+        """Print a line on stderr, above the bar."""
+        if self._bar.disable:
+            say(line, error=True)
+        else:
+            self._bar.write(line, sys.stderr)
+
     def show(self, split: str, metrics: dict[str, float], epoch: float) -> None:
         """Show the metrics that the registry has a progress format for."""
         if not is_main():

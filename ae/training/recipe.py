@@ -47,6 +47,7 @@ class Recipe(Settings):
     seed: int = 0  # of the weights, the order of the images, and all noise
     evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
     log_every: Positive[int] = 50  # steps between logged values
+    threads: Positive[int] | None = None  # of the process, on a CPU (default: PyTorch's, one a core)
     device: str = "auto"  # auto: the first available of cuda, mps and cpu
     deterministic: bool = False  # deterministic algorithms only; those of a CPU always are
 
@@ -72,7 +73,7 @@ class Recipe(Settings):
         """Whether a resumed run may have another value of a field: only if it does not affect the result."""
         if name in ("epochs", "steps"):
             return self.schedule == "constant"
-        return name in ("evaluate_every", "log_every", "device", "compile", "deterministic")
+        return name in ("evaluate_every", "log_every", "threads", "device", "compile", "deterministic")
 
     def check_warmup(self, total_steps: int) -> None:
         """Raise InputError if a training of this length ends before the learning rate reaches lr."""
