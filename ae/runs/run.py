@@ -103,6 +103,24 @@ class Run:
             )
 
     @on_main
+    def settle(self, name: str, value: str | int | float) -> None:
+        """Record what a setting that was left open became, in `config.json` and W&B.
+
+        `name` is as in `recipe.precision`. A configuration without this setting is left as it is.
+        """
+        *sections, key = name.split(".")
+        section: Any = self._config_file.config
+        for each in sections:
+            section = section.get(each) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or section.get(key) in (None, value):
+            return
+        section[key] = value
+        record = self._open()
+        record.storage.write_config(self._config_file)
+        if record.tracker:
+            record.tracker.update_config(self._config_file.config)
+
+    @on_main
     def log(
         self, row: Mapping[str, Any], step: int, epoch: float, pictures: Mapping[str, "Image"] | None = None
     ) -> None:

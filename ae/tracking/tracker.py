@@ -69,8 +69,7 @@ class Tracker:
         self._rows = RowLog(folder, self._failures, has_our_steps=self._is_ours)
         if self._run is not None:
             self._rows.attach(self._run, int(max((row["step"] for row in history()), default=-1)) + 1)
-            with self._failures.tolerated("configuration"):
-                self._run.config.update(options["config"], allow_val_change=True)
+            self.update_config(options["config"])
             self._define_axes()
         else:
             try:
@@ -81,6 +80,12 @@ class Tracker:
                 say(f"W&B  this run is not tracked: {one_line(error)}", error=True)
         if self._run is not None:
             self._save_source()
+
+    def update_config(self, config: Mapping[str, Any]) -> None:
+        """Set the run's configuration."""
+        if self._run is not None:
+            with self._failures.tolerated("configuration"):
+                self._run.config.update(config, allow_val_change=True)
 
     def log(self, row: Row) -> None:
         """Log metrics by their keys, `step` and `epoch` among them, and the pictures of this step in the run's folder.

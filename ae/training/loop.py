@@ -26,6 +26,7 @@ from ae.runs.run import Run
 from ae.training.crowding import Crowding
 from ae.training.learner import Learner
 from ae.training.meter import Meter
+from ae.training.precision import Precision, chosen_precision, emulation_warning
 from ae.training.preflight import checked_model, compiler_errors, dry_run
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
@@ -104,7 +105,10 @@ class Loop:
 
     def __enter__(self) -> "Loop":
         recipe, trained = self._recipe, self._trained
-        self._state = restore(self._run, trained, self._optimizers, self._meter, self._total_steps)
+        precision = self._precision()
+        self._state = restore(self._run, trained, self._optimizers, self._meter, self._total_steps, precision)
+        if self._run and recipe.precision == "auto":
+            self._run.settle("recipe.precision", self._state.precision)
         if self._run:
             self._run.watch(self.model)
         distributed.replicate(trained)
@@ -114,6 +118,8 @@ class Loop:
         self._started = time.perf_counter() - self._state.seconds
         self._mode.apply()
         self._progress = self._contexts.enter_context(Progress(self._total_steps, self._state.step))
+        if warning := emulation_warning(self._device, self._state.precision):
+            self._progress.say(warning)
         self._contexts.enter_context(unchecked_range())
         self._contexts.enter_context(safely(self._run, recipe.deterministic))
         return self
@@ -159,7 +165,7 @@ class Loop:
         """Take one step on a batch: each of the objective's losses in turn, its gradient, and its update."""
         step, recipe, images = self._state.step, self._recipe, self._batches.size(self._state.step)
         parts = batch.parts(self._part_count(images))
-        losses = [self._trained.losses(part, step, recipe) for part in parts]
+        losses = [self._trained.losses(part, step, self._state.precision) for part in parts]
         totals: list[Loss] = []
         norms: dict[str, Tensor] = {}
         for learner in self._learners.values():
@@ -175,6 +181,14 @@ class Loop:
         if self._averaged is not None and recipe.ema is not None:
             average_(self._averaged, self.model, step, recipe.ema)
         self._meter.add(step, Loss.sum(totals), images, norms)
+
+    def _precision(self) -> Precision:
+        """The precision of a new training."""
+        precision, size = self._recipe.precision, self._batches.size(0)
+        if precision != "auto":
+            return precision
+        share = size // (distributed.world_size() * self._part_count(size))
+        return distributed.from_main(lambda: chosen_precision(self.model, self._data.train.batch(slice(0, 1)), share))
 
     def _part_count(self, images: int) -> int:
         """The number of parts of a batch, none of which is empty unless the shard of a process is."""

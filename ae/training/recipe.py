@@ -42,7 +42,7 @@ class Recipe(Settings):
     warmup: AtLeast0[int] = 0  # steps of linear warm-up before a constant, cosine or linear schedule
     grad_clip: Positive[float] | None = None  # maximum norm of the gradient
     ema: BelowOne | None = None  # decay a step of an average of the weights, which is validated and saved
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights and optimiser stay fp32
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # bf16: autocast, weights and losses stay fp32; auto: if faster
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise
     evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
@@ -73,6 +73,8 @@ class Recipe(Settings):
         """Whether a resumed run may have another value of a field: only if it does not affect the result."""
         if name in ("epochs", "steps"):
             return self.schedule == "constant"
+        if name == "precision":
+            return self.precision == "auto"  # then it stays what it was
         return name in ("evaluate_every", "log_every", "threads", "device", "compile", "deterministic")
 
     def check_warmup(self, total_steps: int) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ae.models.wrappers import plain_state, with_names_of
 from ae.runs.run import Run
 from ae.training.meter import Meter
+from ae.training.precision import Precision
 from ae.utils.errors import DivergedError, InputError, one_line
 
 
@@ -21,6 +22,7 @@ from ae.utils.errors import DivergedError, InputError, one_line
 class TrainState:
     """Progress of a training; a resume needs this, the weights and the states of optimisers and meter."""
 
+    precision: Precision
     step: int = 0
     images: int = 0  # seen in training
     seconds: float = 0.0  # of training, validation included
@@ -40,19 +42,25 @@ def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimi
 
 
 def restore(
-    run: Run | None, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter, total_steps: int
+    run: Run | None,
+    trained: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    meter: Meter,
+    total_steps: int,
+    precision: Precision,
 ) -> TrainState:
     """Load the run's state; a new run saves its first state, and a fork loads the weights of `trained.model`.
 
-    Raises InputError if the state does not fit the modules and optimisers.
+    `precision` is that of a new training. Raises InputError if the state does not fit the modules and optimisers.
     """
+    new = TrainState(precision)
     if run is None:
-        return TrainState()
+        return new
     state = run.load_state()
     if state is None:
         run.load_fork(trained.get_submodule("model"))
-        run.save_state(state_of(TrainState(), trained, optimizers, meter))
-        return TrainState()
+        run.save_state(state_of(new, trained, optimizers, meter))
+        return new
     try:
         trained.load_state_dict(with_names_of(trained, state["trained"]))
         saved = state["optimizers"] if "optimizers" in state else {"optimizer": state["optimizer"]}  # before 0.1.0
@@ -61,7 +69,10 @@ def restore(
         for name, optimizer in optimizers.items():
             _restore_optimizer(optimizer, saved[name])
         meter.restore(state["meter"])
-        at = TrainState(**state["position"])
+        position = {"precision": precision, **state["position"]}  # version 0.1 saved none
+        if position["precision"] not in get_args(Precision):
+            raise ValueError(f"its precision is {position['precision']!r:.20}")
+        at = TrainState(**position)
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
         raise InputError(f"the state of {run.folder} does not fit this model and recipe: {one_line(error)}") from error
     if at.step > total_steps:

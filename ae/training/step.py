@@ -10,7 +10,7 @@ from torch import nn
 from ae.data import Batch
 from ae.models.autoencoder import Autoencoder
 from ae.objectives import Loss, checked_loss
-from ae.training.recipe import Recipe
+from ae.training.precision import Precision
 from ae.utils.errors import InputError
 
 Objective = Callable[[Any, Batch, int], Loss | Iterator[tuple[str, Loss]]]
@@ -45,12 +45,12 @@ class Step(nn.Module):
             averaged = self.averaged = deepcopy(self.model).requires_grad_(False).eval()
         return averaged
 
-    def losses(self, batch: Batch, step: int, recipe: Recipe) -> Iterator[tuple[str, Loss]]:
+    def losses(self, batch: Batch, step: int, precision: Precision) -> Iterator[tuple[str, Loss]]:
         """Yield (name, loss) of each loss, computed when it is asked for: after the update by the one before.
 
         A single loss is named `loss`.
         """
-        autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        autocast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16")
         with autocast:
             output = self(batch, step)
         if not isinstance(output, Iterator):
