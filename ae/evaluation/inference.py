@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ae.data import Batch, ImageSet
 from ae.models.autoencoder import Autoencoder
 from ae.models.bottlenecks import Code
+from ae.utils.memory import keep_freed_memory
 from ae.utils.validation import unchecked_range
 
 Value = TypeVar("Value")
@@ -21,6 +22,7 @@ def evaluating(*models: nn.Module, fork_rng: bool = False) -> Iterator[None]:
 
     On exit every submodule has its mode back, and with `fork_rng` every random generator its state.
     """
+    keep_freed_memory()
     modes = [(module, module.training) for model in models for module in model.modules()]
     with torch.no_grad(), unchecked_range(), torch.random.fork_rng() if fork_rng else nullcontext():
         for model in models:

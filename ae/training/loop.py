@@ -34,6 +34,7 @@ from ae.training.state import diverged, is_finite, restore, safely, state_of
 from ae.training.step import Objective, Step, has_several_losses
 from ae.utils import distributed, global_batch
 from ae.utils.errors import InputError
+from ae.utils.memory import keep_freed_memory
 from ae.utils.seeding import reseed
 from ae.utils.validation import checked, unchecked_range
 
@@ -70,6 +71,8 @@ class Loop:
         self._device = recipe.find_device()
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         data = as_splits(data)
         if run:
             run.begin_training(data)
