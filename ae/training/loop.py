@@ -23,6 +23,7 @@ from ae.models.freezing import TrainingMode
 from ae.models.lazy import check_materialised
 from ae.objectives import Loss, check_objective, corruption_of
 from ae.runs.run import Run
+from ae.training.checkpointing import checkpointed
 from ae.training.crowding import Crowding
 from ae.training.learner import Learner
 from ae.training.meter import Meter
@@ -115,6 +116,8 @@ class Loop:
         if self._run:
             self._run.watch(self.model)
         distributed.replicate(trained)
+        if recipe.checkpointing:
+            self._contexts.enter_context(checkpointed(self.model))
         if recipe.compile:
             trained.compile_parts()
             self._contexts.callback(trained.release_parts)

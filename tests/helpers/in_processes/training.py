@@ -180,6 +180,20 @@ def check_several_losses_and_parts_equal_a_loop_written_out() -> None:
         torch.testing.assert_close(theirs.weights, discriminator.weights, atol=1e-6, rtol=1e-5)
 
 
+def check_checkpointing_equals_training_without() -> None:
+    """Batch norm averages over the processes in the forward pass and again in the second one."""
+    pixels, labels = torch.randint(0, 256, (23, 1, 12, 12), dtype=torch.uint8), torch.arange(23) % 3 - 1
+    images = Images(pixels, labels, tuple("0123456789"))
+    torch.manual_seed(0)
+    model = model_with(Dense(FEATURES, 5))
+    other = copy.deepcopy(model)
+    recipe = Recipe(steps=3, batch_size=10, lr=0.01, schedule="constant")
+    fit(model, Joint(), Splits(images), recipe)
+    fit(other, Joint(), Splits(images), replace(recipe, checkpointing=True))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+
+
 def check_bottleneck_stats_are_global() -> None:
     torch.manual_seed(0)
     features = torch.randn(7, *FEATURES)
@@ -338,6 +352,7 @@ CHECKS = [
     check_codebook_updates_are_global,
     check_codebook_updates_of_parts_are_those_of_the_batch,
     check_several_losses_and_parts_equal_a_loop_written_out,
+    check_checkpointing_equals_training_without,
     check_bottleneck_stats_are_global,
     check_objectives_average_to_the_global_loss,
     check_heads_average_to_the_global_loss,
