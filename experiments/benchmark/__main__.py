@@ -20,6 +20,7 @@ import torch
 
 from ae import Data, evaluate
 from ae.cli import cli
+from ae.evaluation.inference import evaluating
 from ae.utils.files import write_whole
 from ae.utils.validation import Positive, Settings
 from experiments.benchmark import contenders, growth, peers, quality, start
@@ -59,6 +60,7 @@ def main(config: Config) -> None:
         results["step"] = turns(config, Path(folder))
         results["evaluation"] = evaluation(config.evaluations)
         results["start"] = starts(config.starts)
+        results["short"] = short_runs(config.starts)
         results["growth"] = growth.measure(config.sizes, config.batches, config.sides, config.growth_images)
         results["quality"] = to_quality(config, Path(folder))
     config.to.parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +72,12 @@ def turns(config: Config, folder: Path) -> dict[str, Any]:
     """Measure the seconds per step of each installed contender, by round."""
     trainers: dict[str, Contender] = {
         "textbook": partial(contenders.textbook, folder),
-        "ours": partial(contenders.ours, contenders.JOINT, True),
+        "ours": partial(contenders.ours, contenders.JOINT, True, "fp32"),
+        "ours, bf16": partial(contenders.ours, contenders.JOINT, True, "bf16"),
         "bare": contenders.bare,
         "matrices": contenders.matrices,
-        "ours, reconstruction": partial(contenders.ours, contenders.RECONSTRUCTION, False),
+        "ours, reconstruction": partial(contenders.ours, contenders.RECONSTRUCTION, False, "fp32"),
+        "ours, reconstruction, bf16": partial(contenders.ours, contenders.RECONSTRUCTION, False, "bf16"),
     }
     if peers.installed("pythae"):
         trainers["Pythae, reconstruction"] = peers.pythae
@@ -102,17 +106,30 @@ def spread(values: list[float], scale: float = 1) -> str:
     return f"({scale * low:.3g} to {scale * high:.3g})"
 
 
-def evaluation(rounds: int) -> list[float]:
-    """Measure images per second of `evaluate`, with SSIM and all other metrics, on the validation images."""
-    data = Data("mnist").load()
-    assert data.validation is not None
-    model = contenders.build(data, contenders.JOINT).to(memory_format=torch.channels_last)
-    speeds = []
-    for _ in range(rounds):
-        start_time = time.perf_counter()
-        evaluate(model, data.validation, contenders.JOINT)
-        speeds.append(len(data.validation) / (time.perf_counter() - start_time))
-    print(f"evaluation {median(speeds):,.0f} images/s {spread(speeds)}", flush=True)
+def evaluation(rounds: int) -> dict[str, list[float]]:
+    """Measure images per second of `evaluate`, with SSIM and all other metrics, and of the model's forward pass."""
+    images = Data("mnist").load().validation
+    assert images is not None
+    model = contenders.build(Data("mnist").load(), contenders.JOINT).to(memory_format=torch.channels_last)
+
+    def forward() -> None:
+        with evaluating(model):
+            for batch in images.in_order(256):
+                model(batch.images)
+
+    speeds: dict[str, list[float]] = {"evaluate": [], "forward": []}
+    for _ in range(rounds + 1):  # the first is a warm-up
+        for name, measured in (("evaluate", partial(evaluate, model, images, contenders.JOINT)), ("forward", forward)):
+            start_time = time.perf_counter()
+            measured()
+            speeds[name].append(len(images) / (time.perf_counter() - start_time))
+    speeds = {name: values[1:] for name, values in speeds.items()}
+    ratios = [forward / ours for ours, forward in zip(speeds["evaluate"], speeds["forward"], strict=True)]
+    print(
+        f"evaluation {median(speeds['evaluate']):,.0f} images/s {spread(speeds['evaluate'])}, "
+        f"{median(ratios):.2f} {spread(ratios)} times the forward pass",
+        flush=True,
+    )
     return speeds
 
 
@@ -121,6 +138,18 @@ def starts(count: int) -> list[start.Start]:
     measured = [start.measure() for _ in range(count)]
     seconds, megabytes = zip(*measured, strict=True)
     print(f"first step after {median(seconds):.1f} s {spread(list(seconds))}, {max(megabytes):,.0f} MB", flush=True)
+    return measured
+
+
+def short_runs(count: int) -> list[start.Short]:
+    """Measure runs of 10 steps and the imports that they can't do without, in turn."""
+    measured = [start.short_run() for _ in range(count)]
+    ratios = [each.run / each.imports for each in measured]
+    print(
+        f"10 steps in {median(each.run for each in measured):.1f} s, {median(ratios):.2f} {spread(ratios)} times the "
+        "import of torch and wandb",
+        flush=True,
+    )
     return measured
 
 

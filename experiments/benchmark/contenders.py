@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ae import Autoencoder, Data, Joint, Recipe, Run, RunConfig, Splits, fit, unchecked_range
 from ae.data.sources import MNIST
+from ae.training.precision import Precision
 from ae.training.step import Step
+from ae.utils.memory import keep_freed_memory
 from experiments import joint
 from experiments.benchmark.turns import Pace
 
@@ -83,12 +85,12 @@ def unpack_mnist(folder: Path) -> None:
         (raw / archive.stem).write_bytes(gzip.decompress(archive.read_bytes()))
 
 
-def ours(objective: Joint, tracked: bool, pace: Pace, steps: int) -> None:
+def ours(objective: Joint, tracked: bool, precision: Precision, pace: Pace, steps: int) -> None:
     """Train by `fit`; with `tracked`, in a run that logs and saves, with W&B offline."""
     data = Data("mnist", validation=0).load()
     model = build(data, objective)
     pace(model.encoder)
-    recipe = replace(RECIPE, steps=steps)
+    recipe = replace(RECIPE, steps=steps, precision=precision)
     if not tracked:
         fit(model, objective, data, recipe)
         return
@@ -106,6 +108,7 @@ def build(data: Splits, objective: Joint) -> Autoencoder:
 
 def bare(pace: Pace, steps: int) -> None:
     """Train the same model on a fixed batch: forward, backward and the optimiser's step only."""
+    keep_freed_memory()  # as `fit` does
     step, train_step = bare_step(JOINT)
     pace(step.model.encoder)
     with unchecked_range():

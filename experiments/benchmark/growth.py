@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ae import Data, Images, Splits, fit
+from ae.training.precision import Precision
 from experiments import joint
 from experiments.benchmark.contenders import JOINT, RECIPE
 from experiments.benchmark.start import peak_megabytes
@@ -35,20 +36,23 @@ def digits(count: int, side: int = 28) -> Images:
     return Images(repeated, train_images.labels.repeat(-(-count // len(pixels)))[:count], train_images.classes)
 
 
-def train(images: int, batch_size: int, side: int, steps: int) -> Cost:
+def train(images: int, batch_size: int, side: int, steps: int, precision: Precision) -> Cost:
     """Train the main job's model for `steps` steps."""
     data = Splits(digits(images, side))
     torch.manual_seed(0)
     model = joint.build(joint.Model(), data)
-    results = fit(model, JOINT, data, replace(RECIPE, steps=steps, batch_size=batch_size, log_every=steps))
+    recipe = replace(RECIPE, steps=steps, batch_size=batch_size, log_every=steps, precision=precision)
+    results = fit(model, JOINT, data, recipe)
     data_bytes = data.train.pixels.nbytes + data.train.labels.nbytes  # type: ignore[attr-defined]
     return Cost(results["images_per_second"], peak_megabytes("self") - data_bytes / 1e6)
 
 
-def in_new_process(images: int = 6400, batch_size: int = 64, side: int = 28, steps: int = 100) -> Cost:
+def in_new_process(
+    images: int = 6400, batch_size: int = 64, side: int = 28, steps: int = 100, precision: Precision = "fp32"
+) -> Cost:
     """Train in a new process, so that its peak memory is measured alone."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(train, images, batch_size, side, steps).result()
+        return pool.submit(train, images, batch_size, side, steps, precision).result()
 
 
 def measure(
@@ -60,6 +64,7 @@ def measure(
         "images": {size: in_new_process(images=size, steps=steps) for size in sizes},
         "batch": {size: in_new_process(images, batch_size=size, steps=-(-images // size)) for size in batches},
         "side": {side: in_new_process(images, side=side, steps=steps) for side in sides},
+        "side, bf16": {side: in_new_process(images, side=side, steps=steps, precision="bf16") for side in sides},
     }
     for name, costs in results.items():
         for value, cost in costs.items():

@@ -1,4 +1,4 @@
-"""Seconds from the start of the main job's process to its first step, and its peak memory."""
+"""The start of the main job: seconds to its first step, its peak memory, and the seconds of a short run."""
 
 import subprocess
 import sys
@@ -32,6 +32,27 @@ def measure(*flags: str) -> Start:
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
         return Start(seconds, megabytes)
+
+
+class Short(NamedTuple):
+    """Seconds of a run of 10 steps, from command to prompt, and of a process that imports torch and wandb."""
+
+    run: float
+    imports: float
+
+
+def short_run() -> Short:
+    """Run the main job for 10 steps, with W&B offline, and import its two largest packages."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = f"--run.dir {Path(folder, 'run')} --run.wandb offline --recipe.steps 10".split()
+        run = _seconds([sys.executable, "-m", "experiments.joint", *options])
+    return Short(run, _seconds([sys.executable, "-c", "import torch, wandb"]))
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
 def peak_megabytes(process: int | str) -> float:
