@@ -67,15 +67,7 @@ def test_benchmark_writes_all_measurements(
     small = partial(benchmark.Config, rounds=2, steps=2, starts=1, sizes=(100, 200), batches=(64,), sides=(28,))
     benchmark.main(small(growth_images=128, evaluations=1, epochs=1, seeds=(0,), to=tmp_path / "benchmark.json"))
     out = capsys.readouterr().out
-    for part in (
-        "textbook",
-        "bare",
-        "fraction of the limit",
-        "evaluation",
-        "first step",
-        "10 steps in",
-        "images     100",
-        "ours",
-    ):
+    parts = ("textbook", "bare", "fraction of the limit", "evaluation", "first step", "10 steps in", "images     100")
+    for part in (*parts, "ours", "side, bf16"):
         assert part in out
     assert (tmp_path / "benchmark.json").exists()
