@@ -162,7 +162,7 @@ def test_settings_raise_one_line_with_class_and_field(field: str, value: Any, me
             "Recipe.optimizer must be sgd, adam, adamw or a function, got 'Adam'; the nearest is adam",
         ),
         (lambda: Recipe(schedule="cosin"), "Recipe.schedule must be .*; the nearest is cosine"),
-        (lambda: Recipe(precision="fp16"), "Recipe.precision must be fp32 or bf16, got 'fp16'"),
+        (lambda: Recipe(precision="fp16"), "Recipe.precision must be fp32, bf16 or auto, got 'fp16'"),
         (lambda: Recipe(epochs=0.5), "Recipe.epochs must be a positive whole number, got 0.5"),
         (lambda: Recipe(betas=(0.9, 1.0), optimizer="adam"), r"Recipe.betas\[1\] must be from 0 to less than 1"),
         (lambda: Recipe(betas=(0.5, 0.9)), "Recipe.betas is not read by sgd"),

@@ -5,6 +5,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ae.functional import at_least_float32
 from ae.models.bottlenecks.code import Code
 from ae.models.bottlenecks.tokens import check_channels, or_tokens
 from ae.models.bottlenecks.usage import code_counts, code_usage
@@ -59,7 +60,7 @@ class VectorQuantizer(nn.Module):
         """Features [b channels h w] -> Code with z [b channels h w] of the codebook's vectors."""
         check_channels(features, self.channels)
         with torch.autocast(features.device.type, enabled=False):
-            vectors = rearrange(features.float(), "b c h w -> (b h w) c")
+            vectors = rearrange(at_least_float32(features), "b c h w -> (b h w) c")
             if self.training:
                 self._initialize(vectors)
             index = self.nearest(vectors)
@@ -132,7 +133,7 @@ class VectorQuantizer(nn.Module):
     def _update_codebook(self, vectors: Float[Tensor, "n c"], index: Int64[Tensor, " n"]) -> None:
         """Update the moving averages of cluster sizes and sums, the codebook as their quotient, and dead codes."""
         size = self.codebook_size
-        count = code_counts(index, size)
+        count = code_counts(index, size).to(vectors.dtype)
         total = torch.zeros_like(self.ema_embed_sum).index_add_(0, index, vectors)
         if not global_batch.is_first_part():
             count, total = count + self._earlier_parts[0], total + self._earlier_parts[1]
