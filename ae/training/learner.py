@@ -21,10 +21,9 @@ class Learner:
         self._grad_clip = recipe.grad_clip
 
     def start_step(self, lr: float) -> None:
-        """Set the learning rate, of which a group set by a factory has its share, and drop the gradients."""
+        """Set the learning rate, of which a group set by a factory has its share."""
         for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
             group["lr"] = lr * ratio
-        self.drop_gradients()
 
     def drop_gradients(self) -> None:
         """Drop the gradients, also those of another loss."""

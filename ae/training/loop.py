@@ -217,6 +217,8 @@ class Loop:
                     continue
                 if i == 0:
                     self._learner(name).start_step(self._lr)
+                    if totals:  # the losses before may have reached its parameters
+                        self._learners[name].drop_gradients()
                 (loss.total if len(losses) == 1 else loss.total / len(losses)).backward()
                 # ^ inside: checkpointing recomputes means over the whole batch here
                 values.append(loss.detached())
