@@ -31,6 +31,7 @@ from experiments.benchmark.turns import Contender, take_turns
 class Config(Settings):
     """Configuration: the size of each measurement."""
 
+    device: str = "cpu"  # of all trainings
     rounds: Positive[int] = 40  # turns per contender
     steps: Positive[int] = 43  # per turn; 40 turns are two epochs
     starts: Positive[int] = 5  # of the main job
@@ -52,16 +53,19 @@ def main(config: Config) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if config.device.startswith("cuda") else config.device,
         "batch_size": contenders.RECIPE.batch_size,
     }
     print(", ".join(f"{key} {value}" for key, value in results.items()))
     with tempfile.TemporaryDirectory() as folder:
         contenders.unpack_mnist(Path(folder))
         results["step"] = turns(config, Path(folder))
-        results["evaluation"] = evaluation(config.evaluations)
-        results["start"] = starts(config.starts)
-        results["short"] = short_runs(config.starts)
-        results["growth"] = growth.measure(config.sizes, config.batches, config.sides, config.growth_images)
+        results["evaluation"] = evaluation(config.evaluations, config.device)
+        results["start"] = starts(config.starts, config.device)
+        results["short"] = short_runs(config.starts, config.device)
+        results["growth"] = growth.measure(
+            config.sizes, config.batches, config.sides, config.growth_images, config.device
+        )
         results["quality"] = to_quality(config, Path(folder))
     config.to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(config.to, json.dumps(results, indent=1).encode())
@@ -70,19 +74,23 @@ def main(config: Config) -> None:
 
 def turns(config: Config, folder: Path) -> dict[str, Any]:
     """Measure the seconds per step of each installed contender, by round."""
+    fp32 = {"device": config.device}
+    bf16 = {**fp32, "precision": "bf16"}
     trainers: dict[str, Contender] = {
-        "textbook": partial(contenders.textbook, folder),
-        "ours": partial(contenders.ours, contenders.JOINT, True, "fp32"),
-        "ours, bf16": partial(contenders.ours, contenders.JOINT, True, "bf16"),
-        "bare": contenders.bare,
-        "matrices": contenders.matrices,
-        "ours, reconstruction": partial(contenders.ours, contenders.RECONSTRUCTION, False, "fp32"),
-        "ours, reconstruction, bf16": partial(contenders.ours, contenders.RECONSTRUCTION, False, "bf16"),
+        "textbook": partial(contenders.textbook, folder, config.device),
+        "ours": partial(contenders.ours, contenders.JOINT, True, fp32),
+        "ours, bf16": partial(contenders.ours, contenders.JOINT, True, bf16),
+        "bare": partial(contenders.bare, config.device),
+        "matrices": partial(contenders.matrices, config.device),
+        "ours, reconstruction": partial(contenders.ours, contenders.RECONSTRUCTION, False, fp32),
+        "ours, reconstruction, bf16": partial(contenders.ours, contenders.RECONSTRUCTION, False, bf16),
     }
+    if config.device != "cpu":  # on this CPU, compiled code is no faster (`experiments/LOG.md`)
+        trainers["ours, compiled"] = partial(contenders.ours, contenders.JOINT, True, {**fp32, "compile": True})
     if peers.installed("pythae"):
-        trainers["Pythae, reconstruction"] = peers.pythae
+        trainers["Pythae, reconstruction"] = partial(peers.pythae, config.device)
     if peers.installed("lightning"):
-        trainers["Lightning, reconstruction"] = peers.lightning
+        trainers["Lightning, reconstruction"] = partial(peers.lightning, config.device)
     seconds = take_turns(trainers, config.steps, config.rounds)
     work = contenders.multiply_adds()
     seconds["limit"] = [work * product for product in seconds.pop("matrices")]
@@ -106,16 +114,17 @@ def spread(values: list[float], scale: float = 1) -> str:
     return f"({scale * low:.3g} to {scale * high:.3g})"
 
 
-def evaluation(rounds: int) -> dict[str, list[float]]:
+def evaluation(rounds: int, device: str) -> dict[str, list[float]]:
     """Measure images per second of `evaluate`, with SSIM and all other metrics, and of the model's forward pass."""
-    images = Data("mnist").load().validation
+    data = Data("mnist").load().to(torch.device(device))
+    images = data.validation
     assert images is not None
-    model = contenders.build(Data("mnist").load(), contenders.JOINT).to(memory_format=torch.channels_last)
+    model: Any = contenders.build(data, contenders.JOINT).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward() -> None:
         with evaluating(model):
-            for batch in images.in_order(256):
-                model(batch.images)
+            results = [model(batch.images).predictions["digit"].argmax(1) for batch in images.in_order(256)]
+            torch.cat(results).cpu()
 
     speeds: dict[str, list[float]] = {"evaluate": [], "forward": []}
     for _ in range(rounds + 1):  # the first is a warm-up
@@ -133,17 +142,17 @@ def evaluation(rounds: int) -> dict[str, list[float]]:
     return speeds
 
 
-def starts(count: int) -> list[start.Start]:
+def starts(count: int, device: str) -> list[start.Start]:
     """Measure starts of the main job, one at a time."""
-    measured = [start.measure() for _ in range(count)]
+    measured = [start.measure("--recipe.device", device) for _ in range(count)]
     seconds, megabytes = zip(*measured, strict=True)
     print(f"first step after {median(seconds):.1f} s {spread(list(seconds))}, {max(megabytes):,.0f} MB", flush=True)
     return measured
 
 
-def short_runs(count: int) -> list[start.Short]:
+def short_runs(count: int, device: str) -> list[start.Short]:
     """Measure runs of 10 steps and the imports that they can't do without, in turn."""
-    measured = [start.short_run() for _ in range(count)]
+    measured = [start.short_run("--recipe.device", device) for _ in range(count)]
     ratios = [each.run / each.imports for each in measured]
     print(
         f"10 steps in {median(each.run for each in measured):.1f} s, {median(ratios):.2f} {spread(ratios)} times the "
@@ -156,8 +165,8 @@ def short_runs(count: int) -> list[start.Short]:
 def to_quality(config: Config, folder: Path) -> dict[str, Any]:
     """Measure the training seconds to the target accuracy and MSE, by the textbook loop and by ours."""
     results = {
-        "textbook": [quality.textbook(folder, config.accuracy, config.mse, config.epochs)],
-        "ours": [quality.ours(seed) for seed in config.seeds],
+        "textbook": [quality.textbook(folder, config.device, config.accuracy, config.mse, config.epochs)],
+        "ours": [quality.ours(seed, config.device) for seed in config.seeds],
     }
     for name, runs in results.items():
         print(

@@ -2,7 +2,7 @@
 
 import gzip
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ae import Autoencoder, Data, Joint, Recipe, Run, RunConfig, Splits, fit, unchecked_range
 from ae.data.sources import MNIST
-from ae.training.precision import Precision
 from ae.training.step import Step
 from ae.utils.memory import keep_freed_memory
 from experiments import joint
@@ -45,21 +44,23 @@ class Plain(nn.Module):
         self.head = nn.Sequential(*layers) if classify else None
 
 
-def textbook(folder: Path, pace: Pace, steps: int) -> None:
+def textbook(folder: Path, device: str, pace: Pace, steps: int) -> None:
     """Train with torchvision's MNIST, normalised per image, a DataLoader, SGD, and `loss.item()` in every step."""
     model = Plain(classify=True)
     pace(model.encoder)
-    for _ in zip(range(steps), textbook_steps(model, folder), strict=False):
+    for _ in zip(range(steps), textbook_steps(model, folder, device), strict=False):
         pass
 
 
-def textbook_steps(model: Plain, folder: Path) -> Iterator[float]:
+def textbook_steps(model: Plain, folder: Path, device: str) -> Iterator[float]:
     """Train without end; yield the loss of each step."""
     assert model.head is not None
+    model.to(device)
     loader = DataLoader(torchvision_mnist(folder), batch_size=RECIPE.batch_size, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), RECIPE.lr, RECIPE.momentum)
     while True:
-        for images, labels in loader:
+        for batch in loader:
+            images, labels = (tensor.to(device) for tensor in batch)
             features = model.encoder(images)
             target = images * 0.5 + 0.5
             loss = 20 * F.mse_loss(model.decoder(features), target) + F.cross_entropy(model.head(features), labels)
@@ -85,12 +86,12 @@ def unpack_mnist(folder: Path) -> None:
         (raw / archive.stem).write_bytes(gzip.decompress(archive.read_bytes()))
 
 
-def ours(objective: Joint, tracked: bool, precision: Precision, pace: Pace, steps: int) -> None:
-    """Train by `fit`; with `tracked`, in a run that logs and saves, with W&B offline."""
+def ours(objective: Joint, tracked: bool, options: Mapping[str, Any], pace: Pace, steps: int) -> None:
+    """Train by `fit` with options of the recipe; with `tracked`, in a run that logs and saves, with W&B offline."""
     data = Data("mnist", validation=0).load()
     model = build(data, objective)
     pace(model.encoder)
-    recipe = replace(RECIPE, steps=steps, precision=precision)
+    recipe = replace(RECIPE, steps=steps, **options)
     if not tracked:
         fit(model, objective, data, recipe)
         return
@@ -106,22 +107,24 @@ def build(data: Splits, objective: Joint) -> Autoencoder:
     return model if objective.classification else Autoencoder(model.encoder, model.decoder)
 
 
-def bare(pace: Pace, steps: int) -> None:
+def bare(device: str, pace: Pace, steps: int) -> None:
     """Train the same model on a fixed batch: forward, backward and the optimiser's step only."""
     keep_freed_memory()  # as `fit` does
-    step, train_step = bare_step(JOINT)
+    step, train_step = bare_step(JOINT, device=device)
     pace(step.model.encoder)
     with unchecked_range():
         for _ in range(steps):
             train_step()
 
 
-def bare_step(objective: Joint, batch_size: int = RECIPE.batch_size) -> tuple[Step, Callable[[], None]]:
+def bare_step(
+    objective: Joint, batch_size: int = RECIPE.batch_size, device: str = "cpu"
+) -> tuple[Step, Callable[[], None]]:
     """Return the module, and a function that trains it for a step on a fixed batch."""
     data = Data("mnist").load()
-    step = Step(build(data, objective), objective).to(memory_format=torch.channels_last)
+    step = Step(build(data, objective), objective).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = replace(RECIPE, batch_size=batch_size).make_optimizer(list(step.parameters()))
-    batch = data.train.batch(slice(batch_size))
+    batch = data.train.select(slice(batch_size)).to(torch.device(device)).batch(slice(None))
 
     def train_step() -> None:
         loss = step(batch, 0)
@@ -135,11 +138,11 @@ def bare_step(objective: Joint, batch_size: int = RECIPE.batch_size) -> tuple[St
 SIDE = 1024  # of the square matrices whose product measures the machine's rate
 
 
-def matrices(pace: Pace, steps: int) -> None:
+def matrices(device: str, pace: Pace, steps: int) -> None:
     """Multiply square matrices, a product per step."""
-    product = nn.Linear(SIDE, SIDE, bias=False)
+    product = nn.Linear(SIDE, SIDE, bias=False, device=device)
     pace(product)
-    matrix = torch.randn(SIDE, SIDE)
+    matrix = torch.randn(SIDE, SIDE, device=device)
     with torch.no_grad():
         for _ in range(steps):
             product(matrix)

@@ -19,7 +19,7 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def pythae(pace: Pace, steps: int) -> None:
+def pythae(device: str, pace: Pace, steps: int) -> None:
     """Train Pythae's autoencoder by its trainer, as in its README."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import AE, AEConfig
@@ -52,6 +52,7 @@ def pythae(pace: Pace, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = BaseTrainerConfig(
             output_dir=folder,
+            no_cuda=device == "cpu",
             per_device_train_batch_size=RECIPE.batch_size,
             num_epochs=-(-steps // (len(digits) // RECIPE.batch_size)),
             learning_rate=RECIPE.lr / digits.pixels[0].numel(),  # its loss is a sum over pixels
@@ -61,7 +62,7 @@ def pythae(pace: Pace, steps: int) -> None:
         BaseTrainer(model, BaseDataset(digits.pixels.float() / 255, digits.labels), training_config=config).train()
 
 
-def lightning(pace: Pace, steps: int) -> None:
+def lightning(device: str, pace: Pace, steps: int) -> None:
     """Train by Lightning with a DataLoader of tensors, without logger, checkpoints and progress bar."""
     from lightning import LightningModule, Trainer
 
@@ -82,7 +83,8 @@ def lightning(pace: Pace, steps: int) -> None:
     module = Module()
     pace(module.plain.encoder)
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
         max_steps=steps,
         logger=False,
         enable_checkpointing=False,

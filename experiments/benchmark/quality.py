@@ -26,11 +26,11 @@ class Quality:
     mse: float
 
 
-def textbook(folder: Path, accuracy: float, mse: float, most_epochs: int, seed: int = 0) -> Quality:
+def textbook(folder: Path, device: str, accuracy: float, mse: float, most_epochs: int, seed: int = 0) -> Quality:
     """Train by the textbook loop until both targets are reached on the test set, evaluated after each epoch."""
     torch.manual_seed(seed)
     plain = Plain(classify=True)
-    losses = textbook_steps(plain, folder)
+    losses = textbook_steps(plain, folder, device)
     seconds = 0.0
     for epoch in count(1):
         start = time.perf_counter()
@@ -50,13 +50,13 @@ def as_autoencoder(plain: Plain) -> Autoencoder:
     return model
 
 
-def ours(seed: int) -> Quality:
+def ours(seed: int, device: str) -> Quality:
     """Train by `fit` with a recipe chosen on the validation images; the test set is read once, at the end."""
     data = Data("mnist", validation=0).load()
     torch.manual_seed(seed)
     model = joint.build(MODEL, data)
     start = time.perf_counter()
-    fit(model, OBJECTIVE, data, replace(FAST, seed=seed))
+    fit(model, OBJECTIVE, data, replace(FAST, seed=seed, device=device))
     seconds = time.perf_counter() - start
     metrics = test(model)
     return Quality(seconds, FAST.epochs, metrics["accuracy"], metrics["mse"])

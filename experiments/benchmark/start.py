@@ -41,11 +41,11 @@ class Short(NamedTuple):
     imports: float
 
 
-def short_run() -> Short:
+def short_run(*flags: str) -> Short:
     """Run the main job for 10 steps, with W&B offline, and import its two largest packages."""
     with tempfile.TemporaryDirectory() as folder:
         options = f"--run.dir {Path(folder, 'run')} --run.wandb offline --recipe.steps 10".split()
-        run = _seconds([sys.executable, "-m", "experiments.joint", *options])
+        run = _seconds([sys.executable, "-m", "experiments.joint", *options, *flags])
     return Short(run, _seconds([sys.executable, "-c", "import torch, wandb"]))
 
 

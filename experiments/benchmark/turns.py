@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
 from torch import nn
 
 Pace = Callable[[nn.Module], Any]
@@ -65,6 +66,8 @@ def _train(pipe: Connection, contender: Contender, steps: int, rounds: int) -> N
         if not module.training:
             return
         if count % steps == 0:
+            if next((parameter.is_cuda for parameter in module.parameters()), False):
+                torch.cuda.synchronize()
             pipe.send(time.perf_counter() - start)
             pipe.recv()
             start = time.perf_counter()

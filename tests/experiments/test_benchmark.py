@@ -44,6 +44,9 @@ def test_multiply_adds_equal_a_manual_count() -> None:
     assert contenders.multiply_adds() == pytest.approx(step / contenders.SIDE**3)
 
 
+MATRICES = partial(contenders.matrices, "cpu")
+
+
 def early(pace: Pace, steps: int) -> None:
     module = nn.Identity()
     pace(module)
@@ -53,7 +56,7 @@ def early(pace: Pace, steps: int) -> None:
 
 @pytest.mark.slow
 def test_take_turns_measures_every_contender(capfd: pytest.CaptureFixture[str]) -> None:
-    seconds = take_turns({"a": contenders.matrices, "b": contenders.matrices}, steps=2, rounds=3)
+    seconds = take_turns({"a": MATRICES, "b": MATRICES}, steps=2, rounds=3)
     assert {name: len(turns) for name, turns in seconds.items()} == {"a": 3, "b": 3}
     with pytest.raises(RuntimeError, match="ended before its last turn"):
         take_turns({"early": early}, steps=4, rounds=3)
