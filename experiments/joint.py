@@ -57,7 +57,7 @@ class Config(Settings):
     model: Model = Model()
     objective: Joint = Joint(reconstruction=20.0, classification=1.0)
     learn_weights: bool = False  # learn both weights, from the objective's as a beginning
-    recipe: Recipe = Recipe(epochs=5, batch_size=128, lr=0.1)
+    recipe: Recipe = Recipe(epochs=5, batch_size=128, lr=0.1, precision="auto")
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
