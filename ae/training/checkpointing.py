@@ -48,6 +48,8 @@ def _recomputed(stage: nn.Module, forward: Any, *inputs: Any, **options: Any) ->
     """Call a stage so that its activations are computed again in the backward pass."""
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
+    if torch.compiler.is_compiling():  # the compiler takes no contexts, and updates buffers once
+        return checkpoint(forward, *inputs, use_reentrant=False, **options)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, stage), **options)
 
 

@@ -64,6 +64,7 @@ def test_checkpointing_trains_to_the_same_state(make: Any, options: dict[str, An
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("noiseless")  # compiled code draws its own noise
 def test_checkpointing_trains_compiled(digits: Splits) -> None:
     torch.compiler.reset()
     expected = trained(conv_model, digits, precision="fp32")

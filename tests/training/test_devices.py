@@ -204,6 +204,7 @@ def test_data_are_on_the_device(device: str, few: Splits) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("noiseless")  # compiled code draws its own noise
 def test_compiled_equals_eager_on_the_device(device: str, few: Splits) -> None:
     torch.compiler.reset()
     eager, compiled = (trained(few, device=device, lr=1e-3, compile=flag) for flag in (False, True))
