@@ -43,7 +43,7 @@ class Recipe(Settings):
     grad_clip: Positive[float] | None = None  # maximum norm of the gradient
     ema: BelowOne | None = None  # decay a step of an average of the weights, which is validated and saved
     precision: Literal["fp32", "bf16", "auto"] = "fp32"  # bf16: autocast, weights and losses stay fp32; auto: if faster
-    checkpointing: bool = False  # activations of stages are computed again, not kept: less memory, a third more time
+    checkpointing: bool = False  # activations of stages are computed again, not kept: less memory, more time
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise
     evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
