@@ -51,7 +51,7 @@ def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Normal noise is 0, so that it is the same in parts of a batch as in the whole."""
     torch.overrides.get_overridable_functions()  # a table of PyTorch's own functions, kept by the compiler's first use
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(*shape, **options))
-    monkeypatch.setattr(torch.distributions.normal, "_standard_normal", lambda shape, dtype, device: torch.zeros(shape))
+    monkeypatch.setattr(torch.distributions.normal, "_standard_normal", torch.zeros)
     monkeypatch.setattr(torch, "randn_like", lambda like, **options: torch.zeros_like(like, **options))
 
 

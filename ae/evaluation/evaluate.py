@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ae.data import Batch, ImageSet
 from ae.data.convert import as_images
 from ae.data.targets import check_classes, classes_of
-from ae.evaluation.inference import computed_once, evaluating
+from ae.evaluation.inference import evaluating, reusing
 from ae.evaluation.metrics import SSIM_WINDOW, psnr, ssim
 from ae.functional import is_known, squared_error
 from ae.models.autoencoder import Autoencoder, Output
@@ -118,17 +118,18 @@ def per_image_metrics(
     batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[
         distributed.rank() :: distributed.world_size()
     ]
-    with evaluating(*modules, fork_rng=True), computed_once(model):
+    with evaluating(*modules, fork_rng=True):
         for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
             reseed(device, "evaluate", i)
-            if isinstance(model, Autoencoder):
-                output = model(batch.images)
+            output = model(batch.images) if isinstance(model, Autoencoder) else None
+            if isinstance(model, Autoencoder) and output is not None:
                 if not parts:
                     _check_heads(model, output, images)
                 for name, value in per_example(model, output, batch).items():
                     parts[name].append(value)
             if objective is not None:
-                loss = objective(model, batch, step)
+                with reusing(model, batch.images, output):
+                    loss = objective(model, batch, step)
                 if not isinstance(loss, Iterator):
                     losses[i] = len(batch), checked_loss(loss)
     values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}

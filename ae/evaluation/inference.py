@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ae.data import Batch, ImageSet
-from ae.models.autoencoder import Autoencoder
+from ae.models.autoencoder import Autoencoder, Output
 from ae.models.bottlenecks import Code
 from ae.utils.memory import keep_freed_memory
 from ae.utils.validation import unchecked_range
@@ -22,7 +22,8 @@ def evaluating(*models: nn.Module, fork_rng: bool = False) -> Iterator[None]:
 
     On exit every submodule has its mode back, and with `fork_rng` every random generator its state.
     """
-    keep_freed_memory()
+    if not any(parameter.is_cuda for model in models for parameter in model.parameters()):
+        keep_freed_memory()
     modes = [(module, module.training) for model in models for module in model.modules()]
     with torch.no_grad(), unchecked_range(), torch.random.fork_rng() if fork_rng else nullcontext():
         for model in models:
@@ -35,34 +36,41 @@ def evaluating(*models: nn.Module, fork_rng: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def computed_once(model: nn.Module) -> Iterator[None]:
-    """Compute the code of a batch, and the likelihood's parameters of a code, once for all that read them.
+def reusing(model: nn.Module, images: Tensor, output: Output | None) -> Iterator[None]:
+    """Give the first `encode(images)`, and the first `decode_params` of its code, the result in `output`.
 
-    Of an Autoencoder, `encode` and `decode_params` return their last result for the tensor that they were last given.
-    Metrics and an objective, which read the same images, share a forward pass and its noise.
+    So an objective shares the forward pass of the metrics, and its noise. Every further call computes anew: a second
+    code of the same images has noise of its own.
     """
-    names = ("encode", "decode_params") if isinstance(model, Autoencoder) else ()
-    own = {name: vars(model)[name] for name in names if name in vars(model)}
-    for name in names:
-        setattr(model, name, _keeping_last(getattr(model, name)))
+    if not isinstance(model, Autoencoder) or output is None:
+        yield
+        return
+    version = _version(images)  # an objective may change the images in place
+    own: dict[str, Any] = {name: vars(model)[name] for name in ("encode", "decode_params") if name in vars(model)}
+    encode, decode_params, shared = model.encode, model.decode_params, [output.code]
+
+    def first_encode(*arguments: Any, **options: Any) -> Code:
+        is_same = not options and len(arguments) == 1 and arguments[0] is images and _version(images) == version
+        return shared.pop() if shared and is_same else encode(*arguments, **options)
+
+    params = [output.params] if output.params is not None else []
+
+    def first_params(*arguments: Any, **options: Any) -> Tensor:
+        is_same = not options and len(arguments) == 2 and arguments[0] is output.code.z
+        is_same = is_same and tuple(arguments[1] or ()) == tuple(images.shape[-2:])
+        return params.pop() if params and is_same else decode_params(*arguments, **options)
+
+    vars(model).update(encode=first_encode, decode_params=first_params)
     try:
         yield
     finally:
-        for name in names:
-            delattr(model, name)
+        del model.encode, model.decode_params
         vars(model).update(own)
 
 
-def _keeping_last(function: Callable[..., Value]) -> Callable[..., Value]:
-    last: tuple[Tensor, tuple[Any, ...], Value] | None = None
-
-    def call(tensor: Tensor, *arguments: Any) -> Value:
-        nonlocal last
-        if last is None or last[0] is not tensor or last[1] != arguments:
-            last = tensor, arguments, function(tensor, *arguments)
-        return last[2]
-
-    return call
+def _version(tensor: Tensor) -> int | None:
+    """The number of changes in place; None in inference mode, which does not count them."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def encode_batches(

@@ -200,7 +200,7 @@ def has_log_likelihood(model: Autoencoder, images: ImageSet) -> bool:
     with evaluating(model):
         code = model.encode(images.select(slice(1)).to(device).batch(slice(None)).images)
     is_in_nats = model.decoder is not None and bool(model.likelihood.in_nats)
-    return code.posterior is not None and has_prior(model.bottleneck) and is_in_nats
+    return code.posterior is not None and code.posterior.has_rsample and has_prior(model.bottleneck) and is_in_nats
 
 
 @checked_arguments

@@ -41,8 +41,8 @@ class IWAE(Settings):
 
 def log_weights(model: Autoencoder, images: Float[Tensor, "b c h w"], code: Code, samples: int) -> Float[Tensor, "k b"]:
     """log p(x, z_i) - log q(z_i | x) of `samples` codes drawn from each image's posterior, in nats."""
-    if code.posterior is None:
-        raise InputError("this objective needs a bottleneck with a posterior, such as Gaussian")
+    if code.posterior is None or not code.posterior.has_rsample:
+        raise InputError("this objective needs a bottleneck with a posterior that has rsample, such as Gaussian")
     z = code.posterior.rsample(torch.Size([samples]))
     log_q = code.posterior.log_prob(z)  # [k b], or of each latent [k b ...]
     if log_q.ndim > 2:

@@ -17,11 +17,12 @@ def renamed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     The likelihood of `Joint` is a setting of the model.
     """
     renamed, model, objective = _renamed(settings), settings.get("model"), settings.get("objective")
-    if {"penalty", "decay", "recipe"} <= settings.keys():  # a GAN, of which the recipe averages the generator
-        decay = renamed.pop("decay")
-        return {**renamed, "recipe": {**renamed["recipe"], "ema": decay}}
-    if {"teaching", "recipe"} <= settings.keys() and "decay" in renamed["teaching"]:  # a teacher, likewise
-        renamed["recipe"]["ema"] = renamed["teaching"].pop("decay")
+    recipe, teaching = renamed.get("recipe"), renamed.get("teaching")
+    if isinstance(recipe, dict) and {"penalty", "decay"} <= renamed.keys():  # a GAN: the generator's average
+        recipe["ema"] = renamed.pop("decay")
+        return renamed
+    if isinstance(recipe, dict) and isinstance(teaching, dict) and "decay" in teaching:  # the teacher's average
+        recipe["ema"] = teaching.pop("decay")
     if not isinstance(model, Mapping) or not isinstance(objective, Mapping):
         return renamed
     joint = objective.get("joint", objective)

@@ -11,7 +11,7 @@ def changes(before: Mapping[str, Any], config: Any, after: Mapping[str, Any]) ->
     """Return the settings of `config` that differ from `before`, as {name: [before, after]}.
 
     `after` is `config` as JSON values. A dataclass's method `may_change(name)` tells which fields may differ; other
-    differences raise InputError.
+    differences raise InputError. A field that is open, by the method `leaves_open(name)`, does not differ.
     """
     differences = list(_differences(before, config, after))
     refused = [f"{name} {old} -> {new}" for name, old, new, may_change in differences if not may_change]
@@ -27,11 +27,13 @@ def _differences(
 ) -> Iterator[tuple[str, Any, Any, bool]]:
     """Yield each setting that differs: its name, old value and new value, and whether it may differ."""
     values = {field.name: getattr(config, field.name) for field in fields(config)} if is_dataclass(config) else config
-    may_change = getattr(config, "may_change", None)
+    may_change, leaves_open = getattr(config, "may_change", None), getattr(config, "leaves_open", None)
     for name, new in after.items():
         old, value = before.get(name), values.get(name) if isinstance(values, Mapping) else None
         may_differ = is_allowed or (may_change is not None and may_change(name))
         if isinstance(new, Mapping) and isinstance(old, Mapping):
             yield from _differences(old, value, new, f"{prefix}{name}.", may_differ)
+        elif leaves_open is not None and leaves_open(name):
+            continue
         elif old != new and name in before:  # a setting added in a later version had its default
             yield f"{prefix}{name}", old, new, may_differ

@@ -18,12 +18,13 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     """Checkpoint every stage of an Autoencoder's encoder and decoder, with the same gradients.
 
     Chen et al. 2016 (training deep nets with sublinear memory cost), section 3. A stage is a child of the encoder or
-    the decoder, or an element of a `ModuleList` in it. Noise is the same in both passes, and buffers, such as batch
-    norm's statistics, are updated once. Raises InputError for a model that is no Autoencoder.
+    the decoder, or an element of a `ModuleList` or `ModuleDict` in it. Noise is the same in both passes, and buffers,
+    such as batch norm's statistics, are updated once. Raises InputError for a model that is no Autoencoder.
     """
     if not isinstance(model, Autoencoder):
         raise InputError(f"Recipe.checkpointing is of an Autoencoder's encoder and decoder, got {type(model).__name__}")
-    stages = [stage for part in (model.encoder, model.decoder) if part is not None for stage in _stages(part)]
+    parts = [part for part in (model.encoder, model.decoder) if part is not None]
+    stages = list(dict.fromkeys(stage for part in parts for stage in _stages(part) or [part]))  # shared ones once
     own = {stage: vars(stage).get("forward") for stage in stages}
     for stage in stages:
         stage.forward = partial(_recomputed, stage, stage.forward)
@@ -38,10 +39,11 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 
 
 def _stages(part: nn.Module) -> list[nn.Module]:
-    stages = []
+    """The children of a module; of a list or dict of modules, which is never called, its elements."""
+    stages: list[nn.Module] = []
     for child in part.children():
-        stages += list(child) if isinstance(child, nn.ModuleList) else [child]
-    return stages or [part]
+        stages += _stages(child) if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child]
+    return stages
 
 
 def _recomputed(stage: nn.Module, forward: Any, *inputs: Any, **options: Any) -> Any:

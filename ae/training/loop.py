@@ -32,7 +32,7 @@ from ae.training.preflight import checked_model, compiler_errors, dry_run
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.state import diverged, is_finite, restore, safely, state_of
-from ae.training.step import Objective, Step, has_several_losses
+from ae.training.step import Objective, Step
 from ae.utils import distributed, global_batch
 from ae.utils.errors import InputError
 from ae.utils.memory import keep_freed_memory
@@ -92,13 +92,9 @@ class Loop:
             dry_run(self.model, self._evaluated, self._mode, self._data, smallest, recipe.seed)
         check_materialised(self._trained)
         self._trained.to(memory_format=torch.channels_last)
-        learners: Any = {"loss": self._trained.parameters()}
-        if has_several_losses(objective):
-            learners = objective.learners(self.model)  # type: ignore[attr-defined]
-            if not isinstance(learners, Mapping) or not learners:
-                got = type(learners).__name__
-                raise InputError(f"learners(model) must give the parameters of each loss by its name, gave {got}")
-        self._learners = {name: Learner(parameters, recipe) for name, parameters in learners.items()}
+        self._learners = {
+            name: Learner(parameters, recipe) for name, parameters in self._trained.parameters_of_losses().items()
+        }
         self._parameters = list({id(p): p for each in self._learners.values() for p in each.parameters}.values())
         self._optimizers = {
             "optimizer" if name == "loss" else name: learner.optimizer for name, learner in self._learners.items()
@@ -109,8 +105,9 @@ class Loop:
 
     def __enter__(self) -> "Loop":
         recipe, trained = self._recipe, self._trained
-        precision = self._precision()
-        self._state = restore(self._run, trained, self._optimizers, self._meter, self._total_steps, precision)
+        new = self._precision()
+        before: Precision = "fp32" if recipe.precision == "auto" else recipe.precision  # version 0.1 had no auto
+        self._state = restore(self._run, trained, self._optimizers, self._meter, self._total_steps, new, before)
         if self._run and recipe.precision == "auto":
             self._run.settle("recipe.precision", self._state.precision)
         if self._run:

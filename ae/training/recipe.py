@@ -74,9 +74,11 @@ class Recipe(Settings):
         """Whether a resumed run may have another value of a field: only if it does not affect the result."""
         if name in ("epochs", "steps"):
             return self.schedule == "constant"
-        if name == "precision":
-            return self.precision == "auto"  # then it stays what it was
         return name in ("evaluate_every", "log_every", "threads", "device", "checkpointing", "compile", "deterministic")
+
+    def leaves_open(self, name: str) -> bool:
+        """Whether a field is chosen when the training starts; a resumed run keeps the choice."""
+        return name == "precision" and self.precision == "auto"
 
     def check_warmup(self, total_steps: int) -> None:
         """Raise InputError if a training of this length ends before the learning rate reaches lr."""

@@ -48,10 +48,12 @@ def restore(
     meter: Meter,
     total_steps: int,
     precision: Precision,
+    before: Precision,
 ) -> TrainState:
     """Load the run's state; a new run saves its first state, and a fork loads the weights of `trained.model`.
 
-    `precision` is that of a new training. Raises InputError if the state does not fit the modules and optimisers.
+    `precision` is that of a new training, and `before` of a state of version 0.1, which does not say its own. Raises
+    InputError if the state does not fit the modules and optimisers.
     """
     new = TrainState(precision)
     if run is None:
@@ -69,7 +71,7 @@ def restore(
         for name, optimizer in optimizers.items():
             _restore_optimizer(optimizer, saved[name])
         meter.restore(state["meter"])
-        position = {"precision": precision, **state["position"]}  # version 0.1 saved none
+        position = {"precision": before, **state["position"]}
         if position["precision"] not in get_args(Precision):
             raise ValueError(f"its precision is {position['precision']!r:.20}")
         at = TrainState(**position)

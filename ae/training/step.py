@@ -1,6 +1,6 @@
 """The losses of a batch: model and objective as one module, compiled, in bf16, and divided into parts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -44,6 +44,19 @@ class Step(nn.Module):
         if averaged is None and decay is not None:
             averaged = self.averaged = deepcopy(self.model).requires_grad_(False).eval()
         return averaged
+
+    def parameters_of_losses(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        """Return the parameters that each loss trains, by its name; raises InputError for an objective that lacks them.
+
+        A single loss is named `loss`, and trains every parameter.
+        """
+        if not has_several_losses(self.objective):
+            return {"loss": self.parameters()}
+        learners = self.objective.learners(self.model)
+        if not isinstance(learners, Mapping) or not learners:
+            got = type(learners).__name__
+            raise InputError(f"learners(model) must give the parameters of each loss by its name, gave {got}")
+        return learners
 
     def losses(self, batch: Batch, step: int, precision: Precision) -> Iterator[tuple[str, Loss]]:
         """Yield (name, loss) of each loss, computed when it is asked for: after the update by the one before.

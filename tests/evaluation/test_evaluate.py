@@ -12,6 +12,7 @@ from ae import (
     Classifier,
     ConvEncoder,
     DeconvDecoder,
+    Gaussian,
     Images,
     InputError,
     Joint,
@@ -77,6 +78,27 @@ def test_evaluate_computes_the_code_once_for_metrics_and_objective(
         own = model.encode
         evaluate(model, noise, Joint())
         assert model.encode is own
+
+
+def test_evaluate_gives_an_objective_independent_codes(noise: Images) -> None:
+    """Two codes of the same images differ, by position and by name; images changed in place are encoded again."""
+    bottleneck = Gaussian((6, 3, 4), 5)
+    model = Autoencoder(ConvEncoder(3, (4, 6)), DeconvDecoder(3, (6, 4)), bottleneck)
+    distances: list[float] = []
+
+    def objective(model: Autoencoder, batch: Batch, step: int) -> Loss:
+        codes = [model.encode(batch.images), model.encode(batch.images), model.encode(batch.images)]
+        codes.append(model.encode(images=batch.images))
+        model.decode_params(z=codes[0].z, size=batch.images.shape[-2:])
+        for i, code in enumerate(codes):
+            distances.extend((code.z - other.z).abs().max().item() for other in codes[:i])
+        batch.images.zero_()
+        distances.append((model.encode(batch.images).mean - codes[0].mean).abs().max().item())
+        return Loss(codes[0].z.sum(), {})
+
+    evaluate(model, noise, objective, batch_size=len(noise))
+    assert len(distances) == 7
+    assert all(distances)
 
 
 def test_evaluate_draws_the_same_noise_and_restores_the_generator(model: Autoencoder, noise: Images) -> None:

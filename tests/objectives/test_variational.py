@@ -2,11 +2,12 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-from torch.distributions import Bernoulli, Normal
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal, OneHotCategorical
 
 from ae import (
     IWAE,
@@ -22,7 +23,11 @@ from ae import (
     InputError,
     Joint,
 )
+from ae.data import Images
+from ae.evaluation.sampling import has_log_likelihood
+from ae.models.bottlenecks import Code
 from ae.models.likelihoods import BernoulliLikelihood
+from ae.models.priors import StandardNormal
 from ae.objectives.variational import log_weights, mmd
 
 JOINT = Joint(reconstruction=1.0, classification=1.0)
@@ -116,3 +121,25 @@ def test_variational_objectives_reject_models_without_posterior(batch: Batch) ->
             objective(model, batch, 0)
     with pytest.raises(InputError, match="samples must be positive, got 0"):
         IWAE(0)
+
+
+class Categorical(nn.Module):
+    """A bottleneck whose posterior has no reparameterised samples."""
+
+    prior = StandardNormal((5,))
+
+    def forward(self, features: Tensor) -> Code:
+        return replace(Code.deterministic(features.flatten(1)[:, :5]), posterior=OneHotCategorical(torch.ones(2, 5)))
+
+    def expand(self, z: Tensor) -> Tensor:
+        return z.mean() + torch.zeros(len(z), 6, 3, 3)
+
+
+def test_importance_weights_need_reparameterised_samples() -> None:
+    model = Autoencoder(
+        ConvEncoder(1, (4, 6)), DeconvDecoder(1, (6, 4)), Categorical(), likelihood=BernoulliLikelihood()
+    )
+    images = Images(torch.zeros(2, 1, 12, 12, dtype=torch.uint8), torch.full((2,), -1), ())
+    with pytest.raises(InputError, match="needs a bottleneck with a posterior that has rsample"):
+        IWAE()(model, images.batch(slice(2)), 0)
+    assert not has_log_likelihood(model, images)

@@ -54,7 +54,7 @@ def train(where: RunConfig) -> None:
     optimizers = {"optimizer": RECIPE.make_optimizer(list(trained.parameters()))}
     with Run("test", where, {"recipe": RECIPE}) as run:
         run.begin_training(Splits(Images(pixels, torch.arange(8) % 2, ("a", "b"))))
-        at = restore(run, trained, optimizers, meter, total_steps=2, precision="fp32")
+        at = restore(run, trained, optimizers, meter, total_steps=2, precision="fp32", before="fp32")
         while at.step < 2:
             trained["model"](torch.ones(4, 3)).square().mean().backward()
             optimizers["optimizer"].step()

@@ -126,6 +126,18 @@ def test_likelihood_of_version_0_1_is_the_models(experiment: str) -> None:
     assert config == replace(default, model=replace(default.model, likelihood="gaussian", std=0.5))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teaching": 3, "recipe": {"lr": 1.0}},
+        {"teaching": {"decay": 0.9}, "recipe": 3},
+        {"penalty": 1, "decay": 0.9, "recipe": None},
+    ],
+)
+def test_settings_that_are_no_sections_are_kept(settings: dict[str, Any]) -> None:
+    assert renamed_settings(settings) == settings
+
+
 def test_settings_of_another_objective_keep_their_names() -> None:
     settings = {"model": {"width": 3}, "objective": {"likelihood": "poisson", "std": 2.0, "rate": 1.0}}
     assert renamed_settings(settings) == settings

@@ -24,15 +24,17 @@ class Noisy(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Stages that are children, and one in a list."""
+    """Stages that are children, one in a list in a dict, and one that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4))
-        self.blocks = nn.ModuleList([Noisy()])
+        block = Noisy()
+        self.blocks = nn.ModuleDict({"a": nn.ModuleList([block]), "b": block})
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.blocks[0](self.stem(images), scale=2.0)
+        (first,) = self.blocks["a"].children()
+        return self.blocks["b"](first(self.stem(images), scale=2.0))
 
 
 def conv_model() -> Autoencoder:
@@ -96,6 +98,13 @@ def test_checkpointing_keeps_the_inputs_of_stages_only(digits: Splits) -> None:
     whole = kept(model, batch)
     with checkpointed(model):
         assert kept(model, batch) < whole / 2
+
+
+def test_checkpointing_wraps_every_stage_once() -> None:
+    model = noisy_model()
+    with checkpointed(model):
+        wrapped = [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert wrapped == ["encoder.stem", "encoder.blocks.a.0", "decoder.stages.0"]
 
 
 def test_checkpointing_refuses_a_model_that_is_no_autoencoder(digits: Splits) -> None:

@@ -82,13 +82,6 @@ MODELS: dict[str, Callable[[], Autoencoder]] = {
 }
 
 
-@pytest.fixture
-def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Normal noise is 0: devices have random generators of their own."""
-    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(*shape, **options))
-    monkeypatch.setattr(torch, "randn_like", lambda like, **options: torch.zeros_like(like, **options))
-
-
 def batch_of(digits: Splits) -> Batch:
     some = digits.train.batch(slice(6))
     mask = torch.randint(-1, 3, (6, 28, 28), generator=generator("mask"))
@@ -99,7 +92,7 @@ def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
     return Batch(batch.images.to(device, dtype), {name: target.to(device) for name, target in batch.targets.items()})
 
 
-@pytest.mark.usefixtures("no_noise", "unhooked")
+@pytest.mark.usefixtures("noiseless", "unhooked")
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_and_gradients_equal_float64(name: str, device: str, digits: Splits) -> None:
     torch.manual_seed(0)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from ae import Autoencoder, Classifier, ConvEncoder, InputError, Joint, Loss, Recipe, Run, RunConfig, Splits, fit
+from ae.runs.checkpoint import load_state, save_state
+from ae.runs.folder import read_config
 from ae.training.precision import Precision, chosen_precision, emulation_warning, has_native_bf16
 from tests.helpers.small import autoencoder
 from tests.helpers.wandb_server import WandbServer
@@ -70,7 +72,11 @@ def operations(model: Autoencoder) -> int:
 @pytest.mark.parametrize("native", [True, False], indirect=True)
 @pytest.mark.usefixtures("native")
 def test_fit_auto_equals_the_precision_that_it_chose(
-    digits: Splits, tmp_path: Path, native: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    digits: Splits,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The run's config.json says what it was, and a resumed run keeps it on a machine that would choose another."""
     monkeypatch.setattr("ae.training.precision._LEAST", 1)
@@ -83,14 +89,40 @@ def test_fit_auto_equals_the_precision_that_it_chose(
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["recipe"]["precision"] == precision
     monkeypatch.setattr("ae.training.precision.has_native_bf16", lambda _: not is_native)
     longer = replace(AUTO, steps=4)
+    capsys.readouterr()
     with Run("test", RunConfig(resume=tmp_path / "run", wandb="disabled"), Config(longer)) as run:
         resumed = trained(digits, longer, run)
+    assert "recipe.precision" not in capsys.readouterr().err  # it has not changed
+    assert "recipe.precision" not in read_config(tmp_path / "run")["changes"][0]
     for ours, theirs in zip(resumed.parameters(), expected.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["recipe"]["precision"] == precision
     other = replace(longer, precision="fp32" if is_native else "bf16")
     with pytest.raises(InputError, match=r"can't be continued with another recipe\.precision"):
         Run("test", RunConfig(resume=tmp_path / "run", wandb="disabled"), Config(other))
+
+
+@pytest.mark.parametrize("native", [True], indirect=True)
+@pytest.mark.usefixtures("native")
+def test_state_of_version_0_1_is_continued_in_fp32(
+    digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say its precision."""
+    monkeypatch.setattr("ae.training.precision._LEAST", 1)
+    fp32 = replace(AUTO, precision="fp32")
+    with Run("test", RunConfig(dir=tmp_path / "run", wandb="disabled"), Config(fp32)) as run:
+        trained(digits, fp32, run)
+    state = load_state(tmp_path / "run/state.pt")
+    assert state is not None
+    assert state["position"].pop("precision") == "fp32"
+    save_state(tmp_path / "run/state.pt", state)
+    longer = replace(AUTO, steps=4)
+    with Run("test", RunConfig(resume=tmp_path / "run", wandb="disabled"), Config(longer)) as run:
+        resumed = trained(digits, longer, run)
+    expected = trained(digits, replace(fp32, steps=4))
+    assert all(
+        torch.equal(ours, theirs) for ours, theirs in zip(resumed.parameters(), expected.parameters(), strict=True)
+    )
 
 
 def trained(data: Splits, recipe: Recipe, run: Run | None = None) -> Autoencoder:

@@ -33,6 +33,7 @@ class TopDownPosterior(Distribution):
     and its precision the sum of theirs (Sønderby et al. 2016, section 2.2).
     """
 
+    has_rsample = True
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # PyTorch's
 
     def __init__(self, estimates: Sequence[Normal], prior: TopDownGaussian) -> None:
