@@ -44,6 +44,6 @@ def emulation_warning(device: torch.device, precision: Precision) -> str | None:
     if precision == "fp32" or has_native_bf16(device) is not False:
         return None
     return (
-        "bf16 is emulated on this device, which has no instructions for it, and several times slower than fp32: start a "
-        "run with Recipe.precision fp32, or auto"
+        "bf16 is emulated on this device, which has no instructions for it, and several times slower than fp32: start "
+        "runs here with Recipe.precision fp32, or auto"
     )

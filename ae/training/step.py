@@ -50,9 +50,10 @@ class Step(nn.Module):
 
         A single loss is named `loss`, and trains every parameter.
         """
-        if not has_several_losses(self.objective):
+        objective: Any = self.objective
+        if not has_several_losses(objective):
             return {"loss": self.parameters()}
-        learners = self.objective.learners(self.model)
+        learners = objective.learners(self.model)
         if not isinstance(learners, Mapping) or not learners:
             got = type(learners).__name__
             raise InputError(f"learners(model) must give the parameters of each loss by its name, gave {got}")
