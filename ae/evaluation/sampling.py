@@ -174,12 +174,28 @@ def interpolations(
         return torch.stack([model.decode(z, first.shape[-2:]) for z in path], dim=1)
 
 
+def prior_values(bottleneck: nn.Module, deviations: Sequence[float]) -> Float[Tensor, "latents values"]:
+    """Return the mean of each latent under the bottleneck's prior, plus each of `deviations` times its deviation.
+
+    Mean and standard deviation are those of 10,000 samples. Raises InputError without a prior of latent vectors.
+    """
+    with evaluating(bottleneck):
+        z = prior_of(bottleneck).sample(10_000)
+    if z.ndim != 2:
+        raise InputError(f"latents are of a vector, and the prior's codes are {list(z.shape[1:])}")
+    return z.mean(0)[:, None] + z.std(0)[:, None] * torch.tensor(deviations, dtype=z.dtype, device=z.device)
+
+
 def traversals(
-    model: Autoencoder, image: Float[Tensor, "c h w"], latents: Sequence[int], values: Sequence[float]
+    model: Autoencoder,
+    image: Float[Tensor, "c h w"],
+    latents: Sequence[int],
+    values: Sequence[float] | Float[Tensor, "latents values"],
 ) -> Float[Tensor, "latents values c h w"]:
     """Decode an image's code with one latent set to each of `values`, for each of `latents`.
 
-    The codes are projected to codes that the bottleneck can give: of a `Sphere` to norm 1, of `TopK` to `k` non-zeros.
+    `values` are the same for all of `latents`, or a row for each of them (`prior_values`). The codes are projected to
+    codes that the bottleneck can give: of a `Sphere` to norm 1, of `TopK` to `k` non-zeros.
     """
     with evaluating(model):
         z = model.encode(image[None]).mean
@@ -187,11 +203,12 @@ def traversals(
             raise InputError(
                 f"a traversal needs latents of a vector, got {list(latents)} of a code {list(z.shape[1:])}"
             )
-        grid = z.repeat(len(latents) * len(values), 1).unflatten(0, (len(latents), len(values)))
+        rows = torch.as_tensor(values, dtype=z.dtype, device=z.device).expand(len(latents), -1)
+        grid = z.expand(*rows.shape, -1).clone()  # [latents values d]
         for row, latent in enumerate(latents):
-            grid[row, :, latent] = torch.tensor(values, dtype=z.dtype, device=z.device)
+            grid[row, :, latent] = rows[row]
         z = project(model.bottleneck, grid.flatten(0, 1))
-        return model.decode(z, image.shape[-2:]).unflatten(0, (len(latents), len(values)))
+        return model.decode(z, image.shape[-2:]).unflatten(0, tuple(rows.shape))
 
 
 def has_log_likelihood(model: Autoencoder, images: ImageSet) -> bool:

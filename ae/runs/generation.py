@@ -16,11 +16,13 @@ from ae.evaluation.sampling import (
     has_log_likelihood,
     interpolations,
     log_likelihoods,
+    prior_values,
     samplers,
     samples,
     traversals,
 )
 from ae.models.autoencoder import Autoencoder
+from ae.models.priors import has_prior
 from ae.runs.report import report
 from ae.runs.run import Run
 from ae.utils.distributed import is_main
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ROWS, _COLUMNS, _PAIRS, _LATENTS = 8, 10, 8, 8
-_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+_DEVIATIONS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> 
     """Draw a grid of samples for each of `draws`, interpolations and latent traversals.
 
     Interpolations are between pairs of the first 16 of `images`. Traversals set each of the first 8 latents of the
-    first image to values from -3 to 3. The codes are the same at every call.
+    first image to the prior's mean and up to 3 of its deviations below and above; without a prior, from -3 to 3. The
+    codes are the same at every call.
     """
     size, device = images.shape[1:], next(model.parameters()).device
     originals = images.select(slice(2 * _PAIRS)).to(device).batch(slice(None)).images
@@ -97,10 +100,15 @@ def gallery(model: Autoencoder, images: ImageSet, draws: Mapping[str, Draw]) -> 
     def traversal_grid() -> "Image":
         with evaluating(model):
             latents = range(min(_LATENTS, model.encode(originals[:1]).mean[0].numel()))
-        rows = traversals(model, originals[0], latents, _VALUES)
+        torch.manual_seed(derive("gallery", "traversals"))
+        values: Any = _DEVIATIONS
+        if has_prior(model.bottleneck):
+            values = prior_values(model.bottleneck, _DEVIATIONS)[: len(latents)]
+        rows = traversals(model, originals[0], latents, values)
+        unit = "the prior's mean plus deviations" if has_prior(model.bottleneck) else "the value"
         note = ", then projected to a code" if hasattr(model.bottleneck, "project") else ""
-        title = f"one image, a latent a row set to the value above{note}"
-        return grid_picture(rows, title, [f"latent {i}" for i in latents], [f"{value:g}" for value in _VALUES])
+        title = f"one image, a latent a row set to {unit} above{note}"
+        return grid_picture(rows, title, [f"latent {i}" for i in latents], [f"{value:g}" for value in _DEVIATIONS])
 
     plots = {f"samples-{name}": partial(sample_grid, name, draw) for name, draw in draws.items()}
     if pairs:

@@ -18,8 +18,11 @@ from ae import (
     DeconvDecoder,
     Dense,
     Gaussian,
+    GaussianMixture,
+    Identity,
     Images,
     InputError,
+    SpatialGaussian,
     Sphere,
     TopK,
     VectorQuantizer,
@@ -30,6 +33,7 @@ from ae.evaluation.sampling import (
     codes,
     interpolations,
     log_likelihoods,
+    prior_values,
     samplers,
     samples,
     traversals,
@@ -76,6 +80,24 @@ def test_traversals_change_one_latent(model: Autoencoder) -> None:
     torch.testing.assert_close(grid[1, 2], model.decode(z, (10, 12))[0])
     with pytest.raises(InputError, match="needs latents of a vector"):
         traversals(model, image, [5], [0.0])
+    rows = torch.tensor([[-1.0, 0.5], [2.0, 3.0]])
+    grid = traversals(model, image, [1, 4], rows)
+    z = model.encode(image[None]).mean.detach().clone()
+    z[0, 1] = 0.5
+    torch.testing.assert_close(grid[0, 1], model.decode(z, (10, 12))[0])
+
+
+def test_prior_values_are_the_priors_mean_and_deviations() -> None:
+    """A mixture of one component N(m, s^2): values m - s, m, m + 3 s of each latent."""
+    mixture = GaussianMixture(2, components=1)
+    mixture.means.data, mixture.log_std.data = torch.tensor([[5.0, -1.0]]), torch.tensor([[2.0, 0.1]]).log()
+    values = prior_values(Gaussian((6, 3, 4), 2, mixture), [-1.0, 0.0, 3.0])
+    expected = torch.tensor([[3.0, 5.0, 11.0], [-1.1, -1.0, -0.7]])
+    torch.testing.assert_close(values, expected, atol=0.2, rtol=0)
+    with pytest.raises(InputError, match="latents are of a vector"):
+        prior_values(SpatialGaussian((6, 3, 4), 2), [0.0])
+    with pytest.raises(InputError, match="Identity has no prior"):
+        prior_values(Identity(), [0.0])
 
 
 class Constant(nn.Module):

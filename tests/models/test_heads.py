@@ -33,6 +33,7 @@ from ae import (
     save_weights,
 )
 from ae.models.heads import Head, heads_of
+from tests.helpers.resumed import check_resume
 
 CODE = (6, 3, 3)
 
@@ -257,6 +258,15 @@ def test_head_trains_beside_a_classifier(name: str, options: dict[str, Any], tmp
     images = batch_of(case.target).images
     with torch.no_grad():
         torch.testing.assert_close(loaded(images).predictions["h"], model.eval()(images).predictions["h"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_head_resume_equals_uninterrupted_training(name: str, tmp_path: Path) -> None:
+    def make() -> tuple[Autoencoder, Joint]:
+        torch.manual_seed(1)
+        return model_of(CASES[name].make(), digit=Classifier(CODE, 2, 8)), Joint(heads={"h": 0.5})
+
+    check_resume(make, data_of(CASES[name]), tmp_path, batch_size=5)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from ae import DivergedError, Images, Recipe, Splits, evaluate, fit
 from ae.models.priors import PixelCNN
 from ae.objectives import IndexLikelihood
+from tests.helpers.resumed import check_resume
 
 RECIPE = Recipe(batch_size=8, steps=4, optimizer="adamw", lr=0.01, log_every=5)
 
@@ -63,6 +65,22 @@ def test_fit_of_a_prior_in_parts_equals_the_whole_batch() -> None:
     (whole, _), (parts, _) = trained(), trained(accumulate=3)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_fit_of_a_prior_resumed_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    def make() -> tuple[Any, Any]:
+        torch.manual_seed(1)
+        return PixelCNN(4, channels=16, blocks=2), OBJECTIVE
+
+    check_resume(make, stripes(), tmp_path)
+
+
+@pytest.mark.slow
+def test_fit_of_a_prior_compiled_equals_eager() -> None:
+    torch.compiler.reset()
+    (eager, _), (compiled, _) = trained(), trained(compile=True)
+    for name, tensor in eager.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_fit_of_a_prior_stops_at_a_non_finite_loss() -> None:

@@ -1,6 +1,7 @@
 """Every bottleneck, prior and likelihood: trained in parts, in bf16 and compiled."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from ae import (
     fit,
 )
 from ae.utils.seeding import generator
+from tests.helpers.resumed import check_resume
 
 SHAPE = (6, 3, 3)
 
@@ -99,21 +101,46 @@ def test_model_trains_in_bf16_with_float32_weights(bottleneck: str, likelihood: 
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
 
+# each bottleneck and each likelihood once
+COMPILED = [
+    ("mixture-prior", "discretized-logistic"),
+    ("spatial-gaussian", "learned-gaussian"),
+    ("hierarchical-gaussian", "bernoulli"),
+    ("vector-quantizer", "categorical"),
+    ("fsq", "gaussian"),
+    ("identity", "squared-error"),
+    ("dense", "bernoulli"),
+    ("sphere", "bernoulli"),
+    ("top-k", "bernoulli"),
+    ("gaussian", "bernoulli"),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("noiseless")
-@pytest.mark.parametrize(
-    ("bottleneck", "likelihood"),
-    [
-        ("mixture-prior", "discretized-logistic"),
-        ("spatial-gaussian", "learned-gaussian"),
-        ("hierarchical-gaussian", "bernoulli"),
-        ("vector-quantizer", "categorical"),
-        ("fsq", "gaussian"),
-    ],
-)
+@pytest.mark.parametrize(("bottleneck", "likelihood"), COMPILED)
 def test_model_trained_compiled_equals_eager(bottleneck: str, likelihood: str) -> None:
     torch.compiler.reset()
     _, eager = trained(bottleneck, likelihood)
     _, compiled = trained(bottleneck, likelihood, compile=True)
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_compiled_cases_have_every_bottleneck_and_likelihood() -> None:
+    assert {bottleneck for bottleneck, _ in COMPILED} == BOTTLENECKS.keys()
+    assert {likelihood for _, likelihood in COMPILED} == LIKELIHOODS.keys()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_likelihood_resume_equals_uninterrupted_training(likelihood: str, tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (60, 1, 12, 12), dtype=torch.uint8, generator=generator("resumed"))
+    data = Splits(Images(pixels, torch.full((60,), -1), ()), Images(pixels[:20], torch.full((20,), -1), ()))
+
+    def make() -> tuple[Autoencoder, Joint]:
+        torch.manual_seed(0)
+        made = LIKELIHOODS[likelihood]()
+        model = Autoencoder(ConvEncoder(1, (4, 6)), DeconvDecoder(made.channels(1), (6, 4)), likelihood=made)
+        return model, Joint(reconstruction=1.0, classification=0.0)
+
+    check_resume(make, data, tmp_path)

@@ -47,7 +47,12 @@ from ae import (
 from ae.data.corruptions import PatchMask
 from ae.functional import adversarial
 from ae.models.bottlenecks import HierarchicalGaussian, SpatialGaussian
-from ae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from ae.models.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    GaussianLikelihood,
+)
 from ae.models.priors import GaussianMixture, TopDownGaussian
 from ae.training.step import Objective, Step
 from ae.utils.distributed import (
@@ -77,6 +82,11 @@ NATS_OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
     lambda model: IWAE(3),
     lambda model: BetaTC(100),
 ]
+LIKELIHOODS: list[Callable[[], nn.Module]] = [
+    lambda: GaussianLikelihood(0.5),
+    DiscretizedLogisticLikelihood,
+    lambda: CategoricalLikelihood(8),
+]
 TAUGHT = TeacherConfig(align=5, confidence=0.0)
 OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
     lambda model: Joint(),
@@ -90,13 +100,17 @@ OBJECTIVES: list[Callable[[Autoencoder], Objective]] = [
 ]
 
 
+def _channels(likelihood: Any) -> int:
+    return 1 if likelihood is None else likelihood.channels(1)
+
+
 def model_with(bottleneck: nn.Module, likelihood: nn.Module | None = None) -> Autoencoder:
     shape = FEATURES
     if isinstance(bottleneck, Dense | Gaussian | HierarchicalGaussian):
         shape = (5,)
     elif isinstance(bottleneck, FSQ | SpatialGaussian):
         shape = (2, 3, 3)
-    encoder, decoder = ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(1, (6, 4), norm=True)
+    encoder, decoder = ConvEncoder(1, (4, 6), norm=True), DeconvDecoder(_channels(likelihood), (6, 4), norm=True)
     return Autoencoder(encoder, decoder, bottleneck, {"digit": Classifier(shape)}, likelihood)
 
 
@@ -282,6 +296,8 @@ def check_step_on_one_image_equals_one_process() -> None:
     for objective in NATS_OBJECTIVES:
         check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective, BernoulliLikelihood())
         check_batch_of_one(lambda: Gaussian(FEATURES, 5), objective, GaussianLikelihood(learned=True))
+    for likelihood in LIKELIHOODS:
+        check_batch_of_one(lambda: Gaussian(FEATURES, 5), NATS_OBJECTIVES[0], likelihood())
 
 
 def check_batch_of_one(
