@@ -37,12 +37,14 @@ def parse(config_type: type[Config], args: Sequence[str], description: str = "")
                 config=(tyro.conf.SuppressFixed,),
                 registry=registry(),
             )
-    except SystemExit as stop:
-        if stop.code:
-            complaint = with_flags(first_complaint(panel.getvalue(), config_type, all_args), config_type, args)
-            is_of_saved = saved.args and not is_of_command_line(complaint, args)
-            raise InputError(saved.mismatch(complaint) if is_of_saved else complaint) from None
-        raise
+    except (SystemExit, InputError) as stop:  # of the outermost constructor, some versions of tyro pass InputErrors on
+        if isinstance(stop, SystemExit) and not stop.code:
+            raise
+        is_passed_on = isinstance(stop, InputError)
+        message = str(stop) if is_passed_on else first_complaint(panel.getvalue(), config_type, all_args)
+        complaint = with_flags(message, config_type, args)
+        is_of_saved = saved.args and not is_of_command_line(complaint, args)
+        raise InputError(saved.mismatch(complaint) if is_of_saved else complaint) from None
     if unknown and unknown[0] in saved.args:
         raise InputError(saved.mismatch(f"unknown option {unknown[0]}"))
     if unknown:

@@ -23,6 +23,7 @@ class Config:
 
     hill: Hill = Hill()
     seconds: float = 0.0  # between validations
+    together: int = 1  # trials that must have started before the first validation
     run: RunConfig = RunConfig()
 
 
@@ -32,6 +33,11 @@ def main(config: Config) -> None:
         state = run.load_state()
         done = state["step"] if state else 0
         run.rewind(done)
+        deadline = time.monotonic() + 60
+        while len(list(run.folder.parent.glob("*/config.json"))) < config.together:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{config.together} trials are not side by side")
+            time.sleep(0.05)
         for step in range(done + 1, 6):
             time.sleep(config.seconds)
             run.log({"val/loss": (config.hill.x - 2) ** 2 + 1 / step}, step, step / 5)
