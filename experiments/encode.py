@@ -14,6 +14,7 @@ import torch
 
 from ae import Augment, Data, ImageSet, Recipe, Streamed, load
 from ae.cli import Positional, cli, parse_part
+from ae.data.decode import GivenForm
 from ae.data.files import open_files
 from ae.data.scan import images_below
 from ae.evaluation.extract import Format, Part, encode
@@ -94,12 +95,11 @@ def _images_in(folder: Path, model: Autoencoder, workers: int, skip_broken: bool
     if model.image_shape is None:
         raise InputError("the file of weights does not say what images the model takes; it was written in format 1")
     channels, height, width = model.image_shape
-    mode = {1: "L", 3: "RGB"}.get(channels)
-    if mode is None:
+    if channels not in (1, 3):
         raise InputError(f"images have 1 or 3 channels, and the model takes {channels}")
-    files = open_files(paths, [-1] * len(paths), (height, width), mode, skip_broken=skip_broken)
+    files = open_files(paths, [-1] * len(paths), GivenForm((height, width), channels), skip_broken=skip_broken)
     labels = torch.full((len(files),), -1)
-    images = Streamed(files, labels, (), (channels, height, width), workers)
+    images = Streamed(files, labels, (), files.form.tensor_shape, workers)
     return images, [str(path.relative_to(folder)) for path in files.paths]
 
 

@@ -1,8 +1,11 @@
 """Shared fixtures: one thread, a temporary working directory and home, no W&B account, and small data sets."""
 
 import os
+import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: threads of parallel tests would wait for each other
+HUGGING_FACE = tempfile.TemporaryDirectory(prefix="ae-tests-")
+os.environ |= {"HF_HOME": HUGGING_FACE.name, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import random
 from collections.abc import Iterator

@@ -97,19 +97,19 @@ class Batches:
         """Iterate without end over (epoch, batch of the epoch, indices of images), starting at batch `step`."""
         epoch, skip = divmod(step, len(self))
         while True:
-            for i, index in enumerate(self.order(epoch)[skip:], start=skip):
+            for i, index in enumerate(self.order(epoch, skip), start=skip):
                 yield epoch, i, index
             epoch, skip = epoch + 1, 0
 
-    def order(self, epoch: int) -> list[Int64[Tensor, " b"]]:
-        """Indices of the images of each batch of an epoch."""
+    def order(self, epoch: int, skip: int = 0) -> Iterator[Int64[Tensor, " b"]]:
+        """Iterate over the indices of the images of each batch of an epoch, without the first `skip` batches."""
         order = torch.randperm(len(self._shown_once), generator=generator("order", self.seed, epoch))
-        batches = list(self._shown_once[order].split(self._shown_once_per_batch))
-        if self._cycled_per_batch:
-            count = len(batches) * self._cycled_per_batch
-            labelled = self._cycle(epoch * count, count).split(self._cycled_per_batch)
-            batches = [torch.cat(parts) for parts in zip(labelled, batches, strict=True)]
-        return batches
+        shown = self._shown_once[order]
+        count = len(self) * self._cycled_per_batch
+        cycled = self._cycle(epoch * count, count) if count else shown[:0]
+        for i in range(skip, len(self)):
+            parts = [(cycled, self._cycled_per_batch), (shown, self._shown_once_per_batch)]
+            yield torch.cat([indices[i * size : (i + 1) * size] for indices, size in parts])
 
     def _cycle(self, first: int, count: int) -> Int64[Tensor, " count"]:
         """Positions `first` to `first + count` of the labelled images, reshuffled in each cycle."""

@@ -1,17 +1,18 @@
 """Conversion of the data that `fit` and `evaluate` take: arrays, tensors, and PyTorch data sets."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from ae.data.arrays import from_arrays
 from ae.data.batch import Batch
-from ae.data.images import Images, ImageSet, as_labels
-from ae.data.items import as_pixel_type, channels_first
+from ae.data.images import Images, ImageSet
 from ae.data.options import Data
+from ae.data.sources.hub import image_set_of
 from ae.data.splits import Splits
 from ae.data.streamed import Items, Streamed
 from ae.functional import LABEL
@@ -66,29 +67,15 @@ def as_images(data: Any, caller: str = "evaluate", accepted: str = _ACCEPTED) ->
         return _from_arrays(data["images"], _labels(others), caller, _others(others))
     if isinstance(data, ImageSet):
         return data
+    if _is_of_hugging_face(data):
+        return image_set_of(data)
     if isinstance(data, Items) and not isinstance(data, str | bytes | Mapping):
         return Streamed.of(data)
     raise InputError(f"{caller} takes {accepted}, got {_name(data)}")
 
 
 def _from_arrays(images: Any, labels: Any, caller: str, targets: Mapping[str, Any] | None = None) -> ImageSet:
-    pixels = as_pixel_type(images, f"images given to {caller}")
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]  # [n h w] -> [n 1 h w]
-    if pixels.ndim != 4:
-        raise InputError(f"images given to {caller} must be [n c h w] or [n h w], got {list(pixels.shape)}")
-    if not pixels.numel():
-        raise InputError(f"no images: got {list(pixels.shape)}")
-    pixels = channels_first(pixels)
-    labels = torch.full((len(pixels),), -1) if labels is None else as_labels(labels, len(pixels))
-    classes = tuple(str(i) for i in range(int(labels.max()) + 1))
-    if pixels.dtype == torch.uint8:
-        return Images(pixels, labels.to(pixels.device), classes, targets or {})
-    grey = (pixels * 255).round()
-    if torch.equal(grey / 255, pixels):
-        return Images(grey.to(torch.uint8), labels.to(pixels.device), classes, targets or {})
-    _, channels, height, width = pixels.shape
-    return Streamed(_FloatImages(pixels.cpu()), labels, classes, (channels, height, width), 0, targets or {})
+    return from_arrays(images, labels, targets, name=f"images given to {caller}")
 
 
 def _labels(targets: Mapping[str, Any]) -> Any:
@@ -98,19 +85,6 @@ def _labels(targets: Mapping[str, Any]) -> Any:
 def _others(targets: Mapping[str, Any]) -> dict[str, Any]:
     """The targets beside the labels."""
     return {name: values for name, values in targets.items() if name not in (LABEL, "labels")}
-
-
-class _FloatImages:
-    """Float images [n c h w] in memory, as the items of a `Streamed`."""
-
-    def __init__(self, pixels: Tensor) -> None:
-        self._pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self._pixels)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._pixels[index]
 
 
 def _is_array(value: Any) -> bool:
@@ -128,6 +102,12 @@ def _is_labels(value: Any) -> bool:
 
 def _is_image_set(value: Any) -> bool:
     return isinstance(value, ImageSet) or (isinstance(value, Items) and not _is_array(value) and not _is_labels(value))
+
+
+def _is_of_hugging_face(value: Any) -> bool:
+    """Whether a value is a `datasets.Dataset`, without the import of `datasets`."""
+    module = sys.modules.get("datasets")
+    return module is not None and isinstance(value, module.Dataset)
 
 
 def _name(value: Any) -> str:

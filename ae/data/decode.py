@@ -1,5 +1,6 @@
 """Decoding of image files with Pillow: orientation, transparency, and checks that a file is whole."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,16 +34,84 @@ class Header:
     is_animated: bool
 
 
-def as_displayed(image: "Pillow.Image", mode: str | None = None) -> "Pillow.Image":
+@dataclass(frozen=True)
+class ImageForm:
+    """Form to which the images of a data set are brought.
+
+    mode            L (grey) or RGB
+    shape           (height, width)
+    resizes         scale each image to cover `shape`, and crop the centre; else images must have this shape
+    white           value of white in images of more than 8 bits per channel, such as 65535; None: these are refused
+    refuses_colour  raise InputError for a colour image in mode L, which would lose its colours
+    """
+
+    mode: str
+    shape: tuple[int, int]
+    resizes: bool = False
+    white: int | None = None
+    refuses_colour: bool = False
+
+    @property
+    def tensor_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return 1 if self.mode == "L" else 3, *self.shape
+
+    def read(self, source: Path | bytes, name: str) -> UInt8[Tensor, "c h w"]:
+        """Decode a file or its content; raises InputError, with `name`, if it is no image of this form."""
+        from PIL import Image, ImageOps
+
+        with opened_image(source, name) as file:
+            if self.refuses_colour and self.mode == "L" and not is_grey(file):
+                raise InputError(f"{name} has colours, others are grey: choose with Data.channels, 1 or 3")
+            image = as_displayed(file, self.mode, self.white)
+            if self.resizes:
+                image = ImageOps.fit(image, self.shape[::-1], Image.Resampling.BILINEAR)
+        if (image.height, image.width) != self.shape:
+            raise InputError(f"{name} is {image.height}x{image.width}, others {'x'.join(map(str, self.shape))}")
+        return as_pixels(image)
+
+
+@dataclass(frozen=True)
+class GivenForm:
+    """Form of images as the user gives it; None is inferred from the images.
+
+    size      (height, width), or one number for both: scale each image to cover it, and crop the centre
+    channels  1 (grey) or 3 (colour); by default 1 if all images are grey
+    white     as in `ImageForm`
+    """
+
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    white: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def mode(self) -> str | None:
+        """L (grey) or RGB."""
+        return None if self.channels is None else "L" if self.channels == 1 else "RGB"
+
+
+INFERRED = GivenForm()
+"""The form of images of which nothing is given."""
+
+
+def as_displayed(image: "Pillow.Image", mode: str | None = None, white: int | None = None) -> "Pillow.Image":
     """Apply the EXIF orientation, and compose transparent pixels onto white.
 
-    `mode` is L (grey) or RGB; by default L if the image is grey. Raises InputError for more than 8 bits per channel.
+    `mode` is L (grey) or RGB; by default L if the image is grey. Images of more than 8 bits per channel are scaled by
+    `white`, their value of white; raises InputError for these without it.
     """
     from PIL import Image, ImageOps
 
-    _check_depth(image)
-    mode = mode or ("L" if _is_grey(image) else "RGB")
+    _check_depth(image, white)
+    mode = mode or ("L" if is_grey(image) else "RGB")
     image = ImageOps.exif_transpose(image)
+    if white is not None and _is_deep(image):
+        image = _scaled(image, white)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -74,13 +143,16 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in _formats())
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of an image file, and check that the file is whole; raises InputError if it can't be used."""
+def read_header(path: Path, white: int | None = None) -> Header:
+    """Read the header of an image file, and check that the file is whole; raises InputError if it can't be used.
+
+    `white` is as in `ImageForm`.
+    """
     with opened_image(path) as file:
-        _check_depth(file)
+        _check_depth(file, white)
         is_turned = file.format != "TIFF" and file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)  # Pillow turns TIFF
         shape = (file.width, file.height) if is_turned else (file.height, file.width)
-        header = Header(_is_grey(file), shape, getattr(file, "is_animated", False))
+        header = Header(is_grey(file), shape, getattr(file, "is_animated", False))
     with opened_image(path) as file:
         if file.format == "PNG":
             file.verify()  # the checksums of all chunks
@@ -90,29 +162,34 @@ def read_header(path: Path) -> Header:
 
 
 @contextmanager
-def opened_image(path: Path) -> Iterator[Any]:
-    """Open an image file; errors of the decoder become InputErrors that name the file."""
+def opened_image(source: Path | bytes, name: str | None = None) -> Iterator[Any]:
+    """Open an image file, or the content of one; errors of the decoder become InputErrors that begin with its name.
+
+    `name` is by default the file's path.
+    """
     from PIL import Image
 
-    check_regular(path)
+    name = name or str(source)
+    if isinstance(source, Path):
+        check_regular(source)
     file = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_formats()) as file:
+            with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_formats()) as file:
                 yield file
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path} {error}") from error
+        raise error if name in str(error) else InputError(f"{name} {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels, Pillow's limit against decompression bombs"
-        raise InputError(f"{path} has more than {limit}: make it smaller") from error
+        raise InputError(f"{name} has more than {limit}: make it smaller") from error
     except PermissionError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        raise InputError(f"can't read {name}: {error.strerror}") from error
     except Exception as error:  # decoders raise SyntaxError, struct.error, IndexError and others
         if file is None:
-            raise InputError(f"{path} is no image: {_description(path) or one_line(error)}") from error
-        raise InputError(f"{path} is truncated or damaged: {one_line(error)}") from error
+            raise InputError(f"{name} is no image: {_description(source) or _plain(error)}") from error
+        raise InputError(f"{name} is truncated or damaged: {one_line(error)}") from error
 
 
 def describe_content(head: bytes) -> str:
@@ -127,12 +204,19 @@ def describe_content(head: bytes) -> str:
     return ""
 
 
-def _description(path: Path) -> str:
+def _description(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return describe_content(source[:512])
     try:
-        with open(path, "rb") as file:
+        with open(source, "rb") as file:
             return describe_content(file.read(512))
     except OSError:
         return ""
+
+
+def _plain(error: Exception) -> str:
+    """The message of a decoder, without the address of a file in memory."""
+    return "its format is unknown" if "BytesIO" in str(error) else one_line(error)
 
 
 @cache
@@ -152,10 +236,26 @@ def _has_end_marker(path: Path, format: str) -> bool:
         return file.read() == end
 
 
-def _is_grey(image: "Pillow.Image") -> bool:
-    return image.mode in ("1", "L", "LA", "La")
+def is_grey(image: "Pillow.Image") -> bool:
+    """Whether an image has no colours."""
+    return image.mode in ("1", "L", "LA", "La") or _is_deep(image)
 
 
-def _check_depth(image: "Pillow.Image") -> None:
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"has pixels of more than 8 bits (mode {image.mode}): convert it first")
+def _is_deep(image: "Pillow.Image") -> bool:
+    """Whether an image has more than 8 bits per channel, as integers or floats; Pillow has such images in grey only."""
+    return image.mode.startswith(("I", "F"))
+
+
+def _check_depth(image: "Pillow.Image", white: int | None) -> None:
+    if white is None and _is_deep(image):
+        hint = "convert it, or give its value of white with Data.white, such as 65535"
+        raise InputError(f"has pixels of more than 8 bits (mode {image.mode}): {hint}")
+
+
+def _scaled(image: "Pillow.Image", white: int) -> "Pillow.Image":
+    """Scale an image of more than 8 bits per channel to 8 bits; values above `white` are white."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    return Image.fromarray(np.rint(values.clip(0, white) * 255 / white).astype(np.uint8))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ae.data.decode import Header, as_displayed, as_pixels, opened_image, read_header
+from ae.data.decode import INFERRED, GivenForm, Header, ImageForm, read_header
 from ae.utils.console import say
 from ae.utils.errors import InputError
 
@@ -17,70 +17,56 @@ _LISTED = 5  # names in a message
 
 @dataclass(frozen=True)
 class Files:
-    """Image files as a data set: item i is (uint8 [c h w], label), decoded on access.
-
-    mode     L (grey) or RGB
-    shape    (height, width) of all images
-    resizes  whether an image is scaled to cover `shape`, and its centre cropped; else it must have this shape
-    """
+    """Image files as a data set: item i is (uint8 [c h w], label), decoded on access."""
 
     paths: Sequence[Path]
     labels: Sequence[int]
-    mode: str
-    shape: tuple[int, int]
-    resizes: bool = False
+    form: ImageForm
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "c h w"], int]:
-        from PIL import Image, ImageOps
-
         path = self.paths[index]
-        with opened_image(path) as file:
-            image = as_displayed(file, self.mode)
-            if self.resizes:
-                image = ImageOps.fit(image, self.shape[::-1], Image.Resampling.BILINEAR)
-        if (image.height, image.width) != self.shape:
-            raise InputError(f"{path} is {image.height}x{image.width}, others {'x'.join(map(str, self.shape))}")
-        return as_pixels(image), self.labels[index]
+        return self.form.read(path, str(path)), self.labels[index]
 
 
 def open_files(
     paths: Sequence[Path],
     labels: Sequence[int],
-    size: tuple[int, int] | None = None,
-    mode: str | None = None,
-    shape: tuple[int, int] | None = None,
+    given: GivenForm = INFERRED,
+    like: ImageForm | None = None,
     skip_broken: bool = False,
 ) -> Files:
-    """Check all files, and infer `mode` (grey if all are grey) and `shape` (that of the first file) if not given.
+    """Check all files, and infer what is not given of their form: grey if all are grey, the shape of the first file.
 
     Headers are read, and contents where a header can't tell that a file is whole. Raises InputError that lists the
-    files that are not images, truncated, of more than 8 bits, or, without `size`, of a shape other than `shape`. With
-    `skip_broken`, unreadable files are left out and listed on stderr.
+    files that are not images, truncated, of more than 8 bits without a value of white, of another shape without a size,
+    or in colour where the images that they must be `like` are grey. With `skip_broken`, unreadable files are left out
+    and listed on stderr.
     """
     headers: dict[int, Header] = {}
     broken: list[str] = []
     for i, path in enumerate(paths):
         try:
-            headers[i] = read_header(path)
+            headers[i] = read_header(path, given.white)
         except InputError as error:
             broken.append(str(error))
     _report_broken(broken, len(paths), skip_broken)
     animated = [str(paths[i]) for i, header in headers.items() if header.is_animated]
     if animated:
         note(f"{counted(len(animated), 'file')} with several frames, of which the first is read: {some(animated)}")
-    mode = mode or ("L" if all(header.is_grey for header in headers.values()) else "RGB")
-    if size is not None:
-        shape = size
-    else:
-        shape = shape or next(iter(headers.values())).shape
-        mismatched = {i: header.shape for i, header in headers.items() if header.shape != shape}
-        if mismatched:
-            listed = some([f"{paths[i]} is {height}x{width}" for i, (height, width) in mismatched.items()])
-            raise InputError(f"{listed}, others {'x'.join(map(str, shape))}: give a size with Data.size")
-    return Files([paths[i] for i in headers], [labels[i] for i in headers], mode, shape, size is not None)
+    coloured = [str(paths[i]) for i, header in headers.items() if not header.is_grey]
+    if coloured and given.mode is None and like is not None and like.mode == "L":
+        raise InputError(f"{some(coloured)} in colour, others are grey: choose with Data.channels, 1 or 3")
+    mode = given.mode or (like.mode if like is not None else "RGB" if coloured else "L")
+    shape = given.shape or (like.shape if like is not None else next(iter(headers.values())).shape)
+    mismatched = {i: header.shape for i, header in headers.items() if header.shape != shape}
+    if given.shape is None and mismatched:
+        listed = some([f"{paths[i]} is {height}x{width}" for i, (height, width) in mismatched.items()])
+        raise InputError(f"{listed}, others {'x'.join(map(str, shape))}: give a size with Data.size")
+    form = ImageForm(mode, shape, given.shape is not None, given.white)
+    return Files([paths[i] for i in headers], [labels[i] for i in headers], form)
 
 
 def decoded(files: Files, skip_broken: bool = False) -> tuple[UInt8[Tensor, "n c h w"], list[int]]:

@@ -15,12 +15,14 @@ from torch import Tensor
 from ae.data import Images, ImageSet, Splits
 from ae.data.streamed import Selection
 
+_SAMPLED = 1000  # items of a table or an array
+
 
 def data_identity(data: Splits) -> dict[str, Any]:
     """Identity of the training and validation data, as JSON; test images are not read.
 
-    Images in memory are identified by their pixels, streamed files by names and sizes, and other data sets by their
-    number of items; all of them also by their labels.
+    Images in memory are identified by their pixels, streamed files by names and sizes, tables and arrays by 1,000 of
+    their images, and other data sets by their number of items; all of them also by their labels.
     """
     parts = {"training": data.train, "validation": data.validation}
     return {
@@ -61,9 +63,10 @@ def _part(images: ImageSet) -> dict[str, Any]:
 def _content(images: ImageSet) -> str | None:
     if isinstance(images, Images):
         return _digest(images.pixels)
-    paths = _paths(getattr(images, "items", None))
+    items = getattr(images, "items", None)
+    paths = _paths(items)
     if paths is None:
-        return None
+        return _sampled(items)
     root = os.path.commonpath([path.parent for path in paths])
     lines = [f"{path.relative_to(root).as_posix()}\t{_size(path)}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
@@ -73,9 +76,20 @@ def _paths(items: Any) -> Sequence[Path] | None:
     """Files that the items of a data set are read from; None if they are not files."""
     if isinstance(items, Selection):
         paths = _paths(items.items)
-        return None if paths is None else [paths[i] for i in items.indices]
+        return None if paths is None else [paths[i] for i in items.indices.tolist()]
     paths = getattr(items, "paths", None)
     return paths if isinstance(paths, Sequence) and all(isinstance(path, Path) for path in paths) else None
+
+
+def _sampled(items: Any) -> str | None:
+    """Digest of at most 1,000 items, evenly spaced, of a data set that gives the bytes of an item; else None."""
+    selected = items if isinstance(items, Selection) else Selection(items, torch.arange(len(items)))
+    if not hasattr(selected.items, "content"):
+        return None
+    digest = hashlib.sha256()
+    for i in torch.linspace(0, len(selected) - 1, min(len(selected), _SAMPLED), dtype=torch.float64).long():
+        digest.update(selected.items.content(int(selected.indices[i])))
+    return digest.hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -91,7 +91,7 @@ class Images:
 
 
 def as_labels(labels: Any, count: int, classes: int | None = None) -> Int64[Tensor, " n"]:
-    """Convert a tensor, array or sequence of integers to int64 labels [n].
+    """Convert a tensor, array or sequence of integers, [n] or [n 1], to int64 labels [n].
 
     Raises InputError for values that are not integers (0.5, True), a count other than `count`, or labels outside
     -1 to `classes` - 1.
@@ -104,6 +104,8 @@ def as_labels(labels: Any, count: int, classes: int | None = None) -> Int64[Tens
     is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or has_bool)
     if tensor.numel() and not is_integer:
         raise InputError(f"labels must be whole numbers, 0 for the first class, got {tensor.dtype}")
+    if tensor.shape == (count, 1):
+        tensor = tensor[:, 0]
     if tensor.shape != (count,):
         raise InputError(f"labels must be [{count}], one for each image, got {list(tensor.shape)}")
     tensor = tensor.long()

@@ -16,8 +16,8 @@ from ae.data.decode import as_displayed, as_pixels
 from ae.data.targets import as_target_values
 from ae.utils.errors import InputError, one_line
 
-_IMAGE_KEYS = ("image", "images", "img", "pixel_values", "pixels", "x")
-_LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
+IMAGE_NAMES = ("image", "images", "img", "pixel_values", "pixels", "x")
+LABEL_NAMES = ("label", "labels", "target", "targets", "class", "y")
 _LABELS = ("label", "labels")  # in the mapping of an item (image, {name: value})
 _CHANNELS = (1, 2, 3, 4)  # sizes of a last axis that can be the channels
 
@@ -25,7 +25,7 @@ _CHANNELS = (1, 2, 3, 4)  # sizes of a last axis that can be the channels
 def image_of(item: Any, name: str, shape: tuple[int, int, int] | None = None) -> Tensor:
     """Get the image of an item: uint8 [c h w] or float32 [c h w] in [0, 1]; raises InputError if not of `shape`."""
     if isinstance(item, Mapping):
-        item = item[_key(item, _IMAGE_KEYS, name)]
+        item = item[_key(item, IMAGE_NAMES, name)]
     elif isinstance(item, tuple | list):
         if not item:
             raise InputError(f"{name} must be (image, label), got an empty {type(item).__name__}")
@@ -39,7 +39,7 @@ def image_of(item: Any, name: str, shape: tuple[int, int, int] | None = None) ->
 def label_of(item: Any, name: str) -> int:
     """Get the label of an item, or -1 if it has none; raises InputError for a label that is not an integer."""
     if isinstance(item, Mapping):
-        key = next((key for key in _LABEL_KEYS if key in item), None)
+        key = next((key for key in LABEL_NAMES if key in item), None)
         label = None if key is None else item[key]
     else:
         label = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None

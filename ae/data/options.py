@@ -1,5 +1,6 @@
 """Options of a command line that choose a data set."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 from ae.data import sources
 from ae.data.augment import Augment
+from ae.data.decode import GivenForm
 from ae.data.images import Images, ImageSet
 from ae.data.splits import Splits, hold_out, keep_labels
 from ae.utils.errors import InputError
@@ -15,7 +17,18 @@ from ae.utils.validation import AtLeast0, BelowOne, Positive, Settings
 
 _VALIDATION = 5000
 _VALIDATION_SHARE = 10  # at most 1/10 of the training images
-Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder"]
+_READ_BY = {  # names of the data sets for which a field is read
+    "targets": ("folder",),
+    "size": ("folder", "hub"),
+    "channels": ("folder", "hub"),
+    "white": ("folder", "hub"),
+    "image_column": ("hub",),
+    "label_column": ("hub",),
+    "target_columns": ("hub",),
+    "skip_broken": ("folder",),
+    "stream": ("folder", "arrays"),
+}
+Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder", "arrays", "hub"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +36,15 @@ class Data(Settings):
     """Data set, split, and training batches."""
 
     name: Name = "mnist"  # mnist comes with the package; folder: one folder of images per class
-    root: Path | None = None  # folder of the data set, or of its download (default: data); mnist: IDX files
+    root: Path | None = None  # where the data are; hub: ORG/NAME, or files (default: downloads in data)
     targets: Path | None = None  # folder: CSV file of targets, a column of file names and one of each target
-    size: Positive[int] | tuple[Positive[int], Positive[int]] | None = None  # folder: height and width to crop to
-    stream: bool = False  # folder: read images while training, for data that do not fit in memory
+    size: Positive[int] | tuple[Positive[int], Positive[int]] | None = None  # folder, hub: height and width to crop to
+    channels: Literal[1, 3] | None = None  # folder, hub: 1 grey, 3 colour (default: grey if all images are)
+    white: Positive[int] | None = None  # folder, hub: value of white of images of more than 8 bits (default: refuse)
+    image_column: str | None = None  # hub: column of images (default: the only one)
+    label_column: str | None = None  # hub: column of labels (default: label, or the only one of classes)
+    target_columns: tuple[str, ...] = ()  # hub: columns of other targets
+    stream: bool = False  # folder, arrays: read images while training, for data that do not fit in memory
     workers: AtLeast0[int] = 2  # processes that read streamed images ahead
     skip_broken: bool = False  # folder: leave out files that can't be read, and list them
     validation: AtLeast0[int] | BelowOne | None = None  # training images held out, a count or a fraction; 0: none
@@ -39,15 +57,15 @@ class Data(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stream and self.name != "folder":
-            raise InputError(f"only a folder can be streamed, not {self.name}")
-        is_read = {"size": self.name == "folder", "skip_broken": self.name == "folder"}
-        is_read |= {"targets": self.name == "folder"}
-        is_read |= {"workers": self.stream, "seed": self.labels is not None}
-        requires = {"workers": "Data.stream", "seed": "Data.labels"}
-        for name in is_read:
-            if not is_read[name] and getattr(self, name) != getattr(Data, name):
-                reason = f"without {requires[name]}" if name in requires else f"by {self.name}, only by a folder"
+        unread = {
+            name: f"by {self.name}, only by {_either(by)}" for name, by in _READ_BY.items() if self.name not in by
+        }
+        if not (self.stream or self.name == "hub"):
+            unread["workers"] = "without Data.stream"
+        if self.labels is None:
+            unread["seed"] = "without Data.labels"
+        for name, reason in unread.items():
+            if getattr(self, name) != getattr(Data, name):
                 raise InputError(f"Data.{name} is not read {reason}: leave it out")
         if self.stream and self.binarise:
             raise InputError("images that are streamed can't be binarised: leave out one of stream and binarise")
@@ -103,6 +121,7 @@ class Data(Settings):
         return images.binarised(key) if self.binarise and isinstance(images, Images) else images
 
     def _source(self) -> sources.Source[ImageSet]:
+        form = GivenForm(self.size, self.channels, self.white)
         match self.name:
             case "mnist":
                 return sources.read_mnist() if self.root is None else sources.read_idx_folder("mnist", self.root)
@@ -110,6 +129,20 @@ class Data(Settings):
                 if self.root is None:
                     raise InputError("data set folder needs Data.root: a folder with a folder of images for each class")
                 workers = self.workers if self.stream else None
-                return sources.read_folder(self.root, self.size, workers, self.skip_broken, self.targets)
+                return sources.read_folder(self.root, form, workers, self.skip_broken, self.targets)
+            case "arrays":
+                if self.root is None:
+                    raise InputError("data set arrays needs Data.root: a file .npz, .npy, .safetensors or .h5")
+                return sources.read_arrays(self.root, self.workers if self.stream else None)
+            case "hub":
+                if self.root is None:
+                    raise InputError("data set hub needs Data.root: ORG/NAME on the Hub, a folder, or files of tables")
+                columns = self.image_column, self.label_column, self.target_columns
+                return sources.read_hub(self.root, form, self.workers, *columns)
             case name:
                 return sources.read_torchvision(name, self.root or Path("data"))
+
+
+def _either(names: Sequence[str]) -> str:
+    """List names of data sets: `folder or arrays`."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -107,8 +107,7 @@ class Streamed:
         """Select images by index."""
         indices = _as_indices(len(self), index)
         targets = {name: target[indices] for name, target in self.targets.items()}
-        items = Selection(self.items, indices.tolist())
-        return replace(self, items=items, labels=self.labels[indices], targets=targets)
+        return replace(self, items=Selection.of(self.items, indices), labels=self.labels[indices], targets=targets)
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "Streamed":
         """Replace the labels."""
@@ -188,13 +187,20 @@ class Selection:
     """Some of the items of a data set."""
 
     items: Items
-    indices: list[int]
+    indices: Int64[Tensor, " m"]
+
+    @classmethod
+    def of(cls, items: Items, indices: Int64[Tensor, " m"]) -> "Selection":
+        """Select items; a selection of a selection is one of the first items."""
+        if isinstance(items, Selection):
+            return cls(items.items, items.indices[indices])
+        return cls(items, indices)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self.items[self.indices[index]]
+        return self.items[int(self.indices[index])]
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ def test_parse_help_explains_every_field(config_type: Any, capsys: pytest.Captur
     flags = [i for i, line in enumerate(lines) if line.startswith("--")]
     assert len(flags) > 25
     for i in flags:
-        explanation = lines[i + 1].split("(default")[0]
+        end = next(j for j in range(i, len(lines)) if "".join(lines[i : j + 1]).count("{") == lines[j].count("}"))
+        explanation = lines[end + 1].split("(default")[0]
         assert len(explanation.split()) > 1, lines[i]
         assert not explanation.startswith("--"), lines[i]
 

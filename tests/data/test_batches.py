@@ -31,7 +31,7 @@ def test_order_depends_only_on_seed_and_epoch(numbered: Images) -> None:
         batches = Batches(numbered, 5, seed)
         torch.rand(7)
         list(batches.epoch(99))
-        return torch.cat(batches.order(epoch)).tolist()
+        return torch.cat(list(batches.order(epoch))).tolist()
 
     assert order(0, 3) == order(0, 3)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
@@ -71,7 +71,7 @@ def test_batches_are_augmented_differently_in_every_epoch(numbered: Images) -> N
 
     def epoch(number: int) -> Tensor:
         (batch,) = batches.epoch(number)
-        return batch.images[torch.cat(batches.order(number)).argsort()]  # in the order of the data set
+        return batch.images[torch.cat(list(batches.order(number))).argsort()]  # in the order of the data set
 
     assert torch.equal(epoch(0), epoch(0))
     assert not torch.equal(epoch(0), epoch(1))

@@ -28,6 +28,7 @@ from ae import (
 )
 from ae.data import sources
 from ae.data.convert import as_images
+from ae.data.decode import GivenForm
 from ae.data.identity import data_identity, differences
 from ae.evaluation.extract import encode
 from ae.functional import is_known
@@ -262,7 +263,7 @@ def test_read_folder_reads_maps_of_classes(folder: Path) -> None:
         mask.save(folder.parent / "masks" / f"{i}.png")
         rows.append([f"{i}.png", f"masks/{i}.png" if i else ""])
     targets = write_csv(folder.parent / "targets.csv", rows)
-    source = sources.read_folder(folder, size=(4, 6), targets=targets)
+    source = sources.read_folder(folder, GivenForm((4, 6)), targets=targets)
     assert source.train.shape == (1, 4, 6)
     assert source.train.targets["mask"].classes == ("0", "255")
     for i, found in (by_number(source.train) | by_number(source.test())).items():

@@ -7,21 +7,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ae.data.decode import INFERRED, GivenForm
 from ae.data.files import Files, decoded, open_files
 from ae.data.images import Images, ImageSet
 from ae.data.scan import Labelled, scan
 from ae.data.sources.csv_targets import map_files, read_targets, split_labels
-from ae.data.sources.source import Source
+from ae.data.sources.source import NO_TEST_IMAGES, Source, held_out_for_test
 from ae.data.streamed import Streamed
 from ae.data.targets import Target
 from ae.utils.errors import InputError
 
-_TEST_SHARE = 0.1  # of the training images, held out where there is no test folder
-
 
 def read_folder(
     root: Path,
-    size: int | tuple[int, int] | None = None,
+    form: GivenForm = INFERRED,
     workers: int | None = None,
     skip_broken: bool = False,
     targets: Path | None = None,
@@ -31,8 +30,7 @@ def read_folder(
     `ae.data.scan` says which files are read. Without a `test` folder, a fixed tenth of the training images is held out.
     Images are grey if all are grey, else RGB. EXIF orientation is applied, and transparent images are on white.
 
-    size         (height, width), or one number for both: scale each image to cover it, and crop the centre; without it,
-                 all images must have the same size
+    form         size, channels and value of white of the images; without a size, all must have the same
     workers      stream the images with this many processes, instead of holding them in memory
     skip_broken  leave out files that are not images
     targets      CSV file of targets (`ae.data.sources.csv_targets`); with it, images need no folders of classes, and
@@ -44,24 +42,22 @@ def read_folder(
     scanned = scan(root, needs_classes=targets is None, left_out=maps)
     train_files, test_files = scanned.train, scanned.test
     if test_files is None:
-        order = torch.randperm(len(train_files), generator=torch.Generator().manual_seed(0)).tolist()
-        test_count = int(len(order) * _TEST_SHARE)
-        test_files = [train_files[i] for i in sorted(order[:test_count])]
-        train_files = [train_files[i] for i in sorted(order[test_count:])]
-    shape = (size, size) if isinstance(size, int) else size
+        train_index, test_index = held_out_for_test(len(train_files))
+        test_files = [train_files[i] for i in test_index.tolist()]
+        train_files = [train_files[i] for i in train_index.tolist()]
     parts: dict[str, Labelled] = {"train": train_files, "test": test_files, "validation": scanned.validation or []}
     opened: dict[str, Files] = {}
     first = 0
     for name, labelled in parts.items():
         if labelled:
             paths = [path for path, _ in labelled]
-            mode, known = (opened["train"].mode, opened["train"].shape) if opened else (None, None)
-            opened[name] = open_files(paths, range(first, first + len(paths)), shape, mode, known, skip_broken)
+            like = opened["train"].form if opened else None
+            opened[name] = open_files(paths, range(first, first + len(paths)), form, like, skip_broken)
             first += len(paths)
         elif name == "test":
-            raise InputError("no images for the test: add a folder `test`, or give ten images or more")
+            raise InputError(NO_TEST_IMAGES)
     every = [file for labelled in parts.values() for file in labelled]
-    known_of_all = _targets_of(every, scanned.classes, root, targets, None if workers else opened["train"].shape)
+    known_of_all = _targets_of(every, scanned.classes, root, targets, None if workers else opened["train"].form.shape)
 
     def read(files: Files) -> ImageSet:
         return _read(files, known_of_all, workers, skip_broken)
@@ -101,9 +97,8 @@ def _read(files: Files, known: _Known, workers: int | None, skip_broken: bool) -
 
     if workers is not None:
         labels, targets = of(files.labels)
-        channels = 1 if files.mode == "L" else 3
         files = replace(files, labels=labels.tolist())
-        return Streamed(files, labels, known.classes, (channels, *files.shape), workers, targets)
+        return Streamed(files, labels, known.classes, files.form.tensor_shape, workers, targets)
     pixels, numbers = decoded(files, skip_broken)
     labels, targets = of(numbers)
     return Images(pixels, labels, known.classes, targets)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ae import Data, InputError
 from ae.data import sources
+from ae.data.decode import GivenForm
 from tests.helpers.held import held
 from tests.helpers.image_files import GREY, encode_image, save_image
 
@@ -54,7 +55,7 @@ def test_read_folder_resizes_and_crops_the_centre(tmp_path: Path) -> None:
     Image.fromarray(wide).save(tmp_path / "train" / "a" / "wide.png")
     save_image(tmp_path / "train" / "a" / "small.png", size=(3, 3), colour=50)
     save_image(tmp_path / "test" / "a" / "tall.png", size=(3, 9), colour=60)
-    source = sources.read_folder(tmp_path, size=4)
+    source = sources.read_folder(tmp_path, GivenForm(4))
     assert held(source.train).pixels.shape == (2, 1, 4, 4)
     assert held(source.train).pixels[0].unique().tolist() == [50]
     assert held(source.train).pixels[1, 0, :, 1:3].unique().tolist() == [200]
@@ -77,7 +78,7 @@ def test_read_folder_raises_one_line_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1\.png has pixels of more than 8 bits \(mode I;16\)"):
         sources.read_folder(tmp_path)
     save_image(tmp_path / "a" / "1.png")
-    with pytest.raises(InputError, match="no images for the test: add a folder `test`, or give ten images or more"):
+    with pytest.raises(InputError, match="no images for the test: add test images, or give ten images or more"):
         sources.read_folder(tmp_path).test()
 
 
@@ -112,3 +113,49 @@ def test_read_folder_checks_test_images_when_loading(tmp_path: Path, test_images
         (tmp_path / "test" / "a" / f"{i}.png").write_bytes(content)
     with pytest.raises(InputError, match=complaint):
         Data("folder", tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    ("image", "white", "expected"),
+    [
+        (Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)), 65535, [0, 128, 255]),
+        (Image.fromarray(np.array([[0, 2048, 5000]], np.uint16)), 4095, [0, 128, 255]),
+        (Image.fromarray(np.array([[-3, 50, 100]], np.int32)), 100, [0, 128, 255]),
+        (Image.fromarray(np.array([[-0.5, 0.5, np.nan]], np.float32)), 1, [0, 128, 0]),
+        (Image.fromarray(np.array([[0, 7, 255]], np.uint8)), 100, [0, 7, 255]),  # 8 bits: as they are
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_read_folder_scales_deep_images_by_their_white(
+    tmp_path: Path, image: Image.Image, white: int, expected: list[int], stream: bool
+) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        image.save(tmp_path / part / "a" / "0.tiff")
+    data = Data("folder", tmp_path, white=white, validation=0, stream=stream).load()
+    assert (data.train.batch(slice(None)).images[0, 0, 0] * 255).round().tolist() == expected
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_read_folder_takes_colour_away_only_when_asked(tmp_path: Path, part: str) -> None:
+    for each in ("train", "test"):
+        for i in range(3):
+            mode, colour = ("RGB", (255, 0, 0)) if each == part == "test" and i == 1 else ("L", 50)
+            save_image(tmp_path / each / "a" / f"{i}.png", mode, colour=colour)
+    if part == "test":
+        with pytest.raises(InputError, match=r"test/a/1\.png in colour, others are grey: choose with Data\.channels"):
+            sources.read_folder(tmp_path)
+    source = sources.read_folder(tmp_path, GivenForm(channels=1))
+    assert held(source.test()).pixels[1, 0, 0, 0] == (76 if part == "test" else 50)  # luma of red, ITU-R 601
+    assert sources.read_folder(tmp_path, GivenForm(channels=3)).train.shape == (3, 5, 6)
+
+
+def test_read_folder_converts_palettes_and_cmyk(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    (tmp_path / "a").mkdir()
+    for i in range(10):
+        red.quantize(4).save(tmp_path / "a" / f"{i}.png")
+        red.convert("CMYK").save(tmp_path / "a" / f"{i}.tiff")
+    pixels = held(sources.read_folder(tmp_path).train).pixels
+    assert pixels.shape == (18, 3, 8, 8)
+    assert pixels.float().mean((0, 2, 3)).tolist() == [255, 0, 0]
