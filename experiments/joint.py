@@ -34,7 +34,7 @@ from ae import (
     report,
 )
 from ae.cli import cli
-from ae.data.targets import Target
+from ae.data.targets import Target, known_targets
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
@@ -75,12 +75,13 @@ def build(model: Model, data: Splits) -> Autoencoder:
     bottleneck = None if model.latent is None else Dense(features, model.latent)
     code = features if model.latent is None else (model.latent,)
     heads: dict[str, nn.Module] = {}
-    if data.classes or not data.train.targets:
+    targets = known_targets(data.train)
+    if data.classes or not targets:
         heads["digit"] = Classifier(code, data.class_count, model.hidden)
     stages = (channels, *(stage.channels for stage in encoder.feature_info))
-    if "digit" in heads and "digit" in data.train.targets:
+    if "digit" in heads and "digit" in targets:
         raise InputError("digit is the head of the label: name the target digit differently")
-    heads |= {name: head_for(name, target, code, stages, model.hidden) for name, target in data.train.targets.items()}
+    heads |= {name: head_for(name, target, code, stages, model.hidden) for name, target in targets.items()}
     return Autoencoder(encoder, decoder, bottleneck, heads, likelihood)
 
 

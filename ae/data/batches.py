@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice, tee
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -48,7 +49,8 @@ class Batches:
         self.seed = seed
         self.augment = augment or Augment()
         self.binarise = binarise
-        self._cycled, self._shown_once = torch.arange(0), torch.arange(len(data))
+        self._cycled, self._shown_count = torch.arange(0), len(data)
+        self._shown_once: Int64[Tensor, " n"] | None = None  # None: all
         self._cycled_per_batch, self._shown_once_per_batch = 0, batch_size
         if labelled_per_batch is not None:
             if not 0 < labelled_per_batch < batch_size:
@@ -56,38 +58,48 @@ class Batches:
                 raise InputError(f"Data.labelled_per_batch must be {valid}, got {labelled_per_batch}")
             has_label = data.labels.cpu() >= 0
             self._cycled, self._shown_once = has_label.nonzero().flatten(), (~has_label).nonzero().flatten()
+            self._shown_count = len(self._shown_once)
             self._cycled_per_batch, self._shown_once_per_batch = labelled_per_batch, batch_size - labelled_per_batch
-            if not len(self._cycled) or not len(self._shown_once):
+            if not len(self._cycled) or not self._shown_count:
                 raise InputError(
                     "Data.labelled_per_batch mixes labelled and unlabelled images, "
-                    f"got {len(self._cycled)} and {len(self._shown_once)}"
+                    f"got {len(self._cycled)} and {self._shown_count}"
                 )
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
-        return -(-len(self._shown_once) // self._shown_once_per_batch)
+        return -(-self._shown_count // self._shown_once_per_batch)
 
     def size(self, step: int) -> int:
         """Number of images in batch `step`."""
         shown = step % len(self) * self._shown_once_per_batch
-        return self._cycled_per_batch + min(self._shown_once_per_batch, len(self._shown_once) - shown)
+        return self._cycled_per_batch + min(self._shown_once_per_batch, self._shown_count - shown)
 
-    def starting_at(self, step: int) -> Iterator[Batch]:
+    def starting_at(self, step: int, state: dict[str, Any] | None = None) -> Iterator[Batch]:
         """Iterate over batches without end, starting at batch `step` of the training (counted from 0).
 
-        With several processes, each process gets its shard of every batch.
+        With several processes, each process gets its shard of every batch. `state` is that of `state()` at this step.
         """
-        positions, positions_to_read = tee(self._positions(step))
-        batches = self.data.stream(distributed.shard(index) for _, _, index in positions_to_read)
-        for (epoch, i, index), batch in zip(positions, batches, strict=False):  # both without end
+        for epoch, i, count, batch in self._read(step, state):
             if self.augment.moves:
-                parameters = self.augment.draw(len(index), generator("augment", self.seed, epoch, i))
+                parameters = self.augment.draw(count, generator("augment", self.seed, epoch, i))
                 batch = self.augment.moved(batch, distributed.shard(parameters, dim=1))
             if self.binarise:
-                uniform = torch.rand(len(index), *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
+                uniform = torch.rand(count, *self.data.shape, generator=generator("binarise", self.seed, epoch, i))
                 white = distributed.shard(uniform).to(batch.images.device, non_blocking=True) < batch.images
                 batch = batch.with_images(white.float())
             yield batch
+
+    def state(self) -> dict[str, Any] | None:
+        """State of data that are read in sequence, at which `starting_at` goes on; None where the step says it all."""
+        return None
+
+    def _read(self, step: int, state: dict[str, Any] | None) -> Iterator[tuple[int, int, int, Batch]]:
+        """Iterate without end over (epoch, batch of the epoch, images of the global batch, this process's shard)."""
+        positions, positions_to_read = tee(self._positions(step))
+        batches = self.data.stream(distributed.shard(index) for _, _, index in positions_to_read)
+        for (epoch, i, index), batch in zip(positions, batches, strict=False):  # both without end
+            yield epoch, i, len(index), batch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Iterate over the batches of an epoch."""
@@ -103,8 +115,8 @@ class Batches:
 
     def order(self, epoch: int, skip: int = 0) -> Iterator[Int64[Tensor, " b"]]:
         """Iterate over the indices of the images of each batch of an epoch, without the first `skip` batches."""
-        order = torch.randperm(len(self._shown_once), generator=generator("order", self.seed, epoch))
-        shown = self._shown_once[order]
+        order = torch.randperm(self._shown_count, generator=generator("order", self.seed, epoch))
+        shown = order if self._shown_once is None else self._shown_once[order]
         count = len(self) * self._cycled_per_batch
         cycled = self._cycle(epoch * count, count) if count else shown[:0]
         for i in range(skip, len(self)):

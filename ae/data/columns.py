@@ -12,38 +12,54 @@ import numpy as np
 import torch
 
 from ae.data.decode import GivenForm, ImageForm, is_grey, opened_image
+from ae.data.files import note
 from ae.data.items import IMAGE_NAMES, LABEL_NAMES, as_image
 from ae.data.targets import Target
 from ae.utils.errors import InputError, one_line
 
+_OF_SHARDS = ("__key__", "__url__")  # columns that tell where a row of a WebDataset was
 _LOOKED_AT = 1000  # images, evenly spaced, whose headers tell whether a data set has colours
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Images of a data set of Hugging Face: item i is the image of row i, decoded on access.
+class Columns:
+    """Columns of images, labels and targets; None is found by `found`.
 
-    rows    the data set, with its column of images alone, undecoded
-    form    form of encoded images; None for arrays of pixels
+    image    by default the only column of images, or the one named as images are
+    label    by default `label` or a name like it, or the only column of named classes; none if there is none
+    targets  other columns to predict
     """
 
-    rows: Any
-    column: str
-    form: ImageForm | None
+    image: str | None = None
+    label: str | None = None
+    targets: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def found(self, features: Mapping[str, Any], place: str) -> "FoundColumns":
+        """Find the columns among those of a data set, and note those that are not read.
 
-    def __getitem__(self, index: int) -> Any:
-        return read_cell(self.rows[index][self.column], self.form, f"row {index}")
+        Raises InputError, which names the columns, where there is none of this name, or several can be meant.
+        """
+        for option, name in (("image_column", self.image), ("label_column", self.label)):
+            if name is not None and name not in features:
+                raise InputError(f"no column {name} for Data.{option}, but {', '.join(features)}")
+        for name in self.targets:
+            if name not in features:
+                raise InputError(f"no column {name} for Data.target_columns, but {', '.join(features)}")
+        image = self.image or _find_image_column(features)
+        label = self.label or _find_label_column(features)
+        unread = [name for name in features if name not in (image, label, *self.targets) and name not in _OF_SHARDS]
+        if unread:
+            note(f"columns of {place} that are not read: {', '.join(unread)}; Data.target_columns takes targets")
+        return FoundColumns(image, label, self.targets)
 
-    def content(self, index: int) -> bytes:
-        """The bytes of an image, encoded or as an array."""
-        cell = self.rows[index][self.column]
-        if self.form is None:
-            return np.asarray(cell).tobytes()
-        source = encoded(cell, f"row {index}")
-        return source if isinstance(source, bytes) else bytes(source.read_bytes())
+
+@dataclass(frozen=True)
+class FoundColumns:
+    """Columns of images, labels and targets of a data set."""
+
+    image: str
+    label: str | None
+    targets: tuple[str, ...]
 
 
 def read_cell(cell: Any, form: ImageForm | None, name: str) -> Any:
@@ -62,14 +78,12 @@ def encoded(cell: Any, name: str) -> Any:
     return cell
 
 
-def undecoded(data: Any, column: str) -> tuple[Any, bool]:
-    """Select the column of images of a data set; return it, and whether its images are encoded (else arrays)."""
-    import datasets
-
-    data = data.select_columns([column])
-    if is_encoded(data.features[column]):
-        return data.cast_column(column, datasets.Image(decode=False)).with_format(None), True
-    return data.with_format("numpy"), False
+def content_of(cell: Any, is_encoded: bool, name: str) -> bytes:
+    """The bytes of an image, of its file or of its pixels."""
+    if not is_encoded:
+        return np.asarray(cell).tobytes()
+    source = encoded(cell, name)
+    return source if isinstance(source, bytes) else bytes(source.read_bytes())
 
 
 def is_encoded(feature: Any) -> bool:
@@ -83,34 +97,24 @@ def is_encoded(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
 
 
-def find_image_column(features: Mapping[str, Any], asked: str | None) -> str:
-    """The column of images: the one asked for, the only one of images, or the only one with the name of images."""
+def _find_image_column(features: Mapping[str, Any]) -> str:
+    """The only column of images, or the only one with the name of images; `image` where there are several."""
     import datasets
 
-    if asked is not None:
-        if asked not in features:
-            raise InputError(f"no column {asked} for Data.image_column, but {', '.join(features)}")
-        return asked
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     named = [name for name in features if name.lower() in IMAGE_NAMES]
     for candidates in (typed, named):
-        if len(candidates) > 1 and any(name in candidates for name in IMAGE_NAMES[:1]):
-            return IMAGE_NAMES[0]
-        if len(candidates) > 1:
+        if len(candidates) > 1 and IMAGE_NAMES[0] not in candidates:
             raise InputError(f"the columns {', '.join(candidates)} can be the images: choose with Data.image_column")
         if candidates:
-            return candidates[0]
+            return IMAGE_NAMES[0] if IMAGE_NAMES[0] in candidates else candidates[0]
     raise InputError(f"none of the columns {', '.join(features)} is of images: name it with Data.image_column")
 
 
-def find_label_column(features: Mapping[str, Any], asked: str | None) -> str | None:
-    """The column of labels: the one asked for, the one with the name of labels, or the only one of named classes."""
+def _find_label_column(features: Mapping[str, Any]) -> str | None:
+    """The column with the name of labels, or the only one of named classes."""
     import datasets
 
-    if asked is not None:
-        if asked not in features:
-            raise InputError(f"no column {asked} for Data.label_column, but {', '.join(features)}")
-        return asked
     named = [name for name in (*LABEL_NAMES, "cls") if name in features and _is_label(features[name])]
     if named:
         return named[0]
@@ -151,24 +155,33 @@ def infer_form(images: Any, column: str, given: GivenForm) -> ImageForm:
 
 
 def read_target(parts: Sequence[Any], name: str) -> Target:
-    """Read a column of several data sets, one after the other, as a target, typed by what it holds.
+    """Read a column of several data sets, one after the other, as a target (`as_target`)."""
+    import pyarrow as pa
 
-    Named classes, text and booleans are classes (of text, sorted); whole numbers are classes without names; floats, and
-    lists of numbers of one length, are values. Missing cells are -1, or NaN. Raises InputError for other columns.
+    tables = [part.select_columns([name]).with_format("arrow")[:] for part in parts]
+    column = pa.chunked_array([chunk for table in tables for chunk in table[name].chunks], tables[0][name].type)
+    return as_target(column, parts[0].features[name], name)
+
+
+def as_target(column: Any, feature: Any, name: str, classes: Sequence[str] | None = None) -> Target:
+    """Convert a column of Arrow to a target, typed by what it holds.
+
+    Named classes, text and booleans are classes (of text: `classes`, or all values, sorted); whole numbers are classes
+    without names; floats, and lists of numbers of one length, are values. Missing cells are -1, or NaN. Raises
+    InputError for other columns, and for text that is none of `classes`.
     """
     import datasets
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    feature = parts[0].features[name]
-    tables = [part.select_columns([name]).with_format("arrow")[:] for part in parts]
-    column = pa.chunked_array([chunk for table in tables for chunk in table[name].chunks], tables[0][name].type)
     kind = column.type
     try:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            values = pc.unique(column).drop_null()
-            classes = tuple(sorted(values.to_pylist()))
-            return Target(_integers(pc.index_in(column, pa.array(classes, kind))), classes)
+            known = sorted(pc.unique(column).drop_null().to_pylist()) if classes is None else classes
+            numbers = pc.index_in(column, pa.array(known, kind))
+            if numbers.null_count > column.null_count:
+                raise InputError(f"the column {name} has values that are none of its {len(known)} classes")
+            return Target(_integers(numbers), tuple(known))
         if pa.types.is_boolean(kind):
             return Target(_integers(column.cast(pa.int64())), ("False", "True"))
         if pa.types.is_integer(kind):
@@ -177,9 +190,11 @@ def read_target(parts: Sequence[Any], name: str) -> Target:
         if pa.types.is_floating(kind):
             return Target(torch.from_numpy(column.cast(pa.float32()).fill_null(float("nan")).to_numpy().copy()))
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            rows = np.stack(column.to_numpy())
+            rows = np.stack(column.to_numpy(zero_copy_only=False))
             return Target(torch.from_numpy(rows.astype(np.float32 if rows.dtype.kind == "f" else np.int64)))
     except (ValueError, TypeError, pa.ArrowException) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"the column {name} can't be a target: {one_line(error)}") from error
     raise InputError(f"the column {name} can't be a target: it holds {kind}, not numbers, text, or lists of numbers")
 

@@ -10,11 +10,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ae.data.arrays import from_arrays
 from ae.data.batch import Batch
+from ae.data.columns import Columns
+from ae.data.decode import INFERRED
 from ae.data.images import Images, ImageSet
 from ae.data.options import Data
-from ae.data.sources.hub import image_set_of
+from ae.data.sources.hub import parts_of
 from ae.data.splits import Splits
 from ae.data.streamed import Items, Streamed
+from ae.data.tables import read_tables
 from ae.functional import LABEL
 from ae.utils.errors import InputError
 
@@ -30,6 +33,8 @@ def as_splits(data: Any, caller: str = "fit") -> Splits:
         return data
     if isinstance(data, Data):
         return data.load()
+    if _is_of_hugging_face(data, "DatasetDict"):
+        return _splits_of(data)
     if isinstance(data, tuple | list) and len(data) in (2, 3) and all(_is_image_set(part) for part in data):
         raise InputError(f"{caller} takes several sets of images by name: Splits(train=..., validation=...)")
     return Splits(as_images(data, caller, f"Splits, Data, {_ACCEPTED}"))
@@ -52,7 +57,8 @@ def as_images(data: Any, caller: str = "evaluate", accepted: str = _ACCEPTED) ->
         )
     if isinstance(data, IterableDataset):
         raise InputError(
-            f"{caller} takes no IterableDataset, which has no length and no order: give a map-style Dataset"
+            f"{caller} takes no IterableDataset, which has no length and no order: give a map-style Dataset, "
+            'or Data("hub", ROOT, stream=True), which reads shards in sequence'
         )
     if isinstance(data, Batch):
         return _from_arrays(data.images, data.labels, caller, _others(data.targets))
@@ -67,8 +73,10 @@ def as_images(data: Any, caller: str = "evaluate", accepted: str = _ACCEPTED) ->
         return _from_arrays(data["images"], _labels(others), caller, _others(others))
     if isinstance(data, ImageSet):
         return data
-    if _is_of_hugging_face(data):
-        return image_set_of(data)
+    if _is_of_hugging_face(data, "Dataset"):
+        return _tables({"train": data})["train"]
+    if _is_of_hugging_face(data, "DatasetDict"):
+        raise InputError(f"{caller} takes one set of images: give a part of the data, {' or '.join(data)}")
     if isinstance(data, Items) and not isinstance(data, str | bytes | Mapping):
         return Streamed.of(data)
     raise InputError(f"{caller} takes {accepted}, got {_name(data)}")
@@ -104,10 +112,21 @@ def _is_image_set(value: Any) -> bool:
     return isinstance(value, ImageSet) or (isinstance(value, Items) and not _is_array(value) and not _is_labels(value))
 
 
-def _is_of_hugging_face(value: Any) -> bool:
-    """Whether a value is a `datasets.Dataset`, without the import of `datasets`."""
+def _is_of_hugging_face(value: Any, kind: str) -> bool:
+    """Whether a value is of a class of `datasets`, without the import of `datasets`."""
     module = sys.modules.get("datasets")
-    return module is not None and isinstance(value, module.Dataset)
+    return module is not None and isinstance(value, getattr(module, kind))
+
+
+def _splits_of(parts: Mapping[str, Any]) -> Splits:
+    """Make splits of a `datasets.DatasetDict`; no image is held out."""
+    sets = _tables(parts_of(parts, "the data"))
+    test = sets.get("test")
+    return Splits(sets["train"], sets.get("validation"), None if test is None else lambda: test)
+
+
+def _tables(parts: Mapping[str, Any]) -> Mapping[str, Streamed]:
+    return read_tables(parts, Columns().found(parts["train"].features, "the data"), INFERRED)
 
 
 def _name(value: Any) -> str:

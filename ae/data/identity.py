@@ -5,7 +5,7 @@ The location of the data is no part of the identity, so that a folder may be mov
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ae.data import Images, ImageSet, Splits
+from ae.data.sequential import Sequential
 from ae.data.streamed import Selection
 
 _SAMPLED = 1000  # items of a table or an array
@@ -22,7 +23,8 @@ def data_identity(data: Splits) -> dict[str, Any]:
     """Identity of the training and validation data, as JSON; test images are not read.
 
     Images in memory are identified by their pixels, streamed files by names and sizes, tables and arrays by 1,000 of
-    their images, and other data sets by their number of items; all of them also by their labels.
+    their images, images read in sequence by the first 1,000, and other data sets by their number of items; all of them
+    also by their labels.
     """
     parts = {"training": data.train, "validation": data.validation}
     return {
@@ -63,6 +65,8 @@ def _part(images: ImageSet) -> dict[str, Any]:
 def _content(images: ImageSet) -> str | None:
     if isinstance(images, Images):
         return _digest(images.pixels)
+    if isinstance(images, Sequential):
+        return _digest_of(images.content(_SAMPLED))
     items = getattr(images, "items", None)
     paths = _paths(items)
     if paths is None:
@@ -86,9 +90,14 @@ def _sampled(items: Any) -> str | None:
     selected = items if isinstance(items, Selection) else Selection(items, torch.arange(len(items)))
     if not hasattr(selected.items, "content"):
         return None
+    sample = torch.linspace(0, len(selected) - 1, min(len(selected), _SAMPLED), dtype=torch.float64).long()
+    return _digest_of(selected.items.content(int(selected.indices[i])) for i in sample)
+
+
+def _digest_of(contents: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for i in torch.linspace(0, len(selected) - 1, min(len(selected), _SAMPLED), dtype=torch.float64).long():
-        digest.update(selected.items.content(int(selected.indices[i])))
+    for content in contents:
+        digest.update(content)
     return digest.hexdigest()
 
 

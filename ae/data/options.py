@@ -8,6 +8,7 @@ from typing import Literal
 
 from ae.data import sources
 from ae.data.augment import Augment
+from ae.data.columns import Columns
 from ae.data.decode import GivenForm
 from ae.data.images import Images, ImageSet
 from ae.data.splits import Splits, hold_out, keep_labels
@@ -26,7 +27,9 @@ _READ_BY = {  # names of the data sets for which a field is read
     "label_column": ("hub",),
     "target_columns": ("hub",),
     "skip_broken": ("folder",),
-    "stream": ("folder", "arrays"),
+    "stream": ("folder", "arrays", "hub"),
+    "buffer": ("hub",),
+    "stream_images": ("hub",),
 }
 Name = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "cifar10", "svhn", "folder", "arrays", "hub"]
 
@@ -44,7 +47,9 @@ class Data(Settings):
     image_column: str | None = None  # hub: column of images (default: the only one)
     label_column: str | None = None  # hub: column of labels (default: label, or the only one of classes)
     target_columns: tuple[str, ...] = ()  # hub: columns of other targets
-    stream: bool = False  # folder, arrays: read images while training, for data that do not fit in memory
+    stream: bool = False  # read images while training, for data larger than memory; hub: in sequence, than the disk
+    buffer: Positive[int] = 4096  # hub, streamed: consecutive images that are shuffled together
+    stream_images: Positive[int] | None = None  # hub, streamed: training images, if the data set does not state it
     workers: AtLeast0[int] = 2  # processes that read streamed images ahead
     skip_broken: bool = False  # folder: leave out files that can't be read, and list them
     validation: AtLeast0[int] | BelowOne | None = None  # training images held out, a count or a fraction; 0: none
@@ -62,6 +67,10 @@ class Data(Settings):
         }
         if not (self.stream or self.name == "hub"):
             unread["workers"] = "without Data.stream"
+        if self.name == "hub" and not self.stream:
+            unread |= dict.fromkeys(("buffer", "stream_images"), "without Data.stream")
+        if self.is_sequential:
+            unread |= dict.fromkeys(("limit", "labels", "labelled_per_batch", "binarise"), "of a stream of the Hub")
         if self.labels is None:
             unread["seed"] = "without Data.labels"
         for name, reason in unread.items():
@@ -69,6 +78,11 @@ class Data(Settings):
                 raise InputError(f"Data.{name} is not read {reason}: leave it out")
         if self.stream and self.binarise:
             raise InputError("images that are streamed can't be binarised: leave out one of stream and binarise")
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether training images are read in sequence."""
+        return self.name == "hub" and self.stream
 
     def may_change(self, name: str) -> bool:
         """Whether a resumed run may change this field: where the data are, and how many processes read them."""
@@ -137,8 +151,9 @@ class Data(Settings):
             case "hub":
                 if self.root is None:
                     raise InputError("data set hub needs Data.root: ORG/NAME on the Hub, a folder, or files of tables")
-                columns = self.image_column, self.label_column, self.target_columns
-                return sources.read_hub(self.root, form, self.workers, *columns)
+                columns = Columns(self.image_column, self.label_column, self.target_columns)
+                stream = sources.Streaming(self.buffer, self.stream_images) if self.stream else None
+                return sources.read_hub(self.root, form, self.workers, columns, stream)
             case name:
                 return sources.read_torchvision(name, self.root or Path("data"))
 

@@ -8,6 +8,7 @@ import torch
 from ae.data.augment import Augment
 from ae.data.batches import Batches
 from ae.data.images import ImageSet
+from ae.data.sequential import Sequential, SequentialBatches
 from ae.utils.errors import InputError
 from ae.utils.seeding import generator
 
@@ -64,6 +65,11 @@ class Splits:
 
     def batches(self, batch_size: int, seed: int) -> Batches:
         """Make batches of the training images."""
+        if isinstance(self.train, Sequential):
+            if self.labelled_per_batch is not None or self.binarise:
+                option = "binarise" if self.binarise else "labelled_per_batch"
+                raise InputError(f"images that are read in sequence have no Data.{option}: leave it out")
+            return SequentialBatches(self.train, batch_size, seed, self.augment)
         return Batches(self.train, batch_size, seed, self.augment, self.labelled_per_batch, self.binarise)
 
 
@@ -81,9 +87,14 @@ def _first_difference(train: Sequence[str], validation: Sequence[str]) -> str:
 
 
 def hold_out(data: ImageSet, count: int) -> tuple[ImageSet, ImageSet | None]:
-    """Split off `count` random images: (training, validation). The split is the same at every call."""
+    """Split off `count` random images: (training, validation). The split is the same at every call.
+
+    Of images that are read in sequence, the first are split off.
+    """
     if count >= len(data):
         raise InputError(f"Data.validation must be less than the {len(data)} training images, got {count}")
+    if isinstance(data, Sequential):
+        return data.hold_out(count) if count else (data, None)
     order = torch.randperm(len(data), generator=generator("validation"))
     train_count = len(data) - count
     return data.select(order[:train_count]), data.select(order[train_count:]) if count else None

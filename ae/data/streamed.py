@@ -131,11 +131,10 @@ class Streamed:
             batch_size=None,
             sampler=lists,
             num_workers=self.workers,
-            worker_init_fn=_lower_priority,
-            multiprocessing_context=_start_method() if self.workers else None,
+            **worker_options(self.workers),
         )
         device = self.labels.device
-        for result in _iterate_workers(loader) if self.workers else loader:
+        for result in iterate_workers(loader) if self.workers else loader:
             if isinstance(result, str):
                 raise InputError(result)
             indices_read, pixels, read = result
@@ -156,6 +155,11 @@ def _item(items: Items, index: int) -> Any:
         raise InputError(f"item {index} can't be read: {type(error).__name__}: {one_line(error)}") from error
 
 
+def worker_options(workers: int) -> dict[str, Any]:
+    """Arguments of a `DataLoader` about its processes."""
+    return {"worker_init_fn": _lower_priority, "multiprocessing_context": _start_method() if workers else None}
+
+
 def _start_method() -> str | None:
     """Start method of workers: fork on Linux, which does not import the script again; elsewhere the default."""
     return "fork" if sys.platform == "linux" else None
@@ -164,7 +168,7 @@ def _start_method() -> str | None:
 _GUARD = "put the body of the script under `if __name__ == '__main__':`, or read with workers=0"
 
 
-def _iterate_workers(loader: Iterable[Any]) -> Iterator[Any]:
+def iterate_workers(loader: Iterable[Any]) -> Iterator[Any]:
     """Iterate over a loader; raises InputError if spawned workers fail because they run an unguarded script again."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)  # this is a spawned worker that runs the script: its parent raises the InputError

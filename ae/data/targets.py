@@ -97,6 +97,14 @@ def classes_of(images: Any, target: str) -> tuple[str, ...]:
     return known.classes or tuple(str(i) for i in range(highest + 1))
 
 
+def known_targets(images: Any) -> Mapping[str, Target]:
+    """The targets of a data set beside its labels; of images that are read in sequence, those of the first images."""
+    targets: Mapping[str, Target] = images.targets
+    return targets or {
+        name: target for name, target in getattr(images, "read", {}).items() if isinstance(target, Target)
+    }
+
+
 def check_classes(images: Any, target: str, head: str, count: int | None) -> None:
     """Raise InputError if a class of a data set is none of the `count` of a head; both may be None."""
     values = None

@@ -143,7 +143,7 @@ class Loop:
             raise InputError("open the loop before its batches: with Loop(...) as loop: for batch in loop: ...")
         state, recipe, run = self._state, self._recipe, self._run
         evaluate_every = recipe.evaluate_every or len(self._batches)
-        for batch in islice(self._batches.starting_at(state.step), self._total_steps - state.step):
+        for batch in islice(self._batches.starting_at(state.step, state.data), self._total_steps - state.step):
             epoch = (state.step + 1) / len(self._batches)
             evaluates = (state.step + 1) % evaluate_every == 0 or state.step + 1 == self._total_steps
             self._logs = evaluates or epoch.is_integer() or (state.step + 1) % recipe.log_every == 0
@@ -161,7 +161,7 @@ class Loop:
                 if self._logs:
                     self._log(measured, epoch, evaluates)
                 if run and saves:
-                    state.seconds = time.perf_counter() - self._started
+                    state.seconds, state.data = time.perf_counter() - self._started, self._batches.state()
                     run.save_state(state_of(state, self._trained, self._optimizers, self._meter))
 
     def train(self, batch: Batch) -> None:

@@ -29,6 +29,7 @@ class TrainState:
     validation_seconds: float = 0.0  # of validation
     best: float = math.inf  # lowest validation loss
     validation: dict[str, float] = field(default_factory=dict)  # metrics of the last validation
+    data: dict[str, Any] | None = None  # state of data that are read in sequence
 
 
 def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:

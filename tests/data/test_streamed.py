@@ -146,7 +146,7 @@ def test_streamed_refuses_invalid_data() -> None:
         Streamed([(torch.zeros(1, 2, 2), 0)], torch.zeros(2, dtype=torch.int64), ("a",), (1, 2, 2))
     with pytest.raises(InputError, match="workers must be 0 or more, got -1"):
         Data("folder", workers=-1)
-    with pytest.raises(InputError, match=r"Data\.stream is not read by mnist, only by folder or arrays"):
+    with pytest.raises(InputError, match=r"Data\.stream is not read by mnist, only by folder, arrays or hub"):
         Data("mnist", stream=True)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ae import Data, Images, InputError, Splits, Streamed, Target
 from ae.data import sources
+from ae.data.columns import Columns
 from ae.data.convert import as_images
 from ae.data.decode import GivenForm
 from ae.data.identity import data_identity, differences
@@ -76,7 +77,7 @@ def test_read_hub_reads_targets_by_type(digits: Splits, tmp_path: Path) -> None:
         data = data.add_column(name, values)
     data.to_parquet(tmp_path / "data.parquet")
     names = ("thickness", "side", "count", "is_round", "box")
-    source = sources.read_hub(tmp_path / "data.parquet", target_columns=names)
+    source = sources.read_hub(tmp_path / "data.parquet", columns=Columns(targets=names))
     train_index, _ = sources.source.held_out_for_test(120)
     read = source.train.targets
     assert list(read) == list(names)
@@ -109,13 +110,13 @@ def test_read_hub_finds_columns_by_type_and_name(digits: Splits, tmp_path: Path)
     assert torch.equal(_labels(sources.read_hub(tmp_path / "one.parquet")), _labels_of(train))
     with pytest.raises(InputError, match=r"the columns fine, coarse can be the labels: choose with Data\.label_column"):
         sources.read_hub(tmp_path / "two.parquet")
-    assert sources.read_hub(tmp_path / "two.parquet", label_column="coarse").train.classes == ("any",)
+    assert sources.read_hub(tmp_path / "two.parquet", columns=Columns(label="coarse")).train.classes == ("any",)
     with pytest.raises(InputError, match=r"no column fin for Data\.label_column, but scan, fine"):
-        sources.read_hub(tmp_path / "one.parquet", label_column="fin")
+        sources.read_hub(tmp_path / "one.parquet", columns=Columns(label="fin"))
     with pytest.raises(InputError, match=r"no column x for Data\.image_column, but scan"):
-        sources.read_hub(tmp_path / "one.parquet", image_column="x")
+        sources.read_hub(tmp_path / "one.parquet", columns=Columns(image="x"))
     with pytest.raises(InputError, match=r"no column x for Data\.target_columns, but scan"):
-        sources.read_hub(tmp_path / "one.parquet", target_columns=("x",))
+        sources.read_hub(tmp_path / "one.parquet", columns=Columns(targets=("x",)))
     data.remove_columns("scan").to_parquet(tmp_path / "none.parquet")
     with pytest.raises(InputError, match=r"none of the columns fine is of images: name it with Data\.image_column"):
         sources.read_hub(tmp_path / "none.parquet")
