@@ -46,6 +46,7 @@ from ae.objectives import (
 )
 from ae.runs.config import RunConfig
 from ae.runs.generation import Generation
+from ae.runs.push import push
 from ae.runs.report import report
 from ae.runs.run import Run
 from ae.training.fit import fit
@@ -53,7 +54,7 @@ from ae.training.loop import Loop
 from ae.training.recipe import Recipe
 from ae.utils.errors import DivergedError, InputError
 from ae.utils.validation import unchecked_range
-from ae.weights import Metadata, load, load_weights, read_metadata, save_weights
+from ae.weights import Metadata, load, load_part, load_weights, read_metadata, save_weights
 
 __version__ = "0.2.0"
 
@@ -120,7 +121,9 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "load_part",
     "load_weights",
+    "push",
     "read_metadata",
     "report",
     "sample",

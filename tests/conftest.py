@@ -6,6 +6,7 @@ import tempfile
 os.environ["OMP_NUM_THREADS"] = "1"  # before the import of torch: threads of parallel tests would wait for each other
 HUGGING_FACE = tempfile.TemporaryDirectory(prefix="ae-tests-")
 os.environ |= {"HF_HOME": HUGGING_FACE.name, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # a loopback server has no Xet storage
 
 import random
 from collections.abc import Iterator

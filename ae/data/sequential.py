@@ -101,20 +101,19 @@ class Sequential:
         """Put the batches on a device."""
         return replace(self, device=torch.device(device))
 
-    def select(self, index: Any) -> "Sequential":
-        """Not possible: raises InputError."""
-        raise InputError("images that are read in sequence can't be selected: leave out Data.stream")
+    def select(self, index: Int64[Tensor, " m"] | slice) -> Images:
+        """Read the first images into memory, `slice(m)`; raises InputError for others."""
+        if not isinstance(index, slice) or index.start or index.stop is None:
+            raise InputError("of images that are read in sequence, only the first can be chosen: leave out Data.stream")
+        return self.in_memory(row for row, _ in islice(self._in_order(), index.stop))
 
     def relabelled(self, labels: Any) -> "Sequential":
         """Not possible: raises InputError."""
         raise InputError("images that are read in sequence can't be labelled anew: leave out Data.stream")
 
-    def batch(self, index: slice | Int64[Tensor, " b"]) -> Batch:
-        """Read the first images, for checks before training; raises InputError for others."""
-        if not isinstance(index, slice) or index.start:
-            raise InputError("of images that are read in sequence, only the first can be chosen: leave out Data.stream")
-        rows = [row for row, _ in islice(self._in_order(), index.stop)]
-        return self.decoded(rows, "the first images")
+    def batch(self, index: Int64[Tensor, " b"] | slice) -> Batch:
+        """Read the first images, as in `select`."""
+        return self.select(index).to(self.device).batch(slice(None))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Iterate over all images once, in the order of the shards."""
@@ -124,8 +123,7 @@ class Sequential:
 
     def stream(self, indices: Iterable[Any]) -> Iterator[Batch]:
         """Not possible: raises InputError."""
-        self.select(indices)
-        yield from ()
+        raise InputError("images that are read in sequence have no order to choose: leave out Data.stream")
 
     def decoded(self, rows: Sequence[Row], name: str) -> Batch:
         """Decode rows to a batch."""

@@ -19,7 +19,7 @@ from ae.objectives import log_weights
 from ae.utils.errors import InputError
 from ae.utils.seeding import derive, reseed
 from ae.utils.validation import AtLeast2, Positive, checked_arguments
-from ae.weights import load_generator, load_prior
+from ae.weights import find_prior, load_generator, load_prior
 
 Draw = Callable[[int], Tensor]
 """Number of codes -> codes [n ...], drawn from a prior or a mixture."""
@@ -50,7 +50,8 @@ def sample(run: Path | str, count: Positive[int], seed: int = 0) -> Float[Tensor
     """Sample `count` images of the training images' size from the model and the prior of a run, or its generator.
 
     `run` is as in `ae.load`. A prior over the indices of a quantizer is read from `prior.safetensors` in the run's
-    folder, or beside the file of weights. The same seed gives the same images. Raises InputError if there is no prior.
+    folder, beside the file of weights, or in the repository. The same seed gives the same images. Raises InputError if
+    there is no prior.
     """
     model = load_generator(run)
     if model.image_shape is None:
@@ -60,8 +61,8 @@ def sample(run: Path | str, count: Positive[int], seed: int = 0) -> Float[Tensor
             torch.manual_seed(seed)
             return generated(model, count)
     draw = None
-    file = (Path(run) if Path(run).is_dir() else Path(run).parent) / "prior.safetensors"
-    if file.exists():
+    file = find_prior(run)
+    if file is not None:
         draw = index_sampler(model, load_prior(file), model.image_shape)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

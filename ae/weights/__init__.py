@@ -1,6 +1,6 @@
 """Files of weights that describe their model: write, read, and build the model again."""
 
-from ae.weights.build import load, load_generator, load_prior
+from ae.weights.build import find_prior, load, load_generator, load_part, load_prior
 from ae.weights.file import load_weights, save_weights
 from ae.weights.metadata import FORMAT, Metadata, describe, read_metadata
 
@@ -8,8 +8,10 @@ __all__ = [
     "FORMAT",
     "Metadata",
     "describe",
+    "find_prior",
     "load",
     "load_generator",
+    "load_part",
     "load_prior",
     "load_weights",
     "read_metadata",

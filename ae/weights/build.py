@@ -27,6 +27,7 @@ from ae.tracking.server import download_weights
 from ae.utils.errors import InputError, one_line
 from ae.utils.validation import checked, checked_arguments
 from ae.weights.file import load_weights
+from ae.weights.hub import download, download_if_there, is_on_hub
 from ae.weights.metadata import Metadata, read_metadata, shortened
 
 _BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
@@ -68,9 +69,10 @@ def load(
     heads: Mapping[str, nn.Module] | None = None,
     likelihood: nn.Module | None = None,
 ) -> Autoencoder:
-    """Load a model in evaluation mode from a run's folder, a file of weights, or `wandb:entity/project/artifact:alias`.
+    """Load a model in evaluation mode from a run's folder, a file of weights, W&B, or the Hugging Face Hub.
 
-    Only classes of `ae` are built from the description. Pass a module of another class, as in `encoder=MyEncoder(...)`;
+    `path` is a folder, a file, `wandb:entity/project/artifact:alias`, `hf:user/name` or `hf:user/name@revision`. Only
+    classes of `ae` are built from the description. Pass a module of another class, as in `encoder=MyEncoder(...)`;
     its weights are loaded. Raises InputError for a broken file, a newer format, and tensors that don't fit.
     """
     modules = {"encoder": encoder, "bottleneck": bottleneck, "decoder": decoder, "likelihood": likelihood}
@@ -88,6 +90,33 @@ def load(
             raise InputError(f"can't load {path}: {error}") from error
     model.image_shape = metadata.image
     return model.to(memory_format=torch.channels_last).eval()  # as in training; on CPUs four times as fast
+
+
+@checked_arguments
+def load_part(path: str | Path, part: str, module: nn.Module | None = None) -> nn.Module:
+    """Load one part of a model in evaluation mode: `encoder`, `bottleneck`, `decoder`, `likelihood`, or a head.
+
+    `path` is as in `load`; a head is named as in `heads.digit`. The other parts are not built, whatever their classes.
+    A part of another class than those of `ae` is given as `module`. Raises InputError if the model has no such part.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = _find(path, Path(folder))
+        description: Any = read_metadata(file).model
+        for name in part.split("."):
+            known = [key for key, value in description.items() if isinstance(value, dict)]
+            if name not in known:
+                raise InputError(f"{path} has no part {part}: {name} is none of {', '.join(known) or 'its parts'}")
+            description = description[name]
+        if module is None and description.get("class") not in _CLASSES:
+            given = f"not of ae: give it, as in load_part(path, {part!r}, module)"
+            raise InputError(f"can't load {path}: its {part} is of class {description.get('class')}, {given}")
+        try:
+            built = _module(description, part) if module is None else module
+        except InputError as error:
+            raise InputError(f"can't load {path}: {error}") from error
+        if built.state_dict():
+            load_weights(file, built, part)
+    return built.to(memory_format=torch.channels_last).eval()
 
 
 def load_generator(path: str | Path) -> Generator | Autoencoder:
@@ -179,10 +208,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def _find(path: str | Path, folder: Path) -> Path:
-    """The path of the file of weights; an artifact of W&B is downloaded to `folder`."""
-    if isinstance(path, str) and path.startswith("wandb:"):
-        return download_weights(path.removeprefix("wandb:"), folder)
-    location: Path = checked(path, Path, "path")
+    """The path of the file of weights; an artifact of W&B is downloaded to `folder`, a file of the Hub to its cache."""
+    if is_on_hub(path):
+        return download(str(path), "model.safetensors")
+    if str(path).startswith("wandb:"):
+        return download_weights(str(path).removeprefix("wandb:"), folder)
+    return weights_in(checked(path, Path, "path"))
+
+
+def weights_in(location: Path) -> Path:
+    """The file of weights in a run's folder, or the file itself; raises InputError for a run that has not ended."""
     if not location.is_dir():
         return location
     if (location / "model.safetensors").exists():
@@ -190,6 +225,16 @@ def _find(path: str | Path, folder: Path) -> Path:
     best = location / "best.safetensors"
     hint = f"its training did not end; the best weights so far are in {best}" if best.exists() else "it is no run"
     raise InputError(f"no model.safetensors in {location}: {hint}")
+
+
+def find_prior(path: str | Path) -> Path | None:
+    """The file of a prior over the indices of a quantizer, beside the file of weights; None if there is none."""
+    if is_on_hub(path):
+        return download_if_there(str(path), "prior.safetensors")
+    if str(path).startswith("wandb:"):
+        return None
+    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "prior.safetensors"
+    return file if file.exists() else None
 
 
 def _tie(model: nn.Module, groups: Sequence[Sequence[str]]) -> None:

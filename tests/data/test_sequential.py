@@ -155,6 +155,7 @@ def test_sequential_refuses_what_needs_all_images(digits: Splits, tmp_path: Path
     attempts: list[Callable[[], object]] = [
         lambda: train.select(torch.arange(3)),
         lambda: train.batch(slice(3, 5)),
+        lambda: next(train.stream([torch.arange(3)])),
         lambda: train.relabelled(train.labels),
     ]
     for choose in attempts:

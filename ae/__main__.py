@@ -1,0 +1,5 @@
+"""`python -m ae COMMAND`, as `ae COMMAND`."""
+
+from ae.commands import main
+
+main()
