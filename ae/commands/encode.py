@@ -1,7 +1,7 @@
 """Codes, predictions, labels and reconstructions of any images.   ae encode RUN --to FOLDER
 
 The images are those of the run's data set, of another data set (--data.name ...), or of a folder and its subfolders
-(--images FOLDER), resized and cropped to the model's size.
+(--images FOLDER), resized and cropped to the model's size. Under `torchrun`, each process writes a shard.
 """
 
 import json
@@ -21,9 +21,10 @@ from ae.data.scan import images_below
 from ae.evaluation.extract import Format, Part, encode
 from ae.models.autoencoder import Autoencoder
 from ae.runs.folder import read_config
-from ae.utils.distributed import on_main
+from ae.utils.distributed import is_main
 from ae.utils.errors import InputError
 from ae.utils.files import write_whole
+from ae.utils.shared_memory import once_per_machine
 from ae.utils.validation import AtLeast0, Positive
 
 
@@ -44,9 +45,8 @@ class Config(OwnModules):
     device: str = "auto"  # auto: the first available of cuda, mps and cpu
 
 
-@on_main
 def main(config: Config) -> None:
-    """Load the model, encode the images, and print the throughput."""
+    """Load the model, encode the images, and print the throughput; several processes write a shard each."""
     model = config.load(config.run).to(Recipe(device=config.device).find_device())
     images, names = _images(config, model)
     if not config.parts:
@@ -55,6 +55,8 @@ def main(config: Config) -> None:
     started = time.perf_counter()
     files = encode(model, images, config.to, parts, config.format, config.batch_size)
     seconds = time.perf_counter() - started
+    if not is_main():
+        return
     if names:
         write_whole(config.to / "names.json", json.dumps(names).encode())
         files.append(config.to / "names.json")
@@ -68,7 +70,8 @@ def _images(config: Config, model: Autoencoder) -> tuple[ImageSet, list[str]]:
     if config.images is not None:
         if config.data != Data() or config.split != Config.split:
             raise InputError("Config.images takes the place of Config.data and Config.split: leave these out")
-        return _images_in(config.images, model, config.workers, config.skip_broken)
+        folder = config.images
+        return once_per_machine(lambda: _images_in(folder, model, config.workers, config.skip_broken))
     if config.workers != Config.workers or config.skip_broken:
         raise InputError("Config.workers and Config.skip_broken are read with Config.images only: leave them out")
     data = config.data

@@ -4,13 +4,13 @@ import sys
 
 from ae.utils.distributed import is_main
 from ae.utils.launch import launched
-from tests.helpers.in_processes import collectives, launching, modules, training
+from tests.helpers.in_processes import collectives, data, launching, modules, training
 
 if __name__ == "__main__":
     if "wait" in sys.argv:
         launching.wait_for_ever()
     with launched():
-        for check in (*collectives.CHECKS, *modules.CHECKS, *training.CHECKS):
+        for check in (*collectives.CHECKS, *modules.CHECKS, *training.CHECKS, *data.CHECKS):
             check()
         is_first = is_main()
     launching.check_launched_leaves_no_group()
