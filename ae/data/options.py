@@ -28,6 +28,7 @@ _READ_BY = {  # names of the data sets for which a field is read
     "target_columns": ("hub",),
     "skip_broken": ("folder",),
     "stream": ("folder", "arrays", "hub"),
+    "hold": ("hub",),
     "buffer": ("hub",),
     "stream_images": ("hub",),
 }
@@ -48,6 +49,7 @@ class Data(Settings):
     label_column: str | None = None  # hub: column of labels (default: label, or the only one of classes)
     target_columns: tuple[str, ...] = ()  # hub: columns of other targets
     stream: bool = False  # read images while training, for data larger than memory; hub: in sequence, than the disk
+    hold: bool = False  # hub: decode all images once, and hold them in memory
     buffer: Positive[int] = 4096  # hub, streamed: consecutive images that are shuffled together
     stream_images: Positive[int] | None = None  # hub, streamed: training images, if the data set does not state it
     workers: AtLeast0[int] = 2  # processes that read streamed images ahead
@@ -70,6 +72,7 @@ class Data(Settings):
         if self.name == "hub" and not self.stream:
             unread |= dict.fromkeys(("buffer", "stream_images"), "without Data.stream")
         if self.is_sequential:
+            unread["hold"] = "of a stream of the Hub"
             unread |= dict.fromkeys(("limit", "labels", "labelled_per_batch", "binarise"), "of a stream of the Hub")
         if self.labels is None:
             unread["seed"] = "without Data.labels"
@@ -86,7 +89,7 @@ class Data(Settings):
 
     def may_change(self, name: str) -> bool:
         """Whether a resumed run may change this field: where the data are, and how many processes read them."""
-        return name in ("root", "targets", "workers")
+        return name in ("root", "targets", "workers", "hold")
 
     def load(self) -> Splits:
         """Read the data set and split it; raises InputError if it can't be read or split.
@@ -103,6 +106,9 @@ class Data(Settings):
 
     def _split(self, source: sources.Source[ImageSet]) -> tuple[ImageSet, ImageSet | None]:
         """Training images with the limit and labels asked for, and validation images."""
+        if self.binarise and not isinstance(source.train, Images):
+            hint = "; Data.hold does so" if self.name == "hub" else ""
+            raise InputError(f"only images of 8 bits that are held in memory can be binarised{hint}")
         train, validation = self._train_and_validation(source)
         if validation is not None:
             validation = self._binarised(validation, "validation")
@@ -153,7 +159,7 @@ class Data(Settings):
                     raise InputError("data set hub needs Data.root: ORG/NAME on the Hub, a folder, or files of tables")
                 columns = Columns(self.image_column, self.label_column, self.target_columns)
                 stream = sources.Streaming(self.buffer, self.stream_images) if self.stream else None
-                return sources.read_hub(self.root, form, self.workers, columns, stream)
+                return sources.read_hub(self.root, form, self.workers, columns, stream, self.hold)
             case name:
                 return sources.read_torchvision(name, self.root or Path("data"))
 

@@ -8,10 +8,13 @@ import torch
 
 from ae.data.columns import FoundColumns, content_of, infer_form, is_encoded, read_cell, read_target
 from ae.data.decode import GivenForm, ImageForm
+from ae.data.images import Images, ImageSet
 from ae.data.items import image_of
 from ae.data.streamed import Streamed
 from ae.data.targets import Target
 from ae.utils.errors import InputError
+
+_DECODED_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,20 @@ def read_tables(
         here = {key: target[index] for key, target in targets.items()}
         sets[name] = Streamed(rows, values, classes, shape, workers, here)
     return sets
+
+
+def in_memory(images: ImageSet) -> Images:
+    """Decode all images once, and hold them in memory; processes of the data set decode.
+
+    Raises InputError for images of floats that 8 bits can't hold.
+    """
+    pixels = []
+    for batch in images.in_order(_DECODED_TOGETHER):
+        grey = (batch.images * 255).round()
+        if not torch.equal(grey / 255, batch.images):
+            raise InputError("images of floats can't be held in memory as 8 bits: leave out Data.hold")
+        pixels.append(grey.to(torch.uint8))
+    return Images(torch.cat(pixels), images.labels, images.classes, images.targets)
 
 
 def undecoded(data: Any, column: str) -> tuple[Any, bool]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from ae.utils.errors import InputError
 
+_LISTED = 5  # settings in a message
+
 
 def changes(before: Mapping[str, Any], config: Any, after: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the settings of `config` that differ from `before`, as {name: [before, after]}.
@@ -14,11 +16,11 @@ def changes(before: Mapping[str, Any], config: Any, after: Mapping[str, Any]) ->
     differences raise InputError. A field that is open, by the method `leaves_open(name)`, does not differ.
     """
     differences = list(_differences(before, config, after))
-    refused = [f"{name} {old} -> {new}" for name, old, new, may_change in differences if not may_change]
+    refused = [f"{name} {old!s:.60} -> {new!s:.60}" for name, old, new, may_change in differences if not may_change]
     if refused:
-        raise InputError(
-            f"a run can't be continued with another {', '.join(refused)}; start from its weights with --run.fork"
-        )
+        more = f" and {len(refused) - _LISTED} more" if len(refused) > _LISTED else ""
+        hint = "start from its weights with --run.fork"
+        raise InputError(f"a run can't be continued with another {', '.join(refused[:_LISTED])}{more}; {hint}")
     return {name: [old, new] for name, old, new, _ in differences}
 
 

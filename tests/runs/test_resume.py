@@ -54,6 +54,14 @@ def test_changes_rejects_other_settings_with_difference(after: experiment.Config
         changed(CONFIG, after)
 
 
+def test_changes_names_a_few_of_many_settings_shortly() -> None:
+    before = to_json(CONFIG)
+    before["recipe"] = {name: [name] * 1000 for name in before["recipe"]}
+    with pytest.raises(InputError, match=r"another recipe\.epochs \['epochs', .* and \d+ more; start") as error:
+        changes(before, CONFIG, to_json(CONFIG))
+    assert len(str(error.value)) < 600
+
+
 def test_changes_ignores_settings_missing_in_older_versions() -> None:
     before = to_json(CONFIG)
     del before["recipe"]["deterministic"]

@@ -63,7 +63,11 @@ def train(folder: Path, *flags: str, processes: int = 1) -> None:
 
 
 def check_same(one: Path, many: Path) -> None:
-    """Compare weights and logged values, except times, within the tolerance of reordered float32 sums."""
+    """Compare weights and logged values, except times, within the tolerance of reordered float32 sums.
+
+    An accuracy counts images, of which a tie between two logits may fall either way: in two of the 400 training images
+    of a row, or of the 100 validation images. That of a class is of too few images.
+    """
     expected, actual = load_file(one / "model.safetensors"), load_file(many / "model.safetensors")
     assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
@@ -73,8 +77,9 @@ def check_same(one: Path, many: Path) -> None:
     for before, after in rows:
         assert before.keys() == after.keys()
         for key, value in before.items():
-            if not key.endswith("images_per_second"):
-                assert after[key] == pytest.approx(value, rel=2e-3, abs=1e-3), key
+            if not key.endswith("images_per_second") and "/accuracy/" not in key:
+                absolute = {"train/accuracy": 2 / 400, "val/accuracy": 2 / 100}.get(key, 1e-3)
+                assert after[key] == pytest.approx(value, rel=2e-3, abs=absolute), key
 
 
 def test_process_group_passes_all_checks() -> None:

@@ -11,7 +11,7 @@ from ae.data.files import note
 from ae.data.images import ImageSet
 from ae.data.sources.hub_stream import Streaming, read_in_sequence
 from ae.data.sources.source import Source, with_test
-from ae.data.tables import read_tables
+from ae.data.tables import in_memory, read_tables
 from ae.utils.errors import InputError, one_line
 
 _SHARDS = 64  # of a data set on the disk that is read in sequence
@@ -27,6 +27,7 @@ def read_hub(
     workers: int = 2,
     columns: Columns = Columns(),  # noqa: B008  # frozen
     stream: Streaming | None = None,
+    hold: bool = False,
 ) -> Source[ImageSet]:
     """Open a data set whose images are read on demand from memory-mapped tables, or in sequence.
 
@@ -36,6 +37,7 @@ def read_hub(
     workers  processes that read ahead
     columns  columns of images, labels and targets
     stream   read the training images in sequence (`ae.data.sequential`), which needs no space on the disk
+    hold     decode all images once, and hold them in memory
 
     Without test images, a fixed tenth of the training images is held out. Raises InputError that names the columns
     where one is not clear, and where the extra `hub` is missing.
@@ -48,7 +50,11 @@ def read_hub(
     if stream is not None:
         return read_in_sequence(parts, found, form, workers, stream)
     sets = read_tables(parts, found, form, workers)
-    return with_test(sets["train"], sets.get("validation"), sets.get("test"))
+    source = with_test(sets["train"], sets.get("validation"), sets.get("test"))
+    if not hold:
+        return source
+    validation = None if source.validation is None else in_memory(source.validation)
+    return Source(in_memory(source.train), lambda: in_memory(source.test()), validation)
 
 
 def parts_of(splits: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -229,3 +229,25 @@ def test_read_hub_refuses_other_roots(
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"data set hub needs Data\.root"):
         Data("hub").load()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_hold_reads_all_images_into_memory(digits: Splits, tmp_path: Path, workers: int) -> None:
+    train, test = parts(digits)
+    write_parquet(tmp_path / "shards", train)
+    write_parquet(tmp_path / "shards", test, "test", shards=1)
+    on_demand = Data("hub", tmp_path / "shards", workers=workers)
+    data = replace(on_demand, hold=True).load()
+    assert isinstance(data.train, Images)
+    assert isinstance(data.validation, Images)
+    assert data.test is not None
+    assert torch.equal(held(data.test()).pixels, test.pixels)
+    expected = on_demand.load()
+    for mine, theirs in zip(data.batches(16, 0).epoch(0), expected.batches(16, 0).epoch(0), strict=True):
+        assert torch.equal(mine.images, theirs.images)
+        assert torch.equal(mine.labels, theirs.labels)
+    binarised = replace(on_demand, hold=True, binarise=True).load()
+    assert set(binarised.train.batch(slice(None)).images.unique().tolist()) > {0, 1}  # at each use
+    assert set(held(binarised.validation).pixels.unique().tolist()) == {0, 255}
+    with pytest.raises(InputError, match=r"held in memory can be binarised; Data\.hold does so"):
+        replace(on_demand, binarise=True).load()
