@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -27,7 +28,7 @@ class OwnModules(Settings):
     bottleneck: str | None = None  # of the bottleneck
     decoder: str | None = None  # of the decoder
     likelihood: str | None = None  # of the likelihood
-    heads: dict[str, str] | None = None  # of heads, by name
+    heads: Mapping[str, str] | None = None  # of heads, by name
 
     def load(self, path: str) -> Autoencoder:
         """Load a model as `ae.load`, with the modules that are given."""

@@ -77,7 +77,8 @@ def restore(
             raise ValueError(f"its precision is {position['precision']!r:.20}")
         at = TrainState(**position)
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {one_line(error)}") from error
+        reason = f"{one_line(error):.300}"
+        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
     if at.step > total_steps:
         raise InputError(f"{run.folder} has been trained for {at.step} steps, more than the {total_steps} asked for")
     run.rewind(at.step)

@@ -16,6 +16,7 @@ from ae.data.sequential import Position, Sequential, _Reader
 from tests.helpers.held import held
 from tests.helpers.resumed import check_resume
 from tests.helpers.shards import rows, write_parquet, write_tars
+from tests.helpers.tracked import slow
 
 
 def write_saved(folder: Path, images: Images, part: str = "train", shards: int = 3) -> Path:
@@ -42,7 +43,7 @@ def opened(root: Path, **options: Any) -> Splits:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, slow(2)])
 def test_sequential_shows_every_image_once_in_an_epoch(
     write: Callable[..., Path], workers: int, digits: Splits, tmp_path: Path
 ) -> None:
@@ -68,21 +69,32 @@ def test_sequential_shows_every_image_once_in_an_epoch(
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("step", [1, 3, 5, 8, 11, 12, 13])
-def test_sequential_goes_on_at_any_step(write: Callable[..., Path], step: int, digits: Splits, tmp_path: Path) -> None:
-    """With a state, without, and with that of another reader that had read ahead."""
+def test_sequential_goes_on_at_any_step(write: Callable[..., Path], digits: Splits, tmp_path: Path) -> None:
+    """With the state at this step, and without."""
     data = opened(write(tmp_path / "shards", numbered(digits)))
-    expected = list(islice(data.batches(16, seed=2).starting_at(0), 30))
+    expected = list(islice(data.batches(16, seed=2).starting_at(0), 26))
+    for step in (1, 3, 5, 8, 11, 12, 13):
+        before = data.batches(16, seed=2)
+        list(islice(before.starting_at(0), step))
+        for state in (before.state(), None):
+            check_goes_on(data, step, state, expected)
+
+
+@pytest.mark.parametrize("step", [5, slow(12)])
+def test_sequential_goes_on_in_workers(step: int, digits: Splits, tmp_path: Path) -> None:
+    data = opened(write_parquet(tmp_path / "shards", numbered(digits)), workers=2)
+    batches = data.batches(16, seed=2)
+    expected = list(islice(batches.starting_at(0), 26))
     before = data.batches(16, seed=2)
     list(islice(before.starting_at(0), step))
-    state = before.state()
-    for workers, from_state in ((0, state), (2, state), (0, None)):
-        train = replace(data.train, workers=workers)  # type: ignore[type-var]
-        going_on = Splits(train).batches(16, seed=2)
-        rest = islice(going_on.starting_at(step, from_state), 30 - step)
-        for mine, theirs in zip(rest, expected[step:], strict=True):
-            assert torch.equal(mine.images, theirs.images)
-            assert torch.equal(mine.labels, theirs.labels)
+    check_goes_on(data, step, before.state(), expected)
+
+
+def check_goes_on(data: Splits, step: int, state: dict[str, Any] | None, expected: list[Batch]) -> None:
+    rest = islice(data.batches(16, seed=2).starting_at(step, state), len(expected) - step)
+    for mine, theirs in zip(rest, expected[step:], strict=True):
+        assert torch.equal(mine.images, theirs.images)
+        assert torch.equal(mine.labels, theirs.labels)
 
 
 def test_sequential_reads_only_from_the_block_on(digits: Splits, tmp_path: Path) -> None:

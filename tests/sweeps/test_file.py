@@ -25,9 +25,12 @@ def test_read_sweep_reads_bundled_files(path: Path) -> None:
     assert content["command"] == ["${env}", "${interpreter}", "-m", sweep.module, "${args}"]
     assert (ROOT / content["program"]).exists()
     assert sweep.name == path.stem
-    if sweep.method == "grid":
-        for point in sweep.grid():
+    seen: set[str] = set()
+    for point in sweep.grid() if sweep.method == "grid" else []:
+        values = {repr(item) for item in point.items()}
+        if values - seen:  # each value of each parameter once
             parse(sweep.config_type(), sweep.arguments(point))
+        seen |= values
 
 
 def test_read_sweep_reads_parameters_of_every_form(tmp_path: Path) -> None:

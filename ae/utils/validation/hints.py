@@ -64,7 +64,7 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         return _checked_union(value, arguments, hint, name)
     if origin is Literal:
-        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+        if not any(type(value) is type(choice) and value == choice for choice in arguments):
             raise _wrong(value, hint, name, nearest(str(value), map(str, arguments)))
         return value
     if origin in (tuple, list, Sequence):
