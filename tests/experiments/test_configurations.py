@@ -152,7 +152,7 @@ def check_bad_word(name: str, random: Any, word: str) -> None:
     assert not message or flag in message.replace("_", "-") or "no run in" in message
 
 
-@FEW
+@settings(FEW, max_examples=10)
 @given(BAD_WORDS)
 def test_parse_names_the_flag_of_an_invalid_word(drawn: tuple[str, Any, str]) -> None:
     check_bad_word(*drawn)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from experiments import (
     ladder,
     masked,
     reconstruct,
+    rows,
     segment,
     semi,
     sparse,
@@ -37,6 +39,7 @@ from experiments import (
 )
 from tests.helpers import ROOT
 from tests.helpers.held import held
+from tests.helpers.tracked import slow
 
 EXPERIMENTS = [joint, classify, reconstruct]
 
@@ -96,8 +99,8 @@ GALLERY = {"samples-prior", "samples-mixture", "interpolations", "traversals"}
         (masked, 128, "mse", RESTORED, {"restorations"}),
         (sparse, 512, "used", set(), set()),
         (vae, 16, "active_units", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
-        (iwae, 16, "iwae", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
-        (wae, 8, "mmd", FROM_PRIOR, GALLERY),
+        slow(iwae, 16, "iwae", FROM_PRIOR | {"test/log_likelihood", "test/log_likelihood_error"}, GALLERY),
+        slow(wae, 8, "mmd", FROM_PRIOR, GALLERY),
         (aae, 8, "discriminator", FROM_PRIOR, GALLERY),
         (
             vqvae,
@@ -174,7 +177,7 @@ def test_gan_writes_samples_and_weights(tmp_path: Path, capsys: pytest.CaptureFi
         (ladder, {}, "denoising/4"),
         (semi, {}, "taught"),
         (semi, {"teaching": TeacherConfig("mean-teacher"), "objective": Joint()}, "mse"),
-        (semi, {"teaching": TeacherConfig(weight=0.0)}, "cross_entropy"),
+        slow(semi, {"teaching": TeacherConfig(weight=0.0)}, "cross_entropy"),
     ],
 )
 def test_main_trains_with_few_labels(experiment: Any, changes: dict[str, Any], logged: str, tmp_path: Path) -> None:
@@ -302,6 +305,12 @@ def test_segment_scenes_depend_on_seed_and_number(mnist: Splits) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "stream"), [("arrays", True), ("parquet", False), ("parquet", True)])
+def test_rows_prints_times_and_memory(kind: Any, stream: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.main(rows.Config(7000, kind, stream, batches=3))
+    assert len(re.findall(r"[\d.,]+ (?:s|images/s)", capsys.readouterr().out)) == 3
+
+
 def test_streaming_prints_speeds(capsys: pytest.CaptureFixture[str]) -> None:
     streaming.main(streaming.Config(rounds=1, images=256, original=30, workers=1))
     assert "training, read" in capsys.readouterr().out

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from tests.helpers.tracked import slow
+
 
 def pages_per_block(environment: dict[str, str], keep: bool) -> tuple[bool, float]:
     """Whether freed memory is kept, and the pages that the system clears for each of 20 blocks of 64 MiB."""
@@ -37,7 +39,7 @@ def test_kept_memory_is_not_cleared_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "environment", [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}]
+    "environment", [slow({"MALLOC_ARENA_MAX": "4"}), {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}]
 )
 def test_settings_of_the_user_stay(environment: dict[str, str]) -> None:
     assert pages_per_block(environment, keep=True)[0] is False
