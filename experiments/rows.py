@@ -37,8 +37,7 @@ def main(config: Config) -> None:
         root = Path(folder)
         (_write_arrays if config.kind == "arrays" else _write_parquet)(root, config.rows)
         before, started = _memory(), time.perf_counter()
-        name = "arrays" if config.kind == "arrays" else "hub"
-        data = Data(name, root, stream=config.stream, workers=0, validation=5000).load()
+        data = Data("arrays" if config.kind == "arrays" else "hub", root, stream=config.stream, workers=0, validation=5000).load()
         _say("opened and split", started, before, config.rows)
         started, batches = time.perf_counter(), data.batches(64, seed=0).starting_at(0)
         next(batches)
