@@ -7,7 +7,7 @@ without the pages of mapped files; Linux only.
 import io
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -37,7 +37,8 @@ def main(config: Config) -> None:
         root = Path(folder)
         (_write_arrays if config.kind == "arrays" else _write_parquet)(root, config.rows)
         before, started = _memory(), time.perf_counter()
-        data = Data("arrays" if config.kind == "arrays" else "hub", root, stream=config.stream, workers=0, validation=5000).load()
+        options = Data("arrays" if config.kind == "arrays" else "hub", root, stream=config.stream, workers=0)
+        data = replace(options, validation=5000).load()
         _say("opened and split", started, before, config.rows)
         started, batches = time.perf_counter(), data.batches(64, seed=0).starting_at(0)
         next(batches)

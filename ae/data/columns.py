@@ -139,6 +139,8 @@ def infer_form(images: Any, column: str, given: GivenForm) -> ImageForm:
     """
     from PIL import ImageOps
 
+    if not len(images):
+        raise InputError("no images: the data set is empty")
     shape, mode = given.shape, given.mode
     for i in np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).astype(int).tolist():
         if shape is not None and mode is not None:
@@ -150,7 +152,7 @@ def infer_form(images: Any, column: str, given: GivenForm) -> ImageForm:
                 shape = (turned.height, turned.width)
             if not is_grey(file):
                 mode = mode or "RGB"
-    assert shape is not None
+    assert shape is not None  # that of the first image
     return ImageForm(mode or "L", shape, given.shape is not None, given.white, refuses_colour=given.mode is None)
 
 

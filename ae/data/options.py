@@ -89,7 +89,7 @@ class Data(Settings):
 
     def may_change(self, name: str) -> bool:
         """Whether a resumed run may change this field: where the data are, and how many processes read them."""
-        return name in ("root", "targets", "workers", "hold")
+        return name in ("root", "targets", "workers")
 
     def load(self) -> Splits:
         """Read the data set and split it; raises InputError if it can't be read or split.
@@ -124,7 +124,7 @@ class Data(Settings):
             return hold_out(source.train, self._validation_count(len(source.train)))
         if self.validation:
             raise InputError(
-                f"Data.validation must be left out, or 0: {self.root} has a folder of validation images, "
+                f"Data.validation must be left out, or 0: {self.root} has validation images of its own, "
                 f"got {self.validation}"
             )
         return source.train, source.validation if self.validation is None else None

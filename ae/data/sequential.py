@@ -117,7 +117,7 @@ class Sequential:
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Iterate over all images once, in the order of the shards."""
-        rows = (row for row, _ in self._in_order())
+        rows = (row for row, _ in islice(self._in_order(), self.count))
         while part := list(islice(rows, batch_size)):
             yield self.decoded(part, "an image")
 

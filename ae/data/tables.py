@@ -51,8 +51,6 @@ def read_tables(
     for name, part in parts.items():
         if list(part.features) != list(train.features):
             raise InputError(f"the {name} part has other columns than the training part")
-    if not len(train):
-        raise InputError("no images: the data set is empty")
     labels = None if columns.label is None else _labels(every, columns.label)
     targets = {name: read_target(every, name) for name in columns.targets}
     images, are_encoded = undecoded(train, columns.image)
@@ -67,11 +65,9 @@ def read_tables(
         index = slice(first, first + len(part))
         first += len(part)
         rows = Rows(undecoded(part, columns.image)[0], columns.image, inferred)
-        values, classes = (
-            (torch.full((len(part),), -1), ()) if labels is None else (labels.values[index], labels.classes)
-        )
-        here = {key: target[index] for key, target in targets.items()}
-        sets[name] = Streamed(rows, values, classes, shape, workers, here)
+        label = Target(torch.full((len(part),), -1)) if labels is None else labels[index]
+        others = {key: target[index] for key, target in targets.items()}
+        sets[name] = Streamed(rows, label.values, label.classes, shape, workers, others)
     return sets
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def read_arrays(path: Path, workers: int | None = None) -> Source[ImageSet]:
     """
     tables: dict[str, dict[str, Array]] = defaultdict(dict)
     names: Any = None
-    for name, array in open_arrays(path).items():
+    arrays = open_arrays(path)
+    for name, array in arrays.items():
         if name in _CLASSES:
             names = _class_names(array, f"{name} of {path}")
             continue
@@ -46,7 +48,7 @@ def read_arrays(path: Path, workers: int | None = None) -> Source[ImageSet]:
     if workers is not None and path.suffix.lower() == ".npz":
         raise InputError(f"{path} can't be read on demand, since it is a zip archive: store .npy, .safetensors or .h5")
     if "train" not in tables:
-        raise InputError(f"{path} has no training images: it has arrays {', '.join(open_arrays(path)) or 'none'}")
+        raise InputError(f"{path} has no training images: it has arrays {', '.join(arrays) or 'none'}")
     sets = {part: _image_set(table, f"{path}, {part}", workers, names) for part, table in tables.items()}
     if names is None:
         sets = _same_classes(sets)
@@ -86,7 +88,5 @@ def _class_names(array: Array, place: str) -> tuple[str, ...]:
 
 def _same_classes(sets: dict[str, ImageSet]) -> dict[str, ImageSet]:
     """Give all parts the classes of the part that has most: their names are numbers."""
-    from dataclasses import replace
-
     classes = max((images.classes for images in sets.values()), key=len)
     return {part: replace(images, classes=classes) for part, images in sets.items()}  # type: ignore[type-var]
