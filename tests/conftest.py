@@ -32,11 +32,14 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Make random numbers of a test independent of the tests that ran before it in the same process."""
+def _independent() -> Iterator[None]:
+    """Make random numbers and threads of a test independent of the tests that ran before it in the same process."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  # libraries use it
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)  # `Recipe.threads` sets those of the process
 
 
 @pytest.fixture(autouse=True)
