@@ -17,7 +17,7 @@ from ae.utils.validation import Settings
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What to compare, by what, and where to write it."""
+    """Runs to compare, metrics, and files to write."""
 
     runs: Positional[tuple[str, ...]] = ("runs",)  # folders, globs, or wandb:entity/project[/group]
     sort: str | None = None  # metric that decides what is best (default: the sweep's, or else of the validation)

@@ -14,7 +14,7 @@ from ae.utils.validation import Settings
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What to push, and where."""
+    """Model to push, and its repository."""
 
     run: Positional[str]  # a run's folder, or a file of weights
     name: Positional[str]  # the repository, user/name

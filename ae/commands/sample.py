@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ae.cli import Positional
 from ae.evaluation.plots import grid_picture
@@ -21,7 +22,7 @@ _COLUMNS = 10
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What to sample, and where to write it."""
+    """Run to sample from, number of images, and file to write."""
 
     run: Positional[str]  # a run's folder, a file of weights, wandb:entity/project/artifact:alias, or hf:user/name
     to: Path  # file to write: .png, a grid of all images; .npy, floats [n c h w] in [0, 1]
@@ -41,7 +42,6 @@ def main(config: Config) -> None:
         print(f"file {config.to}")
         return
     blank = images.new_ones(-len(images) % min(_COLUMNS, len(images)), *images.shape[1:])
-    rows = np.concatenate([images, blank])
-    grid = images.new_tensor(rows).unflatten(0, (-1, min(_COLUMNS, len(images))))
+    grid = torch.cat([images, blank]).unflatten(0, (-1, min(_COLUMNS, len(images))))
     grid_picture(grid, f"{config.count} samples of {config.run}").save(config.to)
     print(f"look {config.to}")

@@ -216,7 +216,7 @@ class SequentialBatches(Batches):
         self._position: Position | None = None
 
     def state(self) -> dict[str, Any] | None:
-        """Where to go on with the batch that follows the last one: the start of a block."""
+        """Start of a block from which the batch after the last one can be read; None before the first."""
         return None if self._position is None else asdict(self._position)
 
     def _read(self, step: int, state: dict[str, Any] | None) -> Iterator[tuple[int, int, int, Batch]]:

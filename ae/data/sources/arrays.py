@@ -28,8 +28,8 @@ def read_arrays(path: Path, workers: int | None = None) -> Source[ImageSet]:
     - `classes`: names of the classes
     - every other array [n ...] is a target, integers or floats
 
-    Parts are told by the first or last word of the names, as in `train_images`, `x_test` or `val/labels`; names without
-    such a word are of the training images. Without test images, a fixed tenth of the training images is held out. An
+    The first or last word of a name gives its part, as in `train_images`, `x_test` or `val/labels`; names without such
+    a word belong to the training images. Without test images, a fixed tenth of the training images is held out. An
     .npy file alone holds unlabelled images.
 
     workers  read the images on demand with this many processes, instead of holding them in memory
