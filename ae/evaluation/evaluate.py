@@ -115,23 +115,25 @@ def per_image_metrics(
     parts: dict[str, list[Tensor]] = defaultdict(list)
     losses: dict[int, tuple[int, Loss]] = {}  # number of images and loss of each batch
     modules = [model, objective] if isinstance(objective, nn.Module) else [model]
-    batches = list(enumerate(torch.arange(len(images)).split(batch_size)))[
-        distributed.rank() :: distributed.world_size()
-    ]
+    batches, spare = _batches_of_process(model, len(images), batch_size)
+    indices = [index for _, index in batches + spare]
     with evaluating(*modules, fork_rng=True):
-        for (i, _), batch in zip(batches, images.to(device).stream(index for _, index in batches), strict=True):
+        for (i, _), batch in zip(batches + spare, images.to(device).stream(iter(indices)), strict=True):
             reseed(device, "evaluate", i)
             output = model(batch.images) if isinstance(model, Autoencoder) else None
+            loss = None
+            if objective is not None:
+                with reusing(model, batch.images, output):
+                    loss = objective(model, batch, step)
+            if i < 0:
+                continue
             if isinstance(model, Autoencoder) and output is not None:
                 if not parts:
                     _check_heads(model, output, images)
                 for name, value in per_example(model, output, batch).items():
                     parts[name].append(value)
-            if objective is not None:
-                with reusing(model, batch.images, output):
-                    loss = objective(model, batch, step)
-                if not isinstance(loss, Iterator):
-                    losses[i] = len(batch), checked_loss(loss)
+            if loss is not None and not isinstance(loss, Iterator):
+                losses[i] = len(batch), checked_loss(loss)
     values = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
     values = _gathered(values, torch.cat([index for _, index in batches]) if batches else torch.arange(0))
     known = {name.removeprefix(_KNOWN): values.pop(name) for name in list(values) if name.startswith(_KNOWN)}
@@ -144,6 +146,20 @@ def per_image_metrics(
         classified[prefix] = Classified(predicted, actual, classes_of(images, head.target))
     values = {name: value.double() for name, value in values.items()}
     return PerImageMetrics(values, known, classified, _means_of(losses))
+
+
+def _batches_of_process(
+    model: nn.Module, count: int, batch_size: int
+) -> tuple[list[tuple[int, Tensor]], list[tuple[int, Tensor]]]:
+    """(number, indices) of the batches that this process evaluates, and of at most one spare batch, whose number is -1.
+
+    A sharded model runs equally often in every process: one with fewer batches runs a spare one.
+    """
+    batches = list(enumerate(torch.arange(count).split(batch_size)))
+    mine = batches[distributed.rank() :: distributed.world_size()]
+    is_short = len(mine) < len(batches[:: distributed.world_size()])
+    is_sharded = any(map(distributed.is_sharded, model.parameters()))
+    return mine, [(-1, batches[0][1])] if is_short and is_sharded else []
 
 
 @checked_arguments

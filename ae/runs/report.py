@@ -21,7 +21,7 @@ from ae.models.wrappers import unwrapped
 from ae.runs.run import Run
 from ae.tracking.media import Media
 from ae.utils.console import say
-from ae.utils.distributed import is_main
+from ae.utils.distributed import is_main, runs_alike
 from ae.utils.validation import checked_arguments
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def report(
         if isinstance(model, Autoencoder):
             per_image = per_image_metrics(model, images)
             summary |= with_prefix("test", per_image.means())
-            if is_main():
+            if runs_alike(model):
                 media = evaluation_media(model, images, per_image)
-        if measure is not None and is_main():
+        if measure is not None and runs_alike(model):
             summary |= with_prefix("test", dict(measure(images)))
     media.pictures.update(pictures or {})
     run.summarise(summary, media)

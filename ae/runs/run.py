@@ -21,7 +21,7 @@ from ae.runs.storage import Storage, check_file_name
 from ae.runs.tracking import check_tracking, open_tracker
 from ae.tracking.media import Media
 from ae.tracking.row_log import Row
-from ae.utils.distributed import from_main, on_main
+from ae.utils.distributed import from_main, is_sharded, on_main
 from ae.utils.errors import InputError
 from ae.utils.signals import ending
 from ae.utils.validation import checked
@@ -134,9 +134,16 @@ class Run:
             check_file_name(name, "a picture's name")
         self._open().log(values, pictures or {})
 
-    @on_main
     def watch(self, model: nn.Module) -> None:
         """Log histograms of gradients or parameters in W&B with every row, if `RunConfig.watch` asks for them."""
+        if not self._run_config.watch:
+            return
+        if any(map(is_sharded, model.parameters())):
+            raise InputError("RunConfig.watch can't see weights that Recipe.shard shares out: leave one of them out")
+        self._watch(model)
+
+    @on_main
+    def _watch(self, model: nn.Module) -> None:
         tracker = self._open().tracker
         if tracker and self._run_config.watch:
             tracker.watch(model, self._run_config.watch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from ae.models.freezing import trainable
@@ -34,8 +35,10 @@ class Learner:
         distributed.average_gradients(self.parameters)
         norm = None
         if with_norm or self._grad_clip is not None:
-            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if self._grad_clip is not None and norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self._grad_clip, norm)
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            norm = distributed.total_norm(gradients)
+            if self._grad_clip is not None:
+                factor = (self._grad_clip / (norm + 1e-6)).clamp(max=1.0)
+                torch._foreach_mul_(list(map(distributed.own, gradients)), factor)
         self.optimizer.step()
         return norm

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ae.data import Batch, Images, Splits
 from ae.data.convert import as_splits
@@ -31,7 +32,8 @@ from ae.training.precision import Precision, chosen_precision, emulation_warning
 from ae.training.preflight import checked_model, compiler_errors, dry_run
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
-from ae.training.state import diverged, is_finite, restore, safely, state_of
+from ae.training.sharding import fill, shard_stages, sharding_errors, without_weights
+from ae.training.state import diverged, is_finite, restore, restore_weights, safely, state_of
 from ae.training.step import Objective, Step
 from ae.utils import distributed, global_batch
 from ae.utils.errors import InputError
@@ -91,14 +93,10 @@ class Loop:
             smallest = min(size // self._part_count(size) for size in sizes)
             dry_run(self.model, self._evaluated, self._mode, self._data, smallest, recipe.seed)
         check_materialised(self._trained)
-        self._trained.to(memory_format=torch.channels_last)
-        self._learners = {
-            name: Learner(parameters, recipe) for name, parameters in self._trained.parameters_of_losses().items()
-        }
-        self._parameters = list({id(p): p for each in self._learners.values() for p in each.parameters}.values())
-        self._optimizers = {
-            "optimizer" if name == "loss" else name: learner.optimizer for name, learner in self._learners.items()
-        }
+        if not recipe.shard:  # sharded weights must be contiguous
+            self._trained.to(memory_format=torch.channels_last)
+        self._skeleton = without_weights(self.model) if recipe.shard else None
+        self._learners = self._make_learners()
         self._pictures = pictures or partial(_reconstructions, self._data, corruption_of(objective))
         self._meter, self._contexts = Meter(), ExitStack()
         self._crowding = Crowding() if self._device.type == "cpu" and isinstance(self._data.train, Images) else None
@@ -107,12 +105,18 @@ class Loop:
         recipe, trained = self._recipe, self._trained
         new = self._precision()
         before: Precision = "fp32" if recipe.precision == "auto" else recipe.precision  # version 0.1 had no auto
-        self._state = restore(self._run, trained, self._optimizers, self._meter, self._total_steps, new, before)
+        saved = restore_weights(self._run, trained)
+        distributed.replicate(trained)
+        if recipe.shard:
+            for model in dict.fromkeys((self.model, self._evaluated)):
+                shard_stages(model, self._device)
+            self._learners = self._make_learners()  # of the shards
+        optimizers = self._optimizers()
+        self._state = restore(self._run, saved, trained, optimizers, self._meter, self._total_steps, new, before)
         if self._run and recipe.precision == "auto":
             self._run.settle("recipe.precision", self._state.precision)
         if self._run:
             self._run.watch(self.model)
-        distributed.replicate(trained)
         if recipe.checkpointing:
             self._contexts.enter_context(checkpointed(self.model))
         if recipe.compile:
@@ -162,7 +166,7 @@ class Loop:
                     self._log(measured, epoch, evaluates)
                 if run and saves:
                     state.seconds, state.data = time.perf_counter() - self._started, self._batches.state()
-                    run.save_state(state_of(state, self._trained, self._optimizers, self._meter))
+                    run.save_state(state_of(state, self._trained, self._optimizers(), self._meter))
 
     def train(self, batch: Batch) -> None:
         """Take one step on a batch: each of the objective's losses in turn, its gradient, and its update."""
@@ -185,6 +189,15 @@ class Loop:
             average_(self._averaged, self.model, step, recipe.ema)
         self._meter.add(step, Loss.sum(totals), images, norms)
 
+    def _make_learners(self) -> dict[str, Learner]:
+        """The learner of each loss, by its name."""
+        groups = self._trained.parameters_of_losses()
+        return {name: Learner(parameters, self._recipe) for name, parameters in groups.items()}
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        """The optimisers by the names that the state has for them."""
+        return {"optimizer" if name == "loss" else name: each.optimizer for name, each in self._learners.items()}
+
     def _precision(self) -> Precision:
         """The precision of a new training."""
         precision, size = self._recipe.precision, self._batches.size(0)
@@ -204,7 +217,7 @@ class Loop:
         """
         names, values = set(), []
         for i, iterator in enumerate(losses):
-            with compiler_errors(self._recipe.compile), global_batch.global_batch(images, i, len(losses)):
+            with self._remedies(), global_batch.global_batch(images, i, len(losses)):
                 if not totals:
                     part = ("part", i) if i else ()
                     reseed(self._device, *distributed.rank_key("noise", self._recipe.seed, self._state.step, *part))
@@ -225,6 +238,12 @@ class Loop:
         if name is not None:
             totals.append(Loss.mean(values, None if name == "loss" else name))
         return name
+
+    @contextmanager
+    def _remedies(self) -> Iterator[None]:
+        """Errors that a setting of the recipe causes, as InputError."""
+        with compiler_errors(self._recipe.compile), sharding_errors(self._recipe.shard):
+            yield
 
     def _learner(self, name: str) -> Learner:
         if name not in self._learners:
@@ -247,7 +266,7 @@ class Loop:
     def _log(self, measured: dict[str, float], epoch: float, evaluates: bool) -> None:
         """Log the means since the last row, and with `evaluates` the validation and pictures; save the best weights."""
         state, run, data = self._state, self._run, self._data
-        measured |= {"learning_rate": self._lr, "weight_norm": nn.utils.get_total_norm(self._parameters).item()}
+        measured |= {"learning_rate": self._lr, "weight_norm": self._weight_norm()}
         self._progress.show("train", measured, epoch)
         if self._crowding is not None and (warning := self._crowding.warning()):
             self._progress.say(warning)
@@ -259,12 +278,17 @@ class Loop:
             self._progress.show("val", state.validation, epoch)
             row |= with_prefix("val", state.validation)
         if run:
-            draws = evaluates and distributed.is_main()
+            draws = evaluates and distributed.runs_alike(self._evaluated)
             run.log(row, state.step, epoch, self._pictures(self._evaluated) if draws else {})
             if evaluates and state.validation.get("loss", math.inf) < state.best:
                 state.best = state.validation["loss"]
                 self._save_weights("best", self._evaluated)
         self._meter.restart()
+
+    def _weight_norm(self) -> float:
+        """The norm of all trained weights."""
+        parameters = {id(p): p for learner in self._learners.values() for p in learner.parameters}
+        return distributed.total_norm(list(parameters.values())).item()
 
     def results(self) -> dict[str, float]:
         """Load the average of the weights, if there is one, into the model; save it; return the results of `fit`."""
@@ -282,6 +306,8 @@ class Loop:
     def _save_weights(self, name: Literal["model", "best"], model: nn.Module) -> None:
         if self._run:
             metrics = with_prefix("val", self._state.validation)
+            if self._skeleton is not None:
+                model = fill(self._skeleton, model)
             self._run.save_weights(name, model, self._data.shape, self._data.classes, metrics)
 
 

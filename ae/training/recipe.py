@@ -44,6 +44,7 @@ class Recipe(Settings):
     ema: BelowOne | None = None  # decay a step of an average of the weights, which is validated and saved
     precision: Literal["fp32", "bf16", "auto"] = "fp32"  # bf16: autocast, weights and losses stay fp32; auto: if faster
     checkpointing: bool = False  # activations of stages are computed again, not kept: less memory, more time
+    shard: bool = False  # FSDP: the weights of stages, and their optimiser state, shared out among the processes
     compile: bool = False  # torch.compile the step
     seed: int = 0  # of the weights, the order of the images, and all noise
     evaluate_every: Positive[int] | None = None  # steps between validations (default: an epoch's)
@@ -67,6 +68,8 @@ class Recipe(Settings):
         if self.accumulate > self.batch_size:
             limit = f"Recipe.batch_size, {self.batch_size}"
             raise InputError(f"Recipe.accumulate must be at most {limit}, got {self.accumulate}")
+        if self.shard and self.compile:
+            raise InputError("Recipe.shard and Recipe.compile don't go together: leave one out")
         if self.nesterov and not self.momentum:
             raise InputError("Recipe.nesterov needs a Recipe.momentum above 0")
 
@@ -74,7 +77,8 @@ class Recipe(Settings):
         """Whether a resumed run may have another value of a field: only if it does not affect the result."""
         if name in ("epochs", "steps"):
             return self.schedule == "constant"
-        return name in ("evaluate_every", "log_every", "threads", "device", "checkpointing", "compile", "deterministic")
+        fields = "evaluate_every log_every threads device checkpointing shard compile deterministic"
+        return name in fields.split()
 
     def leaves_open(self, name: str) -> bool:
         """Whether a field is chosen when the training starts; a resumed run keeps the choice."""
@@ -127,7 +131,8 @@ class Recipe(Settings):
             matrices = [parameter for parameter in parameters if parameter.ndim > 1]
             others = [parameter for parameter in parameters if parameter.ndim <= 1]
             groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": not self.shard}
+        # ^ fused kernels take no mixture of sharded and whole weights
         if self.optimizer == "adam":
             return torch.optim.Adam(groups, betas=self.betas, **options)
         if self.optimizer == "adamw":

@@ -15,6 +15,7 @@ from ae.models.wrappers import plain_state, with_names_of
 from ae.runs.run import Run
 from ae.training.meter import Meter
 from ae.training.precision import Precision
+from ae.utils import distributed
 from ae.utils.errors import DivergedError, InputError, one_line
 
 
@@ -33,17 +34,33 @@ class TrainState:
 
 
 def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:
-    """Return the state that `restore` loads."""
-    return {
+    """Return the state that `restore_weights` and `restore` load; a collective for sharded weights."""
+    state = {
         "position": asdict(at),
         "trained": plain_state(trained),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "meter": meter.state(),
     }
+    return dict(distributed.whole(state))
+
+
+def restore_weights(run: Run | None, trained: nn.Module) -> dict[str, Any] | None:
+    """Load the weights of the run's state, and return the state; None for a new run.
+
+    A fork loads the weights of `trained.model`, in the main process. Raises InputError if the weights do not fit.
+    """
+    state = run.load_state() if run else None
+    if run and state is None:
+        run.load_fork(trained.get_submodule("model"))
+    if run and state is not None:
+        with _fitting(run):
+            trained.load_state_dict(with_names_of(trained, state["trained"]))
+    return state
 
 
 def restore(
     run: Run | None,
+    state: dict[str, Any] | None,
     trained: nn.Module,
     optimizers: Mapping[str, Optimizer],
     meter: Meter,
@@ -51,21 +68,17 @@ def restore(
     precision: Precision,
     before: Precision,
 ) -> TrainState:
-    """Load the run's state; a new run saves its first state, and a fork loads the weights of `trained.model`.
+    """Load the states of optimisers and meter, and return the progress; a new run saves its first state.
 
-    `precision` is that of a new training, and `before` of a state of version 0.1, which does not say its own. Raises
-    InputError if the state does not fit the modules and optimisers.
+    `state` is that of `restore_weights`. `precision` is that of a new training, and `before` of a state of version 0.1,
+    which does not say its own. Raises InputError if the state does not fit the optimisers.
     """
-    new = TrainState(precision)
-    if run is None:
+    if run is None or state is None:
+        new = TrainState(precision)
+        if run:
+            run.save_state(state_of(new, trained, optimizers, meter))
         return new
-    state = run.load_state()
-    if state is None:
-        run.load_fork(trained.get_submodule("model"))
-        run.save_state(state_of(new, trained, optimizers, meter))
-        return new
-    try:
-        trained.load_state_dict(with_names_of(trained, state["trained"]))
+    with _fitting(run):
         saved = state["optimizers"] if "optimizers" in state else {"optimizer": state["optimizer"]}  # before 0.1.0
         if optimizers.keys() != saved.keys():
             raise ValueError(f"it has optimisers for {', '.join(saved)}")
@@ -76,13 +89,20 @@ def restore(
         if position["precision"] not in get_args(Precision):
             raise ValueError(f"its precision is {position['precision']!r:.20}")
         at = TrainState(**position)
-    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
-        reason = f"{one_line(error):.300}"
-        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
     if at.step > total_steps:
         raise InputError(f"{run.folder} has been trained for {at.step} steps, more than the {total_steps} asked for")
     run.rewind(at.step)
     return at
+
+
+@contextmanager
+def _fitting(run: Run) -> Iterator[None]:
+    """Raise InputError for an error of the block, which loads a run's state into modules and optimisers."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = f"{one_line(error):.300}"
+        raise InputError(f"the state of {run.folder} does not fit this model and recipe: {reason}") from error
 
 
 def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
@@ -93,8 +113,14 @@ def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+            if not isinstance(value, Tensor) or not value.ndim:
+                continue
+            if value.shape != parameter.shape:
                 raise ValueError(f"its {name} is {list(value.shape)} for a parameter that is {list(parameter.shape)}")
+            if distributed.is_sharded(parameter):
+                values[name] = distributed.sharded_like(value, parameter)
+            else:  # fused kernels read all tensors in the order of the parameter's memory
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 @contextmanager
@@ -112,9 +138,9 @@ def safely(run: Run | None, deterministic: bool) -> Iterator[None]:
 
 
 def is_finite(trained: nn.Module) -> bool:
-    """Whether all weights are finite."""
-    tensors = [tensor for tensor in trained.state_dict().values() if tensor.is_floating_point()]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+    """Whether all weights are finite; a collective."""
+    tensors = [distributed.own(tensor) for tensor in trained.state_dict().values() if tensor.is_floating_point()]
+    return all(distributed.all_gather(bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())))
 
 
 def diverged(name: str, step: int, lr: float, run: Run | None) -> DivergedError:

@@ -147,7 +147,9 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Average gradients over the processes, all in one collective for each dtype.
 
     A parameter without a gradient in one process has a gradient of 0 there; without one in any process, it keeps none.
+    The gradients of sharded parameters are averaged in the backward pass.
     """
+    parameters = [parameter for parameter in parameters if not is_sharded(parameter)]
     if world_size() == 1 or not parameters:
         return
     has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
@@ -164,6 +166,49 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         means = (flat / world_size()).split([gradient.numel() for gradient in gradients])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view(gradient.shape))
+
+
+def runs_alike(model: nn.Module) -> bool:
+    """Whether this process runs the model for what the main process writes: the main one; of a sharded model, every."""
+    return is_main() or any(map(is_sharded, model.parameters()))
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether a value is a tensor of which each process holds a shard, a `DTensor`."""
+    return hasattr(value, "full_tensor")
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a sharded tensor; any other tensor is returned unchanged."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole(value: Any) -> Any:
+    """Gather each sharded tensor in a value, nested in dicts and lists, on the CPU; a collective."""
+    if isinstance(value, dict):
+        return {key: whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [whole(each) for each in value]
+    return value.full_tensor().cpu() if is_sharded(value) else value
+
+
+def sharded_like(value: Tensor, like: Any) -> Tensor:
+    """Shard a tensor, whole in every process, as the sharded tensor `like` is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device).contiguous(), like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of all values of tensors, sharded or whole in every process; a collective for sharded ones."""
+    shards = [own(tensor) for tensor in tensors if is_sharded(tensor)]
+    norm = nn.utils.get_total_norm([tensor for tensor in tensors if not is_sharded(tensor)])
+    if len(shards) == 0:
+        return norm
+    square = nn.utils.get_total_norm(shards).square()
+    dist.all_reduce(square)
+    return (norm.square().to(square.device) + square).sqrt()
 
 
 @torch.no_grad()

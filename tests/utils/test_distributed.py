@@ -89,7 +89,7 @@ def test_process_group_passes_all_checks() -> None:
 
 @pytest.mark.slow
 def test_process_group_of_three_passes_all_checks() -> None:
-    out, _ = wait_for_exit(torchrun("tests.helpers.in_processes", processes=3))
+    out, _ = wait_for_exit(torchrun("tests.helpers.in_processes", "slow", processes=3))
     assert "all checks passed" in out
 
 
@@ -233,6 +233,14 @@ def test_fit_in_several_processes_equals_one(tmp_path: Path, processes: int, fla
     check_same(tmp_path / "one", tmp_path / "many")
 
 
+@pytest.mark.slow
+def test_sharded_fit_equals_one_process(tmp_path: Path) -> None:
+    flags = f"{FEW_LABELS} --recipe.ema 0.9 --recipe.steps 20".split()
+    train(tmp_path / "one", *flags)
+    train(tmp_path / "many", *flags, "--recipe.shard", processes=2)
+    check_same(tmp_path / "one", tmp_path / "many")
+
+
 LONG = "--data.limit 2000 --recipe.batch-size 40 --recipe.epochs 40 --recipe.log-every 10 --recipe.lr 0.0005"
 
 
@@ -297,11 +305,20 @@ def test_fit_on_two_nodes_equals_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["semi", "vqvae", "gan", "aae"])
-def test_experiments_run_in_several_processes(tmp_path: Path, experiment: str) -> None:
+@pytest.mark.parametrize(
+    ("experiment", "flags"),
+    [
+        ("semi", "--data.labels 20"),
+        ("vqvae", "--prior-steps 2"),
+        ("gan", ""),
+        ("aae", ""),
+        ("vae", "--recipe.shard --generation.likelihood-images 20"),
+        ("semi", "--recipe.shard --data.labels 20"),
+    ],
+)
+def test_experiments_run_in_several_processes(tmp_path: Path, experiment: str, flags: str) -> None:
     small = "--data.limit 300 --data.validation 64 --recipe.steps 4 --recipe.log-every 2 --run.wandb disabled".split()
-    small += {"vqvae": ["--prior-steps", "2"], "semi": ["--data.labels", "20"]}.get(experiment, [])
-    wait_for_exit(torchrun(f"experiments.{experiment}", *small, "--run.dir", tmp_path / "run"))
+    wait_for_exit(torchrun(f"experiments.{experiment}", *small, *flags.split(), "--run.dir", tmp_path / "run"))
     assert history(tmp_path / "run")[-1]["step"] == 4
     load_generator(tmp_path / "run")
 
