@@ -37,8 +37,8 @@ def masked_mean(
     if count is None:
         if global_batch.is_in_parts():
             raise InputError(
-                "Recipe.accumulate divides the batch, and a mean over a mask needs the mask's count over the whole "
-                "batch: take it by batch.mean(values, target), or train without Recipe.accumulate"
+                "Recipe.micro_batch divides the batch, and a mean over a mask needs the mask's count over the whole "
+                "batch: take it by batch.mean(values, target), or train without Recipe.micro_batch"
             )
         count = mask.sum()
     mean_count = torch.as_tensor(global_batch.mean_count(count))

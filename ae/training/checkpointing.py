@@ -44,10 +44,10 @@ def _recomputed(stage: nn.Module, forward: Any, *inputs: Any, **options: Any) ->
 
 def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of the forward pass and of the second one."""
-    return nullcontext(), _KeepBuffers(stage)
+    return nullcontext(), KeepBuffers(stage)
 
 
-class _KeepBuffers(AbstractContextManager[None]):
+class KeepBuffers(AbstractContextManager[None]):
     """Restore a stage's buffers on exit; entered again for each pass of a derivative of a derivative."""
 
     def __init__(self, stage: nn.Module) -> None:

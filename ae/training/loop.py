@@ -28,12 +28,13 @@ from ae.training.checkpointing import checkpointed
 from ae.training.crowding import Crowding
 from ae.training.learner import Learner
 from ae.training.meter import Meter
+from ae.training.micro_batch import fitting_micro_batch
 from ae.training.precision import Precision, chosen_precision, emulation_warning
 from ae.training.preflight import checked_model, compiler_errors, dry_run
 from ae.training.progress import Progress
 from ae.training.recipe import Recipe
 from ae.training.sharding import fill, shard_stages, sharding_errors, without_weights
-from ae.training.state import diverged, is_finite, restore, restore_weights, safely, state_of
+from ae.training.state import TrainState, diverged, is_finite, restore, restore_weights, safely, state_of
 from ae.training.step import Objective, Step
 from ae.utils import distributed, global_batch
 from ae.utils.errors import InputError
@@ -90,7 +91,7 @@ class Loop:
         self._mode = TrainingMode(modules, None if self._evaluated is self.model else (self._evaluated, self.model))
         if isinstance(self.model, Autoencoder):
             sizes = [self._batches.size(step) for step in {0, min(self._total_steps, len(self._batches)) - 1}]
-            smallest = min(size // self._part_count(size) for size in sizes)
+            smallest = min(size // _part_count(size, recipe.micro_batch) for size in sizes)
             dry_run(self.model, self._evaluated, self._mode, self._data, smallest, recipe.seed)
         check_materialised(self._trained)
         if not recipe.shard:  # sharded weights must be contiguous
@@ -103,7 +104,8 @@ class Loop:
 
     def __enter__(self) -> "Loop":
         recipe, trained = self._recipe, self._trained
-        new = self._precision()
+        self._mode.apply()
+        new = TrainState(self._precision(), micro_batch=self._micro_batch())
         before: Precision = "fp32" if recipe.precision == "auto" else recipe.precision  # version 0.1 had no auto
         saved = restore_weights(self._run, trained)
         distributed.replicate(trained)
@@ -115,6 +117,8 @@ class Loop:
         self._state = restore(self._run, saved, trained, optimizers, self._meter, self._total_steps, new, before)
         if self._run and recipe.precision == "auto":
             self._run.settle("recipe.precision", self._state.precision)
+        if self._run and recipe.micro_batch == "auto" and self._state.micro_batch is not None:
+            self._run.settle("recipe.micro_batch", self._state.micro_batch)
         if self._run:
             self._run.watch(self.model)
         if recipe.checkpointing:
@@ -123,7 +127,6 @@ class Loop:
             trained.compile_parts()
             self._contexts.callback(trained.release_parts)
         self._started = time.perf_counter() - self._state.seconds
-        self._mode.apply()
         self._progress = self._contexts.enter_context(Progress(self._total_steps, self._state.step))
         if warning := emulation_warning(self._device, self._state.precision):
             self._progress.say(warning)
@@ -171,7 +174,7 @@ class Loop:
     def train(self, batch: Batch) -> None:
         """Take one step on a batch: each of the objective's losses in turn, its gradient, and its update."""
         step, recipe, images = self._state.step, self._recipe, self._batches.size(self._state.step)
-        parts = batch.parts(self._part_count(images))
+        parts = batch.parts(_part_count(images, self._state.micro_batch))
         losses = [self._trained.losses(part, step, self._state.precision) for part in parts]
         totals: list[Loss] = []
         norms: dict[str, Tensor] = {}
@@ -203,12 +206,15 @@ class Loop:
         precision, size = self._recipe.precision, self._batches.size(0)
         if precision != "auto":
             return precision
-        share = size // (distributed.world_size() * self._part_count(size))
+        share = size // (distributed.world_size() * _part_count(size, self._recipe.micro_batch))
         return distributed.from_main(lambda: chosen_precision(self.model, self._data.train.batch(slice(0, 1)), share))
 
-    def _part_count(self, images: int) -> int:
-        """The number of parts of a batch, none of which is empty unless the shard of a process is."""
-        return min(self._recipe.accumulate, max(images // distributed.world_size(), 1))
+    def _micro_batch(self) -> int | None:
+        """The number of images at a time of a new training."""
+        if self._recipe.micro_batch != "auto":
+            return self._recipe.micro_batch
+        few, share = self._data.train.batch(slice(0, 2)), _share(self._batches.size(0))
+        return distributed.from_main(lambda: fitting_micro_batch(self._trained, few, share))
 
     def _accumulate(self, losses: list[Iterator[tuple[str, Loss]]], images: int, totals: list[Loss]) -> str | None:
         """Add the gradients of the next loss of each part of a batch; return the loss's name, or None at the end.
@@ -309,6 +315,18 @@ class Loop:
             if self._skeleton is not None:
                 model = fill(self._skeleton, model)
             self._run.save_weights(name, model, self._data.shape, self._data.classes, metrics)
+
+
+def _share(images: int) -> int:
+    """The number of images of a batch in the process that has the most."""
+    return -(-images // distributed.world_size())
+
+
+def _part_count(images: int, micro_batch: int | str | None) -> int:
+    """The number of parts of a batch, none of which is empty unless the shard of a process is; of "auto", 1."""
+    if not isinstance(micro_batch, int):
+        return 1
+    return min(-(-_share(images) // micro_batch), max(images // distributed.world_size(), 1))
 
 
 def _reconstructions(data: Splits, corruption: Any, model: nn.Module) -> "Mapping[str, Image]":

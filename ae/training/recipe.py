@@ -22,7 +22,7 @@ Schedule = Callable[[int, int], float]
 class Recipe(Settings):
     """Length, batch size, optimiser, schedule and precision of a training.
 
-    With `accumulate`, means over the batch are those of the whole. What couples images is over each part: batch norm,
+    With `micro_batch`, means over the batch are those of the whole. What couples images is over each part: batch norm,
     free bits, the mutual information and total correlation of `BetaTC`, `MMD`, a teacher's alignment, and statistics of
     codes such as perplexity. An objective of several losses holds the graphs of all parts until the step ends.
     """
@@ -30,7 +30,7 @@ class Recipe(Settings):
     epochs: Positive[int] = 4  # passes over the training images
     steps: Positive[int] | None = None  # number of steps; overrides epochs
     batch_size: Positive[int] = 128  # images a step
-    accumulate: Positive[int] = 1  # parts of a batch, one after another: less memory, the same gradient
+    micro_batch: Positive[int] | Literal["auto"] | None = None  # images at a time: less memory; auto: those that fit
     optimizer: Literal["sgd", "adam", "adamw"] | Factory = "sgd"  # sgd: with momentum; adamw: Adam, decoupled decay
     lr: Positive[float] = 0.1  # learning rate; the maximum of a schedule
     momentum: BelowOne = 0.9  # of sgd
@@ -65,9 +65,9 @@ class Recipe(Settings):
             check_unread(self, ["warmup"], f"by {own}: leave it out, or choose another Recipe.schedule")
         if not self.weight_decay:
             check_unread(self, ["decays"], "without a weight decay: give Recipe.weight_decay")
-        if self.accumulate > self.batch_size:
+        if isinstance(self.micro_batch, int) and self.micro_batch > self.batch_size:
             limit = f"Recipe.batch_size, {self.batch_size}"
-            raise InputError(f"Recipe.accumulate must be at most {limit}, got {self.accumulate}")
+            raise InputError(f"Recipe.micro_batch must be at most {limit}, got {self.micro_batch}")
         if self.shard and self.compile:
             raise InputError("Recipe.shard and Recipe.compile don't go together: leave one out")
         if self.nesterov and not self.momentum:
@@ -82,7 +82,7 @@ class Recipe(Settings):
 
     def leaves_open(self, name: str) -> bool:
         """Whether a field is chosen when the training starts; a resumed run keeps the choice."""
-        return name == "precision" and self.precision == "auto"
+        return name in ("precision", "micro_batch") and getattr(self, name) == "auto"
 
     def check_warmup(self, total_steps: int) -> None:
         """Raise InputError if a training of this length ends before the learning rate reaches lr."""

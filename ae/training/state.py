@@ -31,6 +31,7 @@ class TrainState:
     best: float = math.inf  # lowest validation loss
     validation: dict[str, float] = field(default_factory=dict)  # metrics of the last validation
     data: dict[str, Any] | None = None  # state of data that are read in sequence
+    micro_batch: int | None = None  # images at a time in a process; None: all
 
 
 def state_of(at: TrainState, trained: nn.Module, optimizers: Mapping[str, Optimizer], meter: Meter) -> dict[str, Any]:
@@ -65,16 +66,15 @@ def restore(
     optimizers: Mapping[str, Optimizer],
     meter: Meter,
     total_steps: int,
-    precision: Precision,
+    new: TrainState,
     before: Precision,
 ) -> TrainState:
     """Load the states of optimisers and meter, and return the progress; a new run saves its first state.
 
-    `state` is that of `restore_weights`. `precision` is that of a new training, and `before` of a state of version 0.1,
-    which does not say its own. Raises InputError if the state does not fit the optimisers.
+    `state` is that of `restore_weights`; `new` is the progress of a new training; `before` is the precision of a state
+    of version 0.1, which does not say its own. Raises InputError if the state does not fit the optimisers.
     """
     if run is None or state is None:
-        new = TrainState(precision)
         if run:
             run.save_state(state_of(new, trained, optimizers, meter))
         return new
@@ -85,7 +85,7 @@ def restore(
         for name, optimizer in optimizers.items():
             _restore_optimizer(optimizer, saved[name])
         meter.restore(state["meter"])
-        position = {"precision": before, **state["position"]}
+        position = {"precision": before, "micro_batch": new.micro_batch, **state["position"]}
         if position["precision"] not in get_args(Precision):
             raise ValueError(f"its precision is {position['precision']!r:.20}")
         at = TrainState(**position)

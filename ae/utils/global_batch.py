@@ -1,6 +1,6 @@
 """The global batch of a step, divided into shards for the processes, and each shard into parts.
 
-A process may train on its shard in parts (`Recipe.accumulate`), each of which counts as a shard of a further process:
+A process may train on its shard in parts (`Recipe.micro_batch`), each of which counts as a shard of a further process:
 means are over the global batch, and statistics of batch norm, which is a coupling, over a part in all processes.
 """
 

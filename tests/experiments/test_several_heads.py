@@ -119,7 +119,7 @@ def check_thickness(model: Any, test: Any, expected: float) -> None:
     assert (predicted - target).abs().nanmean().item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("parts", [slow([]), ["--recipe.accumulate", "3"]])
+@pytest.mark.parametrize("parts", [slow([]), ["--recipe.micro-batch", "8"]])
 def test_joint_of_several_heads_resumed_equals_an_uninterrupted_run(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
 ) -> None:

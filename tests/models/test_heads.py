@@ -240,7 +240,7 @@ def data_of(case: Case) -> Splits:
 RECIPE = Recipe(steps=2, batch_size=5, lr=0.01, momentum=0.0, schedule="constant")
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"accumulate": 3}])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"micro_batch": 2}])
 @pytest.mark.parametrize("name", CASES)
 def test_head_trains_beside_a_classifier(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """Metrics of both heads are logged; the average over parts is that of the batch; weights can be loaded."""
@@ -293,7 +293,7 @@ def test_head_trained_in_parts_equals_the_whole_batch(name: str) -> None:
     for parts in (1, 3):
         torch.manual_seed(1)
         model = model_of(CASES[name].make(), digit=Classifier(CODE, 2, 8))
-        fit(model, Joint(), data_of(CASES[name]), replace(RECIPE, accumulate=parts))
+        fit(model, Joint(), data_of(CASES[name]), replace(RECIPE, micro_batch=-(-5 // parts)))
         states.append(model.state_dict())
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, atol=1e-6, rtol=1e-4)

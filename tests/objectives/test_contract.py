@@ -245,12 +245,12 @@ COUPLED = ("beta-tc", "mmd", "pseudo-labels", "mean-teacher", "ladder")
 @pytest.mark.usefixtures("noiseless")
 @pytest.mark.parametrize("name", [name for name in CASES if name not in COUPLED])
 def test_objective_in_parts_equals_the_whole_batch(name: str, digits: Splits) -> None:
-    whole, parts = trained(name, digits), trained(name, digits, accumulate=5)
+    whole, parts = trained(name, digits), trained(name, digits, micro_batch=4)
     for key, value in whole.items():
         torch.testing.assert_close(parts[key], value, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 5}, {"precision": "bf16"}])
+@pytest.mark.parametrize("options", [{"micro_batch": 4}, {"precision": "bf16"}])
 @pytest.mark.parametrize("name", CASES)
 def test_objective_trains_in_parts_and_bf16(name: str, options: dict[str, Any], digits: Splits) -> None:
     before, after = make_model().state_dict(), trained(name, digits, **options)

@@ -54,7 +54,7 @@ def test_fit_trains_a_prior(capsys: pytest.CaptureFixture[str]) -> None:
     assert "loss" in lines[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"ema": 0.5}, {"accumulate": 2}])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"ema": 0.5}, {"micro_batch": 4}])
 def test_fit_of_a_prior_is_deterministic(options: dict[str, Any]) -> None:
     (first, _), (second, _) = trained(**options), trained(**options)
     for name, tensor in first.state_dict().items():
@@ -62,7 +62,7 @@ def test_fit_of_a_prior_is_deterministic(options: dict[str, Any]) -> None:
 
 
 def test_fit_of_a_prior_in_parts_equals_the_whole_batch() -> None:
-    (whole, _), (parts, _) = trained(), trained(accumulate=3)
+    (whole, _), (parts, _) = trained(), trained(micro_batch=3)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
 

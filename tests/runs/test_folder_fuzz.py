@@ -14,7 +14,7 @@ from torch import nn
 
 from ae import Images, InputError, Recipe, Run, RunConfig, Splits
 from ae.training.meter import Meter
-from ae.training.state import restore, restore_weights, state_of
+from ae.training.state import TrainState, restore, restore_weights, state_of
 from ae.utils.seeding import generator
 
 RECIPE = Recipe(steps=2, batch_size=4, optimizer="adamw", lr=0.01, log_every=1)
@@ -55,7 +55,7 @@ def train(where: RunConfig) -> None:
     with Run("test", where, {"recipe": RECIPE}) as run:
         run.begin_training(Splits(Images(pixels, torch.arange(8) % 2, ("a", "b"))))
         saved = restore_weights(run, trained)
-        at = restore(run, saved, trained, optimizers, meter, total_steps=2, precision="fp32", before="fp32")
+        at = restore(run, saved, trained, optimizers, meter, total_steps=2, new=TrainState("fp32"), before="fp32")
         while at.step < 2:
             trained["model"](torch.ones(4, 3)).square().mean().backward()
             optimizers["optimizer"].step()

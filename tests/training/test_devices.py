@@ -128,7 +128,7 @@ def trained(few: Splits, run: Run | None = None, **options: Any) -> Autoencoder:
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"checkpointing": True}, {"ema": 0.9}, {"grad_clip": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 6}, {"checkpointing": True}, {"ema": 0.9}, {"grad_clip": 1.0}])
 def test_fit_resumes_to_the_same_weights(options: dict[str, Any], device: str, few: Splits, tmp_path: Path) -> None:
     options = {**options, "device": device, "deterministic": True}
     whole = trained(few, **options)
@@ -168,7 +168,7 @@ def without_synchronisation() -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.parametrize("objective", [Joint(reconstruction=1.0, beta=1.0), IWAE(2)])
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"accumulate": 2}, {"ema": 0.9}, {"grad_clip": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"micro_batch": 8}, {"ema": 0.9}, {"grad_clip": 1.0}])
 def test_step_does_not_wait_for_the_device(
     options: dict[str, Any],
     objective: Any,

@@ -54,7 +54,7 @@ def test_several_losses_resumed_equal_an_uninterrupted_run(experiment: Any, tmp_
 @pytest.mark.parametrize("experiment", [gan, aae])
 @pytest.mark.parametrize(
     "options",
-    [{"precision": "bf16"}, {"accumulate": 3}, pytest.param({"compile": True}, marks=pytest.mark.slow)],
+    [{"precision": "bf16"}, {"micro_batch": 11}, pytest.param({"compile": True}, marks=pytest.mark.slow)],
 )
 def test_several_losses_train_in_bf16_in_parts_and_compiled(
     experiment: Any, options: dict[str, Any], tmp_path: Path
@@ -101,7 +101,7 @@ def trained(objective: Any, data: Splits, folder: Path, **options: Any) -> tuple
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_fit_minimises_each_loss_in_turn_and_logs_it(digits: Splits, tmp_path: Path, parts: int) -> None:
-    model, results = trained(TwoLosses(), digits, tmp_path / "run", accumulate=parts)
+    model, results = trained(TwoLosses(), digits, tmp_path / "run", micro_batch=-(-50 // parts))
     assert model.weight.tolist() == pytest.approx([1 - 4 * (0.1 + 0.2), 1 - 4 * 0.1])
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -193,7 +193,7 @@ def test_fit_refuses_losses_that_differ_between_parts(digits: Splits, tmp_path: 
             yield "a" if len(batch) == 17 else "b", Loss(model.weight.sum(), {})
 
     with pytest.raises(InputError, match="must yield the same losses for each part of a batch"):
-        trained(Uneven(), digits, tmp_path / "run", accumulate=3)
+        trained(Uneven(), digits, tmp_path / "run", micro_batch=17)
 
 
 def test_fit_averages_the_weights_of_any_module(digits: Splits, tmp_path: Path) -> None:
@@ -223,25 +223,25 @@ def test_loop_of_ones_own_may_change_batches_and_skip_them(digits: Splits) -> No
 
 
 def test_fit_in_parts_has_no_empty_part(digits: Splits, tmp_path: Path) -> None:
-    """52 images in batches of 50, of at most 4 parts: the last batch, of 2 images, has 2 parts."""
+    """53 images in batches of 50, of 13 at a time."""
     sizes: list[int] = []
 
     def objective(model: Weights, batch: Batch, step: int) -> Loss:
         sizes.append(len(batch))
         return Loss(model.weight.sum(), {"size": torch.tensor(float(len(batch)))})
 
-    few = Splits(digits.train.select(slice(52)))
-    trained(objective, few, tmp_path / "run", steps=2, accumulate=4)
-    assert sizes == [13, 13, 12, 12, 1, 1]
+    few = Splits(digits.train.select(slice(53)))
+    trained(objective, few, tmp_path / "run", steps=2, micro_batch=13)
+    assert sizes == [13, 13, 12, 12, 3]
     rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    assert [row["train/size"] for row in rows] == [12.5, 1.0]
+    assert [row["train/size"] for row in rows] == [12.5, 3.0]
 
 
 def test_fit_refuses_a_part_of_one_image_for_batch_norm(digits: Splits) -> None:
     head = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4 * 14 * 14), nn.Linear(4 * 14 * 14, 10))
     model = Autoencoder(ConvEncoder(1, (4,)), heads={"digit": head})
     with pytest.raises(InputError, match=r"a batch of one image gives batch norm in heads\.digit\.1 one value"):
-        fit(model, Joint(reconstruction=0.0), digits, replace(RECIPE, batch_size=8, accumulate=8))
+        fit(model, Joint(reconstruction=0.0), digits, replace(RECIPE, batch_size=8, micro_batch=1))
 
 
 def test_fit_gives_back_a_model_that_is_compiled_as_before(digits: Splits) -> None:

@@ -88,7 +88,7 @@ def trained(bottleneck: str, likelihood: str, **options: Any) -> tuple[dict[str,
 @pytest.mark.parametrize(("bottleneck", "likelihood"), [pair for pair in PAIRS if pair[0] != "top-k"])  # batch norm
 def test_model_trained_in_parts_equals_the_whole_batch(bottleneck: str, likelihood: str) -> None:
     _, whole = trained(bottleneck, likelihood)
-    _, parts = trained(bottleneck, likelihood, accumulate=3)
+    _, parts = trained(bottleneck, likelihood, micro_batch=4)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=1e-5, rtol=1e-4)
 

@@ -46,7 +46,7 @@ from tests.helpers.in_processes.training import FEATURES, TAUGHT, model_with
 RECIPE = Recipe(steps=5, batch_size=10, optimizer="adam", lr=0.001, schedule="constant", log_every=1)
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (lambda model: Joint(), {"grad_clip": 0.5, "ema": 0.9, "weight_decay": 0.1}),
-    (lambda model: MMD(), {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "accumulate": 3, "lr": 0.01}),
+    (lambda model: MMD(), {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "micro_batch": 2, "lr": 0.01}),
     (lambda model: Joint(), {"optimizer": "adamw", "weight_decay": 0.1, "decays": "weights", "checkpointing": True}),
     (lambda model: UncertaintyWeighting(Joint()), {"optimizer": torch.optim.RMSprop, "schedule": "cosine"}),
     (lambda model: Consistency(model, 10, Joint(), replace(TAUGHT, method="mean-teacher")), {"ema": 0.9}),
