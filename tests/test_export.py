@@ -19,7 +19,8 @@ from torch.export import Dim
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
 from experiments import reuse, segment
 from tests.helpers import ROOT
-from tests.helpers.tracked import job, main_job, slow
+from tests.helpers.tiers import slow
+from tests.helpers.tracked import job, main_job
 
 
 def joint(latent: int | None = None, norm: bool = False) -> Autoencoder:
@@ -165,6 +166,7 @@ def test_encoder_is_a_backbone_for_feature_pyramid_network() -> None:
     assert shapes == [(2, 12, 14, 14), (2, 12, 7, 7)]
 
 
+@pytest.mark.slow
 def test_reuse_benchmark_runs(
     digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], unhooked: None
 ) -> None:

@@ -10,6 +10,7 @@ from tests.helpers.tracked import history, job, numbers, table
 from tests.helpers.wandb_server import WandbServer
 
 
+@pytest.mark.slow
 def test_upload_of_complete_run_changes_nothing(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", group="g", tags=("a",)))
     before = {file: file.read_bytes() for file in (tmp_path / "run").glob("*.*")}

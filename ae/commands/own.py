@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import nn
 from ae.models.autoencoder import Autoencoder
 from ae.utils.errors import InputError, one_line
 from ae.utils.validation import Settings
-from ae.weights import load
+from ae.weights import UnknownClassError, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +35,8 @@ class OwnModules(Settings):
         heads = {name: module for name, path in (self.heads or {}).items() if (module := _built("heads", path))}
         try:
             return load(path, heads=heads, **parts)
-        except InputError as error:
-            unknown = re.search(r"its (\w+) is of class", str(error))
-            if unknown is None:
-                raise
-            field = unknown[1] if unknown[1] in parts else "heads"
+        except UnknownClassError as error:
+            field = error.part if error.part in parts else "heads"
             message = str(error).split(": give it")[0]
             raise InputError(f"{message}: give it by Config.{field}, as package:function") from error
 

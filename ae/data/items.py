@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from ae.data.decode import as_displayed, as_pixels
 from ae.data.targets import as_target_values
@@ -102,16 +102,18 @@ def labels_of(items: Any) -> Any:
     if isinstance(items, Subset):
         labels = labels_of(items.dataset)
         return None if labels is None else torch.as_tensor(np.asarray(labels))[torch.as_tensor(list(items.indices))]
+    if isinstance(items, ConcatDataset):
+        parts = [labels_of(part) for part in items.datasets]
+        return None if any(part is None for part in parts) else np.concatenate([np.asarray(part) for part in parts])
     if isinstance(items, TensorDataset):
         return items.tensors[1] if len(items.tensors) > 1 else torch.full((len(items),), -1)
-    if getattr(items, "target_transform", None) is not None:
-        return None
+    transform = getattr(items, "target_transform", None)  # of torchvision's data sets
     for name in ("targets", "labels"):
         labels = getattr(items, name, None)
         if isinstance(labels, Tensor | np.ndarray | Sequence) and not isinstance(labels, str):
             array = labels if isinstance(labels, Tensor) else np.asarray(labels)
             if array.shape == (len(items),):
-                return labels
+                return labels if transform is None else [transform(label) for label in array.tolist()]
     return None
 
 

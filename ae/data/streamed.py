@@ -73,9 +73,10 @@ class Streamed:
         """Infer shape, labels and classes from the items.
 
         The first item gives the shape, and of items (image, {name: value, ...}) the targets that are read with each.
-        Other keys of an item that is a mapping are not read. Labels are
-        `items.targets` or `items.labels` if there are any; else every item is read once for its label, with a note on
-        stderr for large data sets. Classes are by default `items.classes`, else the numbers up to the highest label.
+        Other keys of an item that is a mapping are not read. Labels are `items.targets` or `items.labels`, by
+        `items.target_transform`, also in a `Subset` or `ConcatDataset`; else every item is read once for its label,
+        with a note on stderr for large data sets. Classes are by default `items.classes`, else the numbers up to the
+        highest label.
         """
         if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
             raise InputError(f"items must be a Dataset with a length, of (image, label), got {type(items).__name__}")

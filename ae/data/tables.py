@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ae.data.columns import FoundColumns, content_of, infer_form, is_encoded, read_cell, read_target
+from ae.data.cells import content_of, infer_form, is_encoded, read_cell, read_target
+from ae.data.columns import FoundColumns
 from ae.data.decode import GivenForm, ImageForm
 from ae.data.images import Images, ImageSet
 from ae.data.items import image_of

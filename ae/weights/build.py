@@ -60,6 +60,14 @@ _LONGEST_TEXT = 100  # characters of a constructor's argument
 _PARTS = ("encoder", "bottleneck", "decoder", "likelihood")
 
 
+class UnknownClassError(InputError):
+    """A part of a model in a file, `part`, is of a class that is not one of `ae`: the user gives the module."""
+
+    def __init__(self, message: str, part: str) -> None:
+        super().__init__(message)
+        self.part = part
+
+
 def load(
     path: str | Path,
     *,
@@ -82,7 +90,8 @@ def load(
         try:
             model = _build(metadata, modules, heads or {})
         except InputError as error:
-            raise InputError(f"can't load {path}: {error}") from error
+            error.args = (f"can't load {path}: {error}",)
+            raise
         load_weights(file, model)
         try:
             _tie(model, metadata.tied)
@@ -184,9 +193,8 @@ def _module(description: Any, name: str) -> nn.Module:
     kind = _CLASSES.get(str(description.get("class")))
     if kind is None:
         argument = f"{name}=..." if name in _PARTS else f"heads={{{name!r}: ...}}"
-        raise InputError(
-            f"its {name} is of class {description.get('class')}, not one of ae's: give it, as in load(path, {argument})"
-        )
+        kind_of_file = f"its {name} is of class {description.get('class')}, not one of ae's"
+        raise UnknownClassError(f"{kind_of_file}: give it, as in load(path, {argument})", name)
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "class"}
     for key, value in arguments.items():
         if isinstance(value, dict):  # a part of the module, such as a bottleneck's prior

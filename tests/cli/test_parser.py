@@ -11,6 +11,7 @@ from ae.runs.folder import to_json
 from experiments.classify import Config as Classify
 from experiments.joint import Config, Model
 from experiments.reconstruct import Config as Reconstruct
+from tests.helpers.tiers import slow
 
 
 def test_parse_without_arguments_returns_defaults() -> None:
@@ -53,7 +54,7 @@ def test_parse_accepts_arguments_of_wandb_agents() -> None:
         parse(Config, ["--model={'latnt': 4}"])
 
 
-@pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
+@pytest.mark.parametrize("config_type", [Config, slow(Classify), slow(Reconstruct)])
 def test_to_args_round_trips_through_parse(config_type: Any) -> None:
     config = config_type()
     changed = replace(
@@ -111,7 +112,7 @@ def test_parse_rejects_bad_arguments_in_one_line(args: str, complaint: str) -> N
     assert not set("│╭╮╰╯─") & set(message)
 
 
-@pytest.mark.parametrize("config_type", [Config, Classify, Reconstruct])
+@pytest.mark.parametrize("config_type", [Config, slow(Classify), slow(Reconstruct)])
 def test_parse_help_explains_every_field(config_type: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(config_type, ["--help"])

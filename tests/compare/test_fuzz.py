@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ae import InputError
 from ae.compare import compare, read_runs, table, verdict, write_csv
 from ae.compare.page import render
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 NUMBERS = st.one_of(
     st.integers(-(10**6), 10**6),

@@ -211,6 +211,7 @@ def test_read_runs_from_wandb_equals_from_folders(server: WandbServer, tmp_path:
     assert {run.name for run in read_runs(["wandb:tester/p/g"])} == {"a", "c"}
 
 
+@pytest.mark.slow
 def test_read_runs_from_wandb_includes_pictures(server: WandbServer, tmp_path: Path) -> None:
     from PIL import Image
 

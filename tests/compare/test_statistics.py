@@ -19,7 +19,7 @@ from ae.compare.statistics import (
     seeds_needed,
 )
 from tests.helpers.compared import record
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-3, 1.0, 1e140])

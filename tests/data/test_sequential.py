@@ -16,7 +16,7 @@ from ae.data.sequential import Position, Sequential, _Reader
 from tests.helpers.held import held
 from tests.helpers.resumed import check_resume
 from tests.helpers.shards import rows, write_parquet, write_tars
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 
 def write_saved(folder: Path, images: Images, part: str = "train", shards: int = 3) -> Path:
@@ -68,7 +68,7 @@ def test_sequential_shows_every_image_once_in_an_epoch(
     assert torch.tensor(epochs[0]).diff().ne(1).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [write if write is write_parquet else slow(write) for write in WRITERS])
 def test_sequential_goes_on_at_any_step(write: Callable[..., Path], digits: Splits, tmp_path: Path) -> None:
     """With the state at this step, and without."""
     data = opened(write(tmp_path / "shards", numbered(digits)))

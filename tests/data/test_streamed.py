@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from ae import (
     Augment,
@@ -156,3 +156,38 @@ def test_streamed_refuses_labels_that_are_not_integers(labels: Any, unhooked: No
         Streamed([(torch.zeros(1, 2, 2), 0)] * 2, labels, ("a", "b"), (1, 2, 2))
     with pytest.raises(InputError, match=r"the label of item 0 must be a whole number, got 0\.5"):
         Streamed.of([(torch.zeros(1, 2, 2), 0.5)], ("a",))
+
+
+class Labelled(Dataset[tuple[Tensor, int]]):
+    """A data set as of torchvision: its items can't be read, and its labels are known."""
+
+    def __init__(self, targets: Any, target_transform: Any = None) -> None:
+        self.targets, self.target_transform = targets, target_transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        assert index == 0, "only the first item is read, for the shape"
+        return torch.zeros(1, 4, 4), 0
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (Labelled([2, 0, 1]), [2, 0, 1]),
+        (Labelled([2, 0, 1], lambda label: 1 - label % 2), [1, 1, 0]),
+        (Subset(Labelled(torch.tensor([2, 0, 1])), [0, 2]), [2, 1]),
+        (ConcatDataset([Labelled([2, 0]), Subset(Labelled([0, 3, 1]), [0, 2])]), [2, 0, 0, 1]),
+        (ConcatDataset([TensorDataset(torch.zeros(2, 1, 4, 4)), Labelled([1])]), [-1, -1, 1]),
+    ],
+)
+def test_streamed_reads_labels_without_items(items: Any, expected: list[int]) -> None:
+    assert Streamed.of(items, classes=tuple("abcd")).labels.tolist() == expected
+
+
+def test_streamed_reads_items_of_a_concatenation_for_labels_that_a_part_lacks() -> None:
+    items: Any = ConcatDataset(
+        [TensorDataset(torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])), Squares(torch.zeros(4, 1, 4, 4))]
+    )
+    assert Streamed.of(items).labels.tolist() == [1, 2, 0, 1, 2, 0]

@@ -57,6 +57,7 @@ def test_encode_writes_only_the_parts_asked_for(digits: Splits, tmp_path: Path) 
         encode(cnn, digits.validation, tmp_path)
 
 
+@pytest.mark.slow
 def test_encode_experiment_takes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     joint.main(short(joint.Config(), tmp_path / "run"))
     experiment.main(experiment.Config(str(tmp_path / "run"), tmp_path / "out", split="validation", parts=("codes",)))
@@ -88,6 +89,7 @@ def test_encode_experiment_takes_a_folder_of_images(
         experiment.main(replace(config, parts=()))
 
 
+@pytest.mark.slow
 def test_probe_experiment_takes_several_runs(
     digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

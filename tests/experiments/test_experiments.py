@@ -39,7 +39,7 @@ from experiments import (
 )
 from tests.helpers import ROOT
 from tests.helpers.held import held
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 EXPERIMENTS = [joint, classify, reconstruct]
 
@@ -175,7 +175,7 @@ def test_gan_writes_samples_and_weights(tmp_path: Path, capsys: pytest.CaptureFi
     ("experiment", "changes", "logged"),
     [
         (ladder, {}, "denoising/4"),
-        (semi, {}, "taught"),
+        slow(semi, {}, "taught"),
         (semi, {"teaching": TeacherConfig("mean-teacher"), "objective": Joint()}, "mse"),
         slow(semi, {"teaching": TeacherConfig(weight=0.0)}, "cross_entropy"),
     ],
@@ -217,6 +217,7 @@ def test_joint_takes_a_colour_folder_with_few_labels_and_no_validation(tmp_path:
     assert not (tmp_path / "run/best.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_tracking_cost_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     tracking_cost.main(tracking_cost.Config(steps=9, log_every=1, modes=("offline",)))
     first, offline = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("W&B")]
@@ -253,7 +254,7 @@ BAD = "--data.nam mnist", 2, "error: unknown option --data.nam; the nearest is -
 DIVERGED = "--recipe.lr 1e30 --data.limit 256 --recipe.momentum 0", 1, "became NaN or infinite at step"
 
 
-@pytest.mark.parametrize(("args", "code", "complaint"), [BAD, DIVERGED])
+@pytest.mark.parametrize(("args", "code", "complaint"), [BAD, slow(*DIVERGED)])
 def test_process_exits_with_one_line_and_code(tmp_path: Path, args: str, code: int, complaint: str) -> None:
     result = run("experiments.joint", *args.split(), "--run.dir=here", "--run.wandb=disabled", cwd=tmp_path)
     assert result.returncode == code
@@ -311,6 +312,7 @@ def test_rows_prints_times_and_memory(kind: Any, stream: bool, capsys: pytest.Ca
     assert len(re.findall(r"[\d.,]+ (?:s|images/s)", capsys.readouterr().out)) == 3
 
 
+@pytest.mark.slow
 def test_streaming_prints_speeds(capsys: pytest.CaptureFixture[str]) -> None:
     streaming.main(streaming.Config(rounds=1, images=256, original=30, workers=1))
     assert "training, read" in capsys.readouterr().out

@@ -19,7 +19,8 @@ from ae.data import sources
 from experiments import joint
 from experiments.compare import Config as CompareConfig
 from experiments.compare import main as compare
-from tests.helpers.tracked import history, numbers, slow, table, without_times
+from tests.helpers.tiers import slow
+from tests.helpers.tracked import history, numbers, table, without_times
 from tests.helpers.wandb_server import WandbServer
 
 COUNT = 150
@@ -119,7 +120,7 @@ def check_thickness(model: Any, test: Any, expected: float) -> None:
     assert (predicted - target).abs().nanmean().item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("parts", [slow([]), ["--recipe.micro-batch", "8"]])
+@pytest.mark.parametrize("parts", [slow([]), slow(["--recipe.micro-batch", "8"])])
 def test_joint_of_several_heads_resumed_equals_an_uninterrupted_run(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ImageFile
 
 from ae.cli import cli
 from ae.evaluation import evaluate
@@ -18,6 +19,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "an evaluation": (evaluate, "per_example"),
     "a write": (os, "fsync"),
     "a rename": (Path, "replace"),
+    "an image": (ImageFile.ImageFile, "load"),
 }
 
 

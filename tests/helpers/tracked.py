@@ -35,10 +35,6 @@ from tests.helpers.wandb_server import WandbServer
 Row = dict[str, Any]
 
 
-def slow(*values: Any) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 def job(data: Splits, run_config: RunConfig, objective: Objective | None = None) -> None:
     """Run the main job's 4 steps with a narrow model on a few real digits; save and validate at steps 2 and 4."""
     torch.manual_seed(0)

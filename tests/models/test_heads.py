@@ -34,6 +34,7 @@ from ae import (
 )
 from ae.models.heads import Head, heads_of
 from tests.helpers.resumed import check_resume
+from tests.helpers.tiers import slow_but
 
 CODE = (6, 3, 3)
 
@@ -260,7 +261,7 @@ def test_head_trains_beside_a_classifier(name: str, options: dict[str, Any], tmp
         torch.testing.assert_close(loaded(images).predictions["h"], model.eval()(images).predictions["h"])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but("multi-label", CASES))
 def test_head_resume_equals_uninterrupted_training(name: str, tmp_path: Path) -> None:
     def make() -> tuple[Autoencoder, Joint]:
         torch.manual_seed(1)

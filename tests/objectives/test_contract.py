@@ -38,6 +38,7 @@ from ae.models.likelihoods import BernoulliLikelihood
 from ae.objectives import corruption_of
 from ae.training.step import Objective, Step
 from tests.helpers.resumed import Modules, check_resume
+from tests.helpers.tiers import slow_but
 
 ELBO = Joint(reconstruction=1.0, beta=1.0)
 NATS = Joint(reconstruction=1.0)
@@ -217,7 +218,7 @@ def test_objective_evaluation_keeps_state(name: str, batch: Batch) -> None:
         assert torch.equal(value, before[key])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but("joint beta-tc mean-teacher", CASES))
 def test_objective_resume_equals_uninterrupted_run(name: str, digits: Splits, tmp_path: Path) -> None:
     few = replace(digits, train=digits.train.select(slice(60)), validation=digits.train.select(slice(60, 80)))
 

@@ -7,23 +7,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from ae import Data
 from ae.cli import parse
 from experiments import joint
 from tests.helpers import ROOT
-from tests.helpers.killed import MOMENTS
-from tests.helpers.tracked import history, slow
+from tests.helpers.held import held
+from tests.helpers.shards import write_parquet, write_tars
+from tests.helpers.tiers import slow
+from tests.helpers.tracked import history
 
 # 36 steps; states every 5 steps and at validations; rows span several states.
-JOB = (
-    "--data.limit 460 --data.validation 60 --recipe.batch-size 40 --recipe.epochs 3 --recipe.log-every 4 "
-    "--recipe.evaluate-every 9 --run.save-every 5 --model.channels 4 8 --model.hidden 16 --run.wandb disabled"
+RECIPE = (
+    "--data.validation 60 --recipe.batch-size 40 --recipe.epochs 3 --recipe.log-every 4 --recipe.evaluate-every 9 "
+    "--run.save-every 5 --model.channels 4 8 --model.hidden 16 --run.wandb disabled"
 ).split()
+JOB = ["--data.limit", "460", *RECIPE]
+STREAMED = "--data.name hub --data.stream --data.buffer 64".split()  # 520 images, of which 52 are for the test
 
 
 def start(module: str, *arguments: object) -> "subprocess.Popen[str]":
@@ -76,7 +81,7 @@ def moments(count: int) -> Sequence[tuple[str, int]]:
     """Return random functions and calls at which a run is killed, always the same."""
     last = {"a step": 36, "a gradient": 36, "an evaluation": 4, "a write": 40, "a rename": 25}
     rng = random.Random(0)
-    return [(moment, rng.randint(1, last[moment])) for moment, _ in zip([*MOMENTS] * count, range(count), strict=False)]
+    return [(moment, rng.randint(1, last[moment])) for moment, _ in zip([*last] * count, range(count), strict=False)]
 
 
 @pytest.mark.parametrize(("moment", "call"), [("a rename", 9), *(slow(*moment) for moment in moments(20))])
@@ -86,6 +91,22 @@ def test_resume_of_killed_run_gives_same_bytes(whole: Path, tmp_path: Path, mome
     assert not (run / "summary.json").exists()
     train("--run.resume", run)
     check_equal(whole, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_resume_of_run_killed_in_mid_stream_gives_same_bytes(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Images are decoded ahead of the step, by the process itself or by a worker."""
+    images = Data("mnist", limit=520).load().train
+    flags = [*STREAMED, *RECIPE, "--data.root", str(write(tmp_path / "shards", held(images)))]
+    train(*flags, "--data.workers", 0, "--run.dir", tmp_path / "whole")
+    for moment, call, workers in (("an image", 700, 0), ("a step", 17, 1), ("a write", 9, 0)):
+        run = tmp_path / moment.replace(" ", "-")
+        flags_of_run = [*flags, "--data.workers", workers, "--run.dir", run]
+        wait_for_exit(start("tests.helpers.killed", moment, call, *flags_of_run), -signal.SIGKILL)
+        assert not (run / "summary.json").exists()
+        train("--run.resume", run)
+        check_equal(tmp_path / "whole", run)
 
 
 @pytest.mark.slow
@@ -109,7 +130,7 @@ def test_resume_after_ten_kills_gives_same_bytes(whole: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("number", "code", "line"),
     [
-        (signal.SIGTERM, 143, "terminated"),
+        slow(signal.SIGTERM, 143, "terminated"),
         slow(signal.SIGINT, 130, "interrupted"),
         slow(signal.SIGHUP, 129, "terminated, as its terminal was closed"),
         slow(signal.SIGUSR1, 138, "terminated by SIGUSR1"),

@@ -23,6 +23,7 @@ from ae.runs.renamed import renamed_settings
 from ae.weights import describe, load_prior, save_weights
 from experiments import vae, vqvae
 from tests.helpers import ROOT
+from tests.helpers.tiers import slow, slow_but
 
 FILES = ROOT / "tests/files"
 
@@ -50,7 +51,7 @@ def test_load_reads_renamed_tensors_and_arguments() -> None:
 
 
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize(("experiment", "main"), [("vae", vae.main), ("vqvae", vqvae.main)])
+@pytest.mark.parametrize(("experiment", "main"), [slow("vae", vae.main), ("vqvae", vqvae.main)])
 def test_resume_continues_with_renamed_settings(
     old: Path, experiment: str, main: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_resume_continues_with_renamed_settings(
     assert content["changes"][0]["recipe.steps"] == [4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_fork_starts_from_renamed_weights(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (old / "vqvae/model.safetensors").unlink()  # so that the fork loads the weights of the training state
@@ -104,7 +106,7 @@ def test_prior_of_version_0_1_loads(tmp_path: Path) -> None:
 CONFIGS: dict[str, Any] = json.loads((FILES / "configs-0.1.json").read_text())
 
 
-@pytest.mark.parametrize("experiment", CONFIGS)
+@pytest.mark.parametrize("experiment", slow_but("joint vae vqvae", CONFIGS))
 def test_default_settings_of_version_0_1_are_the_present_defaults(experiment: str) -> None:
     expected = default_of_version_0_1(experiment)
     assert parse_part(type(expected), renamed_settings(CONFIGS[experiment])) == expected
@@ -116,7 +118,7 @@ def default_of_version_0_1(experiment: str) -> Any:
     return replace(config, recipe=replace(config.recipe, precision="fp32")) if experiment == "joint" else config
 
 
-@pytest.mark.parametrize("experiment", ["joint", "sparse", "vqvae", "wae"])
+@pytest.mark.parametrize("experiment", slow_but("joint", ["joint", "sparse", "vqvae", "wae"]))
 def test_likelihood_of_version_0_1_is_the_models(experiment: str) -> None:
     settings = copy.deepcopy(CONFIGS[experiment])
     joint = settings["objective"].get("joint", settings["objective"])

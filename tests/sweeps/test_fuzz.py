@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ae import InputError
 from ae.sweeps import read_sweep
 from tests.compare.test_fuzz import NUMBERS, SCALARS, VALUES
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 PARAMETER = st.one_of(
     VALUES,

@@ -22,7 +22,7 @@ from ae.runs.lock import is_running
 from ae.sweeps import Study, Sweep, read_sweep
 from experiments import sweep as experiment
 from tests.helpers.sweep_files import HILL, write_sweep
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 from tests.helpers.wandb_server import WandbServer
 
 
@@ -72,6 +72,7 @@ def test_study_runs_trials_side_by_side_on_shared_cores(tmp_path: Path, monkeypa
     assert [(read_summary(folder / f"trial-000{i}") or {})["threads"] for i in range(2)] == [3, 3]  # 6 cores, 2 points
 
 
+@pytest.mark.slow
 def test_study_stops_all_trials_when_one_worker_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "s"
     study = Study(hill(folder, parameters={"hill.x": {"values": [0.0, 1.0]}, "seconds": {"value": 5.0}}), folder)

@@ -15,6 +15,7 @@ import wandb
 from ae import InputError, Run, RunConfig
 from ae.runs.folder import read_config
 from ae.utils import signals
+from tests.helpers.tiers import slow
 from tests.helpers.tracked import (
     assert_upload_completes,
     log_rows,
@@ -25,7 +26,11 @@ from tests.helpers.wandb_server import Fault, WandbServer
 
 @pytest.mark.parametrize(
     ("key", "warning"),
-    [(None, None), ("short", "WANDB_API_KEY invalid"), ("r" * 40, "401|not logged in|[Uu]nauthori|invalid API key")],
+    [
+        slow(None, None),
+        slow("short", "WANDB_API_KEY invalid"),
+        ("r" * 40, "401|not logged in|[Uu]nauthori|invalid API key"),
+    ],
 )
 def test_connection_without_valid_key_is_offline(
     server: WandbServer,
@@ -82,7 +87,7 @@ def test_connection_replaces_dead_service(
     assert "W&B  offline" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), slow(signal.SIGTERM, SystemExit)])
 def test_connection_does_not_delay_signals(
     server: WandbServer,
     tmp_path: Path,
@@ -206,6 +211,7 @@ def steps_of(server: WandbServer, run: Run) -> list[int]:
     return [row["step"] for row in server.store.run("ae", run.id).rows]
 
 
+@pytest.mark.slow
 def test_connection_keeps_rows_of_open_runs_apart(server: WandbServer, tmp_path: Path) -> None:
     runs = [Run("joint", RunConfig(dir=tmp_path / name)) for name in ("a", "b", "c")]
     for step in range(3):
@@ -218,6 +224,7 @@ def test_connection_keeps_rows_of_open_runs_apart(server: WandbServer, tmp_path:
     assert [run.state for run in server.store.runs.values()] == ["finished"] * 3
 
 
+@pytest.mark.slow
 def test_connection_finishes_garbage_collected_run(server: WandbServer, tmp_path: Path) -> None:
     run = Run("joint", RunConfig(dir=tmp_path / "run"))
     run.log({"train/loss": 0.5}, 1, 0.1)

@@ -58,6 +58,7 @@ def kill_service() -> None:
     time.sleep(0.3)  # until the client notices
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the process in Linux's /proc")
 def test_tracker_reopens_run_after_service_is_killed(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -92,6 +93,7 @@ def log_pictures(folder: Path, before_last_row: Callable[[], object]) -> None:
         run.summarise({"test/mse": 0.5}, media)
 
 
+@pytest.mark.slow
 def test_tracker_works_without_writable_home(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import wandb
 
 from ae import Autoencoder, ConvEncoder, DeconvDecoder, InputError, Joint, Recipe, Run, RunConfig, Splits, fit
 from ae.runs.folder import read_config
+from tests.helpers.tiers import slow
 from tests.helpers.tracked import (
     history,
     interrupted_job,
@@ -15,7 +16,6 @@ from tests.helpers.tracked import (
     numbers,
     resumed_job,
     run_command,
-    slow,
     without_times,
 )
 from tests.helpers.wandb_server import Fault, WandbServer
@@ -70,6 +70,7 @@ def test_row_log_continues_run_uploaded_before_offline_resume(
     assert without_times(numbers(server.run.rows)) == without_times(history(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_row_log_is_complete_after_online_resume_of_offline_run(
     server: WandbServer, digits: Splits, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_row_log_is_complete_after_server_failure_offline_resume_and_upload(
     assert numbers(server.run.rows) == history(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_row_log_logs_every_step_once_after_resume_in_open_run(
     server: WandbServer, digits: Splits, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_tracker_logs_tables_of_failures(server: WandbServer, digits: Splits, tm
     assert right / 128 == pytest.approx(row["test/accuracy"])
 
 
+@pytest.mark.slow
 def test_tracker_saves_weights_and_source_as_artifacts(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run"))
     name = f"model-{server.run.name}"
@@ -132,6 +133,7 @@ def test_tracker_saves_weights_and_source_as_artifacts(server: WandbServer, digi
     assert server.store.content(code, "ae/training/fit.py") == (ROOT / "ae/training/fit.py").read_bytes()
 
 
+@pytest.mark.slow
 def test_tracker_stores_commit_and_diff(server: WandbServer, tmp_path: Path) -> None:
     """Use a repository with a change that is not committed."""
     code = tmp_path / "code.py"
@@ -146,12 +148,14 @@ def test_tracker_stores_commit_and_diff(server: WandbServer, tmp_path: Path) -> 
     assert b"+width = 8" in server.run.files["diff.patch"]
 
 
+@pytest.mark.slow
 def test_tracker_watch_logs_histograms_of_gradients(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", watch="gradients"))
     assert any(key.startswith("gradients/encoder") for row in server.run.rows for key in row)
     assert numbers(server.run.rows) == history(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_tracker_saves_best_weights_and_metrics_of_interrupted_run(
     server: WandbServer, digits: Splits, tmp_path: Path
 ) -> None:
@@ -176,6 +180,7 @@ def test_tracker_rejects_rows_after_finish_and_finishes_once(
     assert [row["step"] for row in server.run.rows] == [row["step"] for row in history(tmp_path / "run")] == [1]
 
 
+@pytest.mark.slow
 def test_tracker_ignores_rows_of_forked_process(server: WandbServer, tmp_path: Path) -> None:
     with Run("joint", RunConfig(dir=tmp_path / "run")) as run:
         run.log({"train/loss": 0.5}, 1, 0.1)

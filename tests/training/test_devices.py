@@ -44,6 +44,7 @@ from ae import (
 from ae.data import Batch
 from ae.training.loop import Loop
 from ae.utils.seeding import generator
+from tests.helpers.tiers import slow
 
 SHAPE = (6, 7, 7)
 RECIPE = Recipe(steps=6, batch_size=16, lr=0.01, schedule="constant", evaluate_every=3)
@@ -128,7 +129,9 @@ def trained(few: Splits, run: Run | None = None, **options: Any) -> Autoencoder:
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 6}, {"checkpointing": True}, {"ema": 0.9}, {"grad_clip": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, slow({"micro_batch": 6}), slow({"checkpointing": True}), {"ema": 0.9}, slow({"grad_clip": 1.0})]
+)
 def test_fit_resumes_to_the_same_weights(options: dict[str, Any], device: str, few: Splits, tmp_path: Path) -> None:
     options = {**options, "device": device, "deterministic": True}
     whole = trained(few, **options)

@@ -32,10 +32,11 @@ from ae.runs.checkpoint import load_state
 from ae.training.step import Step
 from experiments import aae, gan
 from tests.experiments.test_experiments import short
+from tests.helpers.tiers import slow
 
 
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("experiment", [gan, aae])
+@pytest.mark.parametrize("experiment", [gan, slow(aae)])
 def test_several_losses_resumed_equal_an_uninterrupted_run(experiment: Any, tmp_path: Path) -> None:
     config = short(experiment.Config(), tmp_path / "whole")
     if experiment is aae:
@@ -51,10 +52,10 @@ def test_several_losses_resumed_equal_an_uninterrupted_run(experiment: Any, tmp_
 
 
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("experiment", [gan, aae])
+@pytest.mark.parametrize("experiment", [gan, slow(aae)])
 @pytest.mark.parametrize(
     "options",
-    [{"precision": "bf16"}, {"micro_batch": 11}, pytest.param({"compile": True}, marks=pytest.mark.slow)],
+    [{"precision": "bf16"}, {"micro_batch": 11}, slow({"compile": True})],
 )
 def test_several_losses_train_in_bf16_in_parts_and_compiled(
     experiment: Any, options: dict[str, Any], tmp_path: Path
@@ -267,6 +268,7 @@ def test_fit_reports_a_compilers_error_of_the_backward_pass_in_one_line(digits: 
         fit(model, TwoLosses(), digits, replace(RECIPE, compile=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_gan_fork_starts_from_the_average_of_the_weights(tmp_path: Path) -> None:
     config = short(gan.Config(), tmp_path / "first")

@@ -36,6 +36,7 @@ from ae import (
 )
 from ae.utils.seeding import generator
 from tests.helpers.resumed import check_resume
+from tests.helpers.tiers import slow_but
 
 SHAPE = (6, 3, 3)
 
@@ -132,7 +133,7 @@ def test_compiled_cases_have_every_bottleneck_and_likelihood() -> None:
     assert {likelihood for _, likelihood in COMPILED} == LIKELIHOODS.keys()
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", slow_but("learned-gaussian", LIKELIHOODS))
 def test_likelihood_resume_equals_uninterrupted_training(likelihood: str, tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (60, 1, 12, 12), dtype=torch.uint8, generator=generator("resumed"))
     data = Splits(Images(pixels, torch.full((60,), -1), ()), Images(pixels[:20], torch.full((20,), -1), ()))

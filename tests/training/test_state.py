@@ -27,6 +27,7 @@ from ae import (
     fit,
 )
 from tests.helpers.small import SHORT, autoencoder, changed_tensors, copied_state
+from tests.helpers.tiers import slow
 from tests.training.test_fit import QUICK, history, joint, open_run
 
 
@@ -43,7 +44,7 @@ class Interrupted:
         return Joint()(model, Batch(noisy, batch.labels), step)
 
 
-@pytest.mark.parametrize("at", [0, 1, 5, 9, 10, 14])
+@pytest.mark.parametrize("at", [slow(0), 1, slow(5), 9, slow(10), slow(14)])
 def test_fit_resumed_equals_an_uninterrupted_run(digits: Splits, tmp_path: Path, at: int) -> None:
     data = Splits(digits.train, digits.validation, augment=Augment(shift=1))
     with open_run(tmp_path / "whole") as run:
@@ -148,7 +149,7 @@ class Breaks:
 
 
 @pytest.mark.parametrize("what", ["mse", "loss", "gradient_norm"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, slow(math.inf)])
 def test_fit_stops_at_a_non_finite_value_and_keeps_the_last_good_weights(
     digits: Splits, tmp_path: Path, what: str, value: float
 ) -> None:

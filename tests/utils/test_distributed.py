@@ -23,7 +23,8 @@ from ae.utils.launch import launched
 from ae.weights import load_generator
 from experiments import joint
 from tests.helpers import ROOT
-from tests.helpers.tracked import history, slow
+from tests.helpers.tiers import slow
+from tests.helpers.tracked import history
 
 GROUP = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SMALL = "--data.validation 100 --model.channels 4 8 --model.hidden 16 --run.wandb disabled".split()

@@ -34,6 +34,7 @@ def test_importing_leaves_errors_to_the_code_that_needs_the_module() -> None:
         gc.enable()
 
 
+@pytest.mark.slow
 def test_run_imports_what_the_first_optimiser_needs_while_wandb_opens() -> None:
     """Without W&B nothing is waited for, and nothing is imported early."""
     script = """
@@ -48,6 +49,7 @@ def test_run_imports_what_the_first_optimiser_needs_while_wandb_opens() -> None:
     assert [line for line in result.stdout.splitlines() if line in ("True", "False")] == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_cli_ends_without_examining_every_object() -> None:
     """The interpreter's last collections find no object; what was registered before `cli` still runs."""
     script = """

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 
 def pages_per_block(environment: dict[str, str], keep: bool) -> tuple[bool, float]:
@@ -30,6 +30,7 @@ def pages_per_block(environment: dict[str, str], keep: bool) -> tuple[bool, floa
     return kept == "True", float(pages)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}), reason="of glibc")
 def test_kept_memory_is_not_cleared_again() -> None:
     kept, pages = pages_per_block({}, keep=True)
@@ -39,7 +40,7 @@ def test_kept_memory_is_not_cleared_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "environment", [slow({"MALLOC_ARENA_MAX": "4"}), {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}]
+    "environment", [slow({"MALLOC_ARENA_MAX": "4"}), slow({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"})]
 )
 def test_settings_of_the_user_stay(environment: dict[str, str]) -> None:
     assert pages_per_block(environment, keep=True)[0] is False

@@ -33,7 +33,7 @@ from tests.helpers.held import held
 from tests.helpers.hub_server import TOKEN, HubServer, Repository
 from tests.helpers.own_modules import OwnEncoder
 from tests.helpers.shards import rows
-from tests.helpers.tracked import slow
+from tests.helpers.tiers import slow
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_push_includes_the_prior_of_a_quantizer(hub: HubServer, tmp_path: Path) 
         ),
         (lambda run: ae.load("hf:user/none"), r"no repository hf:user/none on the Hub: a private one needs a token"),
         (lambda run: ae.load("hf:user/empty"), r"no model\.safetensors in hf:user/empty: it is no model of ae"),
-        (lambda run: ae.push(run, "user"), r"user names no repository"),
+        slow(lambda run: ae.push(run, "user"), r"user names no repository"),
         (lambda run: ae.push(run, "user/a@b"), r"without a revision"),
         (lambda run: ae.push(run.parent, "user/a"), r"no model\.safetensors in .*it is no run"),
     ],
@@ -186,7 +186,7 @@ def test_load_part_needs_nothing_of_the_other_parts(tmp_path: Path) -> None:
             ae.load_part(tmp_path, part)
 
 
-@pytest.mark.parametrize("stream", [slow(False), True])
+@pytest.mark.parametrize("stream", [slow(False), slow(True)])
 def test_joint_trains_on_data_of_the_hub(hub: HubServer, digits: Splits, tmp_path: Path, stream: bool) -> None:
     train, files = held(digits.train).select(slice(60)), {}
     for i in range(2):

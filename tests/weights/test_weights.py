@@ -25,7 +25,8 @@ import ae
 from ae import Autoencoder, Classifier, ConvEncoder, DeconvDecoder, Dense, InputError, RunConfig, Splits
 from ae.weights import describe, load, load_weights, read_metadata, save_weights
 from tests.helpers import ROOT
-from tests.helpers.tracked import job, slow
+from tests.helpers.tiers import slow
+from tests.helpers.tracked import job
 from tests.helpers.wandb_server import WandbServer
 
 FILES = ROOT / "tests/files"
@@ -144,6 +145,7 @@ def test_load_takes_run_folder(digits: Splits, tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_load_takes_artifact(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", project="p"))
     name = f"wandb:tester/p/model-{server.run.name}"

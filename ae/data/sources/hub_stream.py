@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ae.data.columns import FoundColumns, as_target, content_of, infer_form, is_encoded, read_cell
+from ae.data.cells import as_target, content_of, infer_form, is_encoded, read_cell
+from ae.data.columns import FoundColumns
 from ae.data.decode import GivenForm, ImageForm
 from ae.data.files import note
 from ae.data.images import ImageSet

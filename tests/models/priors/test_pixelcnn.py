@@ -50,6 +50,7 @@ def test_pixelcnn_samples_follow_logits() -> None:
     torch.testing.assert_close(drawn.bincount(minlength=16) / 10_000, expected, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_pixelcnn_learns_and_samples_a_sequence() -> None:
     """Each code is its predecessor plus one; the first is uniform over 4 codes: log 4 nats per grid."""
     torch.manual_seed(0)
