@@ -12,6 +12,7 @@ from ae.cli import cli
 from ae.evaluation.metrics import higher_is_better
 from ae.utils.distributed import on_main
 from ae.utils.errors import InputError, one_line
+from ae.utils.extras import extra
 from ae.utils.files import write_whole
 from ae.utils.validation import Settings
 
@@ -97,10 +98,8 @@ def specification(workspace: "Workspace") -> dict[str, Any]:
 @on_main
 def main(config: Config) -> None:
     """Save the workspace in W&B and print its address, or write its specification."""
-    try:
+    with extra("dashboard", "the workspace"):
         import wandb_workspaces  # noqa: F401
-    except ImportError as error:
-        raise InputError("the workspace needs wandb-workspaces: pip install -e '.[dashboard]'") from error
     import wandb
 
     if config.json is not None:

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from ae import Autoencoder, InputError, load, unchecked_range
 from ae.cli import Positional, cli
+from ae.utils.extras import extra
 from ae.utils.validation import Positive, Settings
 
 
@@ -59,7 +60,8 @@ def encode(model: Autoencoder, images: torch.Tensor) -> torch.Tensor:
 
 def open_session(model: Autoencoder, images: torch.Tensor) -> tuple[Any, str]:
     """Export the encoder to onnxruntime, with a dynamic batch size; return the session and its input's name."""
-    import onnxruntime
+    with extra("export", "the comparison with ONNX"):
+        import onnxruntime
 
     program = torch.export.export(model.encoder, (images[:2],), dynamic_shapes=({0: Dim("batch")},))
     options = onnxruntime.SessionOptions()

@@ -13,6 +13,7 @@ from ae.data.splits import keep_labels
 from ae.evaluation.inference import encode_batches
 from ae.models.autoencoder import Autoencoder
 from ae.utils.errors import InputError
+from ae.utils.extras import extra
 from ae.utils.seeding import derive
 
 _INVERSE_L2 = (0.001, 0.01, 0.1, 1.0)  # candidates for C of scikit-learn's logistic regression
@@ -42,7 +43,8 @@ def linear_probe(train: Codes, validation: Codes, test: Codes) -> float:
 
     The strength of the L2 penalty is chosen on `validation`.
     """
-    from sklearn.linear_model import LogisticRegression
+    with extra("eval", "a linear probe"):
+        from sklearn.linear_model import LogisticRegression
 
     train, validation, test = _standardised(train.labelled(), validation.labelled(), test.labelled())
     if len(train.labels.unique()) < 2:
@@ -57,7 +59,8 @@ def linear_probe(train: Codes, validation: Codes, test: Codes) -> float:
 
 def nearest_neighbours(train: Codes, test: Codes, k: int = 5) -> float:
     """Return the test accuracy of the `k` nearest training codes by cosine similarity, by majority vote."""
-    from sklearn.neighbors import KNeighborsClassifier
+    with extra("eval", "a probe by nearest neighbours"):
+        from sklearn.neighbors import KNeighborsClassifier
 
     train, test = train.labelled(), test.labelled()
     classifier = KNeighborsClassifier(min(k, len(train.labels)), metric="cosine", algorithm="brute")
@@ -67,8 +70,9 @@ def nearest_neighbours(train: Codes, test: Codes, k: int = 5) -> float:
 
 def clusters(codes: Codes, classes: int, seed: int) -> tuple[float, float]:
     """Compare k-means clusters, as many as there are classes, with the labels; returns NMI and adjusted Rand index."""
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    with extra("eval", "k-means"):
+        from sklearn.cluster import KMeans
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     codes = codes.labelled()
     (standardised,) = _standardised(codes)
@@ -106,7 +110,8 @@ def probe(
 
 def neighbour_map(codes: Codes, seed: int = 0) -> Float[Tensor, "n 2"]:
     """Embed codes in the plane by t-SNE (van der Maaten & Hinton 2008)."""
-    from sklearn.manifold import TSNE
+    with extra("eval", "a map by t-SNE"):
+        from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(codes.values) - 1) / 3)
     embedded = TSNE(random_state=derive("map", seed) % 2**32, perplexity=perplexity, init="pca").fit_transform(

@@ -17,6 +17,7 @@ from ae.models.generator import Generator
 from ae.models.priors import PixelCNN, has_prior, prior_of
 from ae.objectives import log_weights
 from ae.utils.errors import InputError
+from ae.utils.extras import extra
 from ae.utils.seeding import derive, reseed
 from ae.utils.validation import AtLeast2, Positive, checked_arguments
 from ae.weights import find_prior, load_generator, load_prior
@@ -138,7 +139,8 @@ class Mixture:
 
     @checked_arguments
     def __init__(self, codes: Float[Tensor, "n d"], components: Positive[int] = 10, seed: int = 0) -> None:
-        from sklearn.mixture import GaussianMixture
+        with extra("eval", "a mixture of Gaussians"):
+            from sklearn.mixture import GaussianMixture
 
         if codes.ndim != 2:
             raise InputError(f"a mixture is fitted to codes [n d] that are vectors, got {list(codes.shape)}")

@@ -10,6 +10,7 @@ from filelock import Timeout
 
 from ae.sweeps.space import Sweep
 from ae.utils.errors import InputError, one_line
+from ae.utils.extras import extra
 from ae.utils.files import check_regular
 
 if TYPE_CHECKING:
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
 
 def open_study(sweep: Sweep, path: Path) -> "optuna.Study":
     """Open or create the study in a journal; raises InputError for a broken journal, or without Optuna."""
-    try:
+    with extra("sweep", "a sweep without a server"):
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-    except ImportError as error:
-        raise InputError("a sweep without a server needs Optuna: pip install -e '.[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     lock = JournalFileSymlinkLock(str(path))
     _repair(path, lock)

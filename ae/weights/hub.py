@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ae.utils.errors import InputError, one_line
+from ae.utils.extras import extra
 
 PREFIX = "hf:"
 _NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -34,10 +35,8 @@ def download_if_there(path: str, file: str) -> Path | None:
 
 def client(path: str) -> Any:
     """The Hub's client library; raises InputError where it is not installed."""
-    try:
+    with extra("hub", path):
         import huggingface_hub
-    except ImportError as error:
-        raise InputError(f"{path} needs the extra `hub`: pip install 'ae[hub]'") from error
     return huggingface_hub
 
 

@@ -62,5 +62,5 @@ def test_main_without_an_account_names_wandb_login() -> None:
 
 def test_main_without_the_extra_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    with pytest.raises(InputError, match=r"pip install -e '\.\[dashboard\]'"):
+    with pytest.raises(InputError, match=r"the workspace needs the extra `dashboard`: pip install 'ae\[dashboard\]'"):
         dashboard.main(dashboard.Config())

@@ -134,7 +134,7 @@ def test_study_prunes_trials(tmp_path: Path) -> None:
 
 def test_study_requires_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"pip install -e '\.\[sweep\]'"):
+    with pytest.raises(InputError, match=r"a sweep without a server needs the extra `sweep`"):
         Study(hill(tmp_path / "s"), tmp_path / "s")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ae.data.arrays import Array
 from ae.utils.errors import InputError, one_line
+from ae.utils.extras import extra
 from ae.utils.files import check_regular
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".h5", ".hdf5")
@@ -88,10 +89,8 @@ def _open_safetensors(path: Path) -> Mapping[str, Array]:
 
 def _open_hdf5(path: Path) -> Mapping[str, Array]:
     """Open the data sets of a file by their paths in it, such as `train/images`."""
-    try:
+    with extra("hdf5", str(path)):
         import h5py
-    except ImportError as error:
-        raise InputError(f"{path} needs the extra `hdf5`: pip install 'ae[hdf5]'") from error
 
     names: list[str] = []
     with h5py.File(path, "r") as file:

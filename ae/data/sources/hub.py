@@ -13,6 +13,7 @@ from ae.data.sources.hub_stream import Streaming, read_in_sequence
 from ae.data.sources.source import Source, with_test
 from ae.data.tables import in_memory, read_tables
 from ae.utils.errors import InputError, one_line
+from ae.utils.extras import extra
 
 _SHARDS = 64  # of a data set on the disk that is read in sequence
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -70,10 +71,8 @@ def parts_of(splits: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def _open(root: Path, streaming: bool) -> dict[str, Any]:
     """Open the parts of a data set: train, and validation and test if there are such."""
-    try:
+    with extra("hub", "data set hub"):
         import datasets
-    except ImportError as error:
-        raise InputError("data set hub needs the extra `hub`: pip install 'ae[hub]'") from error
 
     try:
         opened = _opened(datasets, root, streaming)

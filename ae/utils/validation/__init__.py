@@ -13,7 +13,7 @@ from ae.utils.validation.hints import (
     nearest,
 )
 from ae.utils.validation.settings import Settings, check_unread, checked_arguments, field_types
-from ae.utils.validation.tensors import check_images, check_shape, checks_range, unchecked_range
+from ae.utils.validation.tensors import check_channels, check_images, check_shape, checks_range, unchecked_range
 
 __all__ = [
     "AtLeast0",
@@ -24,6 +24,7 @@ __all__ = [
     "Positive",
     "Range",
     "Settings",
+    "check_channels",
     "check_images",
     "check_shape",
     "check_unread",

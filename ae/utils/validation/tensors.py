@@ -50,6 +50,14 @@ def check_images(images: Tensor, channels: int, dtype: torch.dtype) -> None:
             )
 
 
+def check_channels(name: str, x: Tensor, channels: int) -> None:
+    """Raise InputError unless `x` is [b `channels` h w]."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name} must be a torch tensor [b {channels} h w], got {_type_name(x)}")
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise InputError(f"{name} must be [b {channels} h w], got {list(x.shape)}")
+
+
 def check_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
     """Raise InputError unless `x` is [b *shape]."""
     if tuple(x.shape[1:]) != shape:
