@@ -18,8 +18,16 @@ from ae.models.bottlenecks import (
     TopK,
     VectorQuantizer,
 )
-from ae.models.decoders import DeconvDecoder, DenseDecoder
-from ae.models.encoders import ConvEncoder, DenseEncoder, Stage
+from ae.models.decoders import DeconvDecoder, DenseDecoder, ResNetDecoder, ViTDecoder
+from ae.models.encoders import (
+    ConvEncoder,
+    DenseEncoder,
+    PyramidEncoder,
+    ResNetEncoder,
+    Stage,
+    TimmEncoder,
+    ViTEncoder,
+)
 from ae.models.generator import Generator
 from ae.models.heads import Classifier, MultiLabel, Regressor
 from ae.models.likelihoods import (
@@ -98,8 +106,11 @@ __all__ = [
     "Metadata",
     "MultiLabel",
     "Output",
+    "PyramidEncoder",
     "Recipe",
     "Regressor",
+    "ResNetDecoder",
+    "ResNetEncoder",
     "Run",
     "RunConfig",
     "Segmenter",
@@ -112,11 +123,14 @@ __all__ = [
     "Streamed",
     "Target",
     "TeacherConfig",
+    "TimmEncoder",
     "TopDownGaussian",
     "TopK",
     "UncertaintyWeighting",
     "UniformSphere",
     "VectorQuantizer",
+    "ViTDecoder",
+    "ViTEncoder",
     "WeightSchedule",
     "evaluate",
     "fit",

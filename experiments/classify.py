@@ -4,17 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ae import Autoencoder, Classifier, ConvEncoder, Data, Joint, Recipe, Run, RunConfig, Splits, fit, report
+from ae import Autoencoder, Classifier, Data, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
+from ae.models.encoders.settings import EncoderSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(Settings):
-    """Convolutional encoder with a classifier on its features."""
+class Model(EncoderSettings):
+    """Encoder with a classifier on its features."""
 
-    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages
-    norm: bool = False  # batch norm in every stage
     hidden: Positive[int] = 128  # width of the classifier's hidden layer
 
 
@@ -31,9 +30,8 @@ class Config(Settings):
 
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape and classes of `data`."""
-    channels, height, width = data.shape
-    encoder = ConvEncoder(channels, model.channels, model.norm)
-    head = Classifier(encoder.feature_shape(height, width), data.class_count, model.hidden)
+    encoder = model.make_encoder(data.shape)
+    head = Classifier(encoder.feature_shape(*data.shape[1:]), data.class_count, model.hidden)
     return Autoencoder(encoder, heads={"digit": head})
 
 

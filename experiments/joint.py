@@ -16,9 +16,7 @@ from ae import (
     Augment,
     Autoencoder,
     Classifier,
-    ConvEncoder,
     Data,
-    DeconvDecoder,
     Dense,
     InputError,
     Joint,
@@ -35,17 +33,16 @@ from ae import (
 )
 from ae.cli import cli
 from ae.data.targets import Target, known_targets
+from ae.models.encoders.settings import EncoderSettings
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(LikelihoodSettings):
-    """Convolutional encoder, mirrored decoder, and heads on the code."""
+class Model(EncoderSettings, LikelihoodSettings):
+    """Encoder, mirrored decoder, and heads on the code."""
 
-    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
-    norm: bool = False  # batch norm in every stage
     hidden: Positive[int] = 128  # width of a head's hidden layer
 
 
@@ -68,9 +65,8 @@ class Config(Settings):
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape, classes and targets of `data`."""
     channels, height, width = data.shape
-    encoder = ConvEncoder(channels, model.channels, model.norm)
-    likelihood = model.make_likelihood()
-    decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1], model.norm)
+    encoder, likelihood = model.make_encoder(data.shape), model.make_likelihood()
+    decoder = encoder.mirror(likelihood.channels(channels))
     features = encoder.feature_shape(height, width)
     bottleneck = None if model.latent is None else Dense(features, model.latent)
     code = features if model.latent is None else (model.latent,)

@@ -4,19 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
-from ae import Autoencoder, ConvEncoder, Data, DeconvDecoder, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
+from ae import Autoencoder, Data, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
+from ae.models.encoders.settings import EncoderSettings
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
 
 
 @dataclass(frozen=True)
-class Model(LikelihoodSettings):
-    """Convolutional encoder and mirrored decoder."""
+class Model(EncoderSettings, LikelihoodSettings):
+    """Encoder and mirrored decoder."""
 
-    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
     latent: Positive[int] | None = None  # size of the latent vector; none: the features are the code
-    norm: bool = False  # batch norm in every stage
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class Config(Settings):
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
     channels, height, width = data.shape
-    encoder = ConvEncoder(channels, model.channels, model.norm)
-    likelihood = model.make_likelihood()
-    decoder = DeconvDecoder(likelihood.channels(channels), model.channels[::-1], model.norm)
+    encoder, likelihood = model.make_encoder(data.shape), model.make_likelihood()
+    decoder = encoder.mirror(likelihood.channels(channels))
     bottleneck = None if model.latent is None else Dense(encoder.feature_shape(height, width), model.latent)
     return Autoencoder(encoder, decoder, bottleneck, likelihood=likelihood)
 

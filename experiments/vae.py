@@ -19,10 +19,7 @@ import torch
 
 from ae import (
     Autoencoder,
-    ConvEncoder,
     Data,
-    DeconvDecoder,
-    DenseDecoder,
     DenseEncoder,
     Gaussian,
     Generation,
@@ -34,25 +31,27 @@ from ae import (
     fit,
 )
 from ae.cli import cli
+from ae.models.encoders.settings import EncoderSettings
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings, check_unread
 
 
 @dataclass(frozen=True)
-class Model(LikelihoodSettings):
+class Model(EncoderSettings, LikelihoodSettings):
     """Encoder, Gaussian code, and mirrored decoder."""
 
-    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    norm: bool = True  # batch norm in every stage of conv; the others have norms of their own
     widths: tuple[Positive[int], ...] = ()  # of fully connected layers, which replace the stages
     latent: Positive[int] = 16  # size of the code
-    norm: bool = True  # batch norm in every stage
     _: KW_ONLY
     likelihood: Literal["bernoulli", "gaussian", "discretized-logistic", "categorical"] = "bernoulli"  # of the pixels
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.widths:
-            check_unread(self, ["channels", "norm"], "where Model.widths are given: leave out one of both")
+            check_unread(
+                self, ["channels", "encoder", "norm", "depth"], "where Model.widths are given: leave out one of both"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,11 @@ class Config(Settings):
 
 def build(model: Model, data: Splits) -> Autoencoder:
     """Build the model for the image shape of `data`."""
+    encoder = DenseEncoder(data.shape, model.widths) if model.widths else model.make_encoder(data.shape)
     likelihood = model.make_likelihood()
-    channels, height, width = data.shape
-    out_channels = likelihood.channels(channels)
-    if model.widths:
-        bottleneck = Gaussian(model.widths[-1:], model.latent)
-        decoder = DenseDecoder((out_channels, height, width), model.widths[::-1])
-        return Autoencoder(DenseEncoder(data.shape, model.widths), decoder, bottleneck, likelihood=likelihood)
-    encoder = ConvEncoder(channels, model.channels, model.norm)
-    bottleneck = Gaussian(encoder.feature_shape(height, width), model.latent)
-    deconv = DeconvDecoder(out_channels, model.channels[::-1], model.norm)
-    return Autoencoder(encoder, deconv, bottleneck, likelihood=likelihood)
+    bottleneck = Gaussian(encoder.feature_shape(*data.shape[1:]), model.latent)
+    decoder = encoder.mirror(likelihood.channels(data.shape[0]))
+    return Autoencoder(encoder, decoder, bottleneck, likelihood=likelihood)
 
 
 def main(config: Config) -> None:

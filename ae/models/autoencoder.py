@@ -61,6 +61,16 @@ def _features(encoder: nn.Module, images: Tensor) -> list[Tensor]:
     return list(features(images))
 
 
+def _tensor(features: Any) -> Any:
+    """The features; raises InputError for a list of them, as backbones of several resolutions give."""
+    if isinstance(features, list | tuple):
+        raise InputError(
+            f"the encoder must give one tensor of features, gave a {type(features).__name__} of {len(features)}: "
+            "PyramidEncoder makes an encoder of such a backbone"
+        )
+    return features
+
+
 def _reads_stages(part: nn.Module) -> bool:
     """Whether a head or a bottleneck reads images and features of every stage (`ae.models.heads`)."""
     return bool(getattr(part, "reads_stages", False))
@@ -97,7 +107,7 @@ class Autoencoder(nn.Module):
         try:
             for_heads = any(map(_reads_stages, self.heads.values()))
             if not for_heads and not _reads_stages(self.bottleneck):
-                return self.bottleneck(self.encoder(images))
+                return self.bottleneck(_tensor(self.encoder(images)))
             stages = [images, *_features(self.encoder, images)]
             code = self.bottleneck(stages if _reads_stages(self.bottleneck) else stages[-1])
             return replace(code, stages=stages) if for_heads else code

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ae.models import bottlenecks
+from ae.models import bottlenecks, decoders, encoders
 from ae.models.autoencoder import Autoencoder
-from ae.models.decoders import DeconvDecoder, DenseDecoder
-from ae.models.encoders import ConvEncoder, DenseEncoder
+from ae.models.bottlenecks import Code
+from ae.models.encoders import ImageEncoder, PyramidEncoder, Stage
 from ae.models.generator import Generator
 from ae.models.heads import Classifier, MultiLabel, Regressor
 from ae.models.likelihoods import (
@@ -30,7 +30,8 @@ from ae.weights.file import load_weights
 from ae.weights.hub import download, download_if_there, is_on_hub
 from ae.weights.metadata import Metadata, read_metadata, shortened
 
-_BOTTLENECKS = (getattr(bottlenecks, name) for name in bottlenecks.__all__)
+_NAMED = (getattr(package, name) for package in (encoders, bottlenecks, decoders) for name in package.__all__)
+_NOT_BUILT = {Code, Stage, ImageEncoder, PyramidEncoder}  # not built from a description: a backbone is the user's own
 _LIKELIHOODS = (
     SquaredError,
     BernoulliLikelihood,
@@ -40,10 +41,6 @@ _LIKELIHOODS = (
 )
 _PRIORS = (StandardNormal, UniformSphere, GaussianMixture, TopDownGaussian)
 _MODULES = (
-    ConvEncoder,
-    DenseEncoder,
-    DeconvDecoder,
-    DenseDecoder,
     Classifier,
     Regressor,
     MultiLabel,
@@ -51,9 +48,7 @@ _MODULES = (
     Generator,
 )
 _CLASSES: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (*_MODULES, *_BOTTLENECKS, *_LIKELIHOODS, *_PRIORS)
-    if issubclass(kind, nn.Module)  # all but Code
+    kind.__name__: kind for kind in (*_MODULES, *_NAMED, *_LIKELIHOODS, *_PRIORS) if kind not in _NOT_BUILT
 }
 _LONGEST_LIST = 1024  # values of a constructor's argument, or heads
 _LONGEST_TEXT = 100  # characters of a constructor's argument

@@ -27,6 +27,7 @@ NAMES += ["sparse", "denoise", "masked", "encode", "probe", "compare", "sweep", 
 CONFIGS = {name: importlib.import_module(f"experiments.{name}").Config for name in NAMES}
 FEW = settings(max_examples=25)
 MANY = settings(FEW, max_examples=2000)
+TRAINED = settings(FEW, max_examples=250)
 WORDS = ["", "x", "adamW", "1e-4", "nan", "-1", "None", "é", "a b", "--x"]
 
 
@@ -196,7 +197,7 @@ def test_fit_trains_valid_configurations(config: joint.Config) -> None:
 
 
 @pytest.mark.slow
-@MANY
+@TRAINED
 @given(configurations(joint.Config))
 def test_fit_trains_many_valid_configurations(config: joint.Config) -> None:
     check_trains(config)

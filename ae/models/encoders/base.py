@@ -39,6 +39,21 @@ class ImageEncoder(nn.Module):
         check_images(images, self.in_channels, self.mean.dtype)
         return (images - self.mean) / self.std
 
+    @classmethod
+    def of_stages(
+        cls, in_channels: int, channels: Sequence[int], depth: int | None = None, norm: bool = False
+    ) -> "ImageEncoder":
+        """Build an encoder whose features have channels[-1] channels, and stride 2**len(channels).
+
+        depth  blocks of a stage, or of a transformer (default: the encoder's), of encoders that have blocks
+        norm   batch norm in every stage, of encoders that have the choice
+        """
+        raise InputError(f"{cls.__name__} is not built of stages")
+
+    def mirror(self, out_channels: int = 1) -> nn.Module:
+        """Build the decoder of features that is as this encoder, in reverse."""
+        raise InputError(f"{type(self).__name__} has no mirrored decoder")
+
     @property
     def out_channels(self) -> int:
         """Channels of the last stage."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ae.models.decoders import DeconvDecoder
 from ae.models.encoders.base import ImageEncoder, halving
 from ae.utils.validation import Positive, checked_arguments
 
@@ -46,6 +47,17 @@ class ConvEncoder(ImageEncoder):
         self.stages = nn.ModuleList(
             _stage(c_in, c_out, norm) for c_in, c_out in zip((in_channels, *channels), channels, strict=False)
         )
+
+    @classmethod
+    def of_stages(
+        cls, in_channels: int, channels: Sequence[int], depth: int | None = None, norm: bool = False
+    ) -> "ConvEncoder":
+        """Build an encoder with a stage for each of `channels`."""
+        return cls(in_channels, channels, norm)
+
+    def mirror(self, out_channels: int = 1) -> DeconvDecoder:
+        """Build the decoder with these stages in reverse."""
+        return DeconvDecoder(out_channels, self.channels[::-1], self.norm)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features fh fw"]:
         """Images [b c h w] in [0, 1] -> the last stage's features."""

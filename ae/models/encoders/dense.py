@@ -7,6 +7,7 @@ from math import prod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ae.models.decoders import DenseDecoder
 from ae.models.encoders.base import ImageEncoder
 from ae.utils.errors import InputError
 from ae.utils.validation import Positive, check_shape, checked_arguments
@@ -33,6 +34,10 @@ class DenseEncoder(ImageEncoder):
         self.image_shape, self.widths = tuple(image_shape), tuple(widths)
         sizes = (prod(self.image_shape), *widths)
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+
+    def mirror(self, out_channels: int = 1) -> DenseDecoder:
+        """Build the decoder with these layers in reverse."""
+        return DenseDecoder((out_channels, *self.image_shape[1:]), self.widths[::-1])
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b features"]:
         """Images [b c h w] in [0, 1] -> the last layer's features."""
