@@ -41,6 +41,7 @@ from ae.models.priors import GaussianMixture, StandardNormal, TopDownGaussian, U
 from ae.models.segmenter import Segmenter
 from ae.objectives import (
     IWAE,
+    MAE,
     MMD,
     BetaTC,
     Consistency,
@@ -69,6 +70,7 @@ __version__ = "0.2.0"
 __all__ = [
     "FSQ",
     "IWAE",
+    "MAE",
     "MMD",
     "Augment",
     "Autoencoder",

@@ -6,8 +6,8 @@ import torch
 
 from ae import Autoencoder, Classifier, Data, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
-from ae.models.encoders.settings import EncoderSettings
 from ae.utils.validation import Positive, Settings
+from experiments.networks import EncoderSettings
 
 
 @dataclass(frozen=True)

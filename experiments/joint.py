@@ -33,9 +33,9 @@ from ae import (
 )
 from ae.cli import cli
 from ae.data.targets import Target, known_targets
-from ae.models.encoders.settings import EncoderSettings
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
+from experiments.networks import EncoderSettings
 
 
 @dataclass(frozen=True)

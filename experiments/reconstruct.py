@@ -6,9 +6,9 @@ import torch
 
 from ae import Autoencoder, Data, Dense, Joint, Recipe, Run, RunConfig, Splits, fit, report
 from ae.cli import cli
-from ae.models.encoders.settings import EncoderSettings
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings
+from experiments.networks import EncoderSettings
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from ae import (
     fit,
 )
 from ae.cli import cli
-from ae.models.encoders.settings import EncoderSettings
 from ae.models.likelihoods import LikelihoodSettings
 from ae.utils.validation import Positive, Settings, check_unread
+from experiments.networks import EncoderSettings
 
 
 @dataclass(frozen=True)

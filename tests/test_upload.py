@@ -23,6 +23,7 @@ def test_upload_of_complete_run_changes_nothing(server: WandbServer, digits: Spl
     assert {file: file.read_bytes() for file in (tmp_path / "run").glob("*.*")} == before
 
 
+@pytest.mark.slow
 def test_upload_of_untracked_run_is_complete(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run", wandb="disabled"))
     upload.main(upload.Config(run=tmp_path / "run"))

@@ -1,6 +1,7 @@
 """Rules for tyro: how it reads numbers, paths, and choices beside functions."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -24,17 +25,10 @@ def registry() -> "ConstructorRegistry":
         kind: Any = info.type
         if kind not in _CONVERT:
             return None
-
-        def read(words: list[str]) -> Any:
-            try:
-                return checked(_CONVERT[kind](words[0]), kind, "")
-            except ValueError as error:
-                raise ValueError(f"must be {describe(kind)}, got {words[0]!r}") from error
-
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar=kind.__name__.upper(),
-            instance_from_str=read,
+            instance_from_str=partial(_read, kind),
             is_instance=lambda value: isinstance(value, kind),
             str_from_instance=lambda value: [str(value)],
         )
@@ -44,19 +38,26 @@ def registry() -> "ConstructorRegistry":
         choices = get_args(choices_beside_function(info.type))
         if not choices:
             return None
-
-        def read(words: list[str]) -> str:
-            if words[0] not in choices:
-                raise ValueError(f"invalid choice '{words[0]}', expected one of {choices}")
-            return words[0]
-
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar=f"{{{','.join(choices)}}}",
-            instance_from_str=read,
+            instance_from_str=partial(_choose, choices),
             is_instance=lambda value: value in choices or callable(value),
             str_from_instance=lambda value: [str(value)],
             choices=choices,
         )
 
     return rules
+
+
+def _read(kind: Any, words: list[str]) -> Any:
+    try:
+        return checked(_CONVERT[kind](words[0]), kind, "")
+    except ValueError as error:
+        raise ValueError(f"must be {describe(kind)}, got {words[0]!r}") from error
+
+
+def _choose(choices: tuple[str, ...], words: list[str]) -> str:
+    if words[0] not in choices:
+        raise ValueError(f"invalid choice '{words[0]}', expected one of {choices}")
+    return words[0]

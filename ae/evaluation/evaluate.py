@@ -158,8 +158,7 @@ def _batches_of_process(
     batches = list(enumerate(torch.arange(count).split(batch_size)))
     mine = batches[distributed.rank() :: distributed.world_size()]
     is_short = len(mine) < len(batches[:: distributed.world_size()])
-    is_sharded = any(map(distributed.is_sharded, model.parameters()))
-    return mine, [(-1, batches[0][1])] if is_short and is_sharded else []
+    return mine, [(-1, batches[0][1])] if is_short and any(map(distributed.is_sharded, model.parameters())) else []
 
 
 @checked_arguments

@@ -4,7 +4,6 @@ import math
 from typing import Literal
 
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -41,9 +40,9 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Features of the same shape."""
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
+        q, k, v = self.qkv(self.norm(x)).flatten(2).mT.chunk(3, dim=-1)  # [b h*w c]
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(rearrange(y, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+        return x + self.proj(y.mT.reshape_as(x))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -19,12 +19,15 @@ def unwrapped(module: Any) -> Any:
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """The module's state dict, with the prefixes of all wrappers removed from the names."""
-    return {_plain_name(module, name): tensor for name, tensor in module.state_dict().items()}
+    names = plain_names(module)
+    return {names[name]: tensor for name, tensor in module.state_dict().items()}
 
 
 def plain_names(module: nn.Module) -> dict[str, str]:
     """{name in the module's state dict: name without wrappers}."""
-    return {name: _plain_name(module, name) for name in module.state_dict()}
+    names = module.state_dict().keys()
+    is_wrapped = any(_inner_name(part) is not None for part in module.modules())
+    return {name: _plain_name(module, name) if is_wrapped else name for name in names}
 
 
 def with_names_of(module: nn.Module, state: Mapping[str, Value]) -> dict[str, Value]:
@@ -32,7 +35,7 @@ def with_names_of(module: nn.Module, state: Mapping[str, Value]) -> dict[str, Va
 
     Unknown names are kept.
     """
-    names = {_plain_name(module, name): name for name in module.state_dict()}
+    names = {plain: name for name, plain in plain_names(module).items()}
     return {_known(name, names): value for name, value in renamed_tensors(state, names).items()}
 
 

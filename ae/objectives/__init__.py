@@ -13,12 +13,14 @@ from ae.objectives.joint import (
     only_head,
 )
 from ae.objectives.ladder import Ladder
+from ae.objectives.mae import MAE
 from ae.objectives.prior import IndexLikelihood
 from ae.objectives.uncertainty import UncertaintyWeighting
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
 
 __all__ = [
     "IWAE",
+    "MAE",
     "MMD",
     "BetaTC",
     "Consistency",

@@ -19,8 +19,8 @@ def stages_of(model: nn.Module, setting: str) -> list[nn.Module]:
 
 
 def _children(part: nn.Module) -> list[nn.Module]:
-    """The children of a module; of a list or dict of modules, which is never called, its elements."""
+    """The children of a module; of one that is never called, such as a `ModuleList`, its elements."""
     stages: list[nn.Module] = []
     for child in part.children():
-        stages += _children(child) if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child]
+        stages += _children(child) if type(child).forward is nn.Module.forward else [child]
     return stages

@@ -149,8 +149,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     A parameter without a gradient in one process has a gradient of 0 there; without one in any process, it keeps none.
     The gradients of sharded parameters are averaged in the backward pass.
     """
+    if world_size() == 1:
+        return
     parameters = [parameter for parameter in parameters if not is_sharded(parameter)]
-    if world_size() == 1 or not parameters:
+    if not parameters:
         return
     has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
     dist.all_reduce(has_gradient)
@@ -185,6 +187,8 @@ def own(tensor: Tensor) -> Tensor:
 
 def whole(value: Any) -> Any:
     """Gather each sharded tensor in a value, nested in dicts and lists, on the CPU; a collective."""
+    if world_size() == 1:
+        return value
     if isinstance(value, dict):
         return {key: whole(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -202,10 +206,10 @@ def sharded_like(value: Tensor, like: Any) -> Tensor:
 @torch.no_grad()
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """The 2-norm of all values of tensors, sharded or whole in every process; a collective for sharded ones."""
-    shards = [own(tensor) for tensor in tensors if is_sharded(tensor)]
+    shards = [] if world_size() == 1 else [own(tensor) for tensor in tensors if is_sharded(tensor)]
+    if not shards:
+        return nn.utils.get_total_norm(tensors)
     norm = nn.utils.get_total_norm([tensor for tensor in tensors if not is_sharded(tensor)])
-    if len(shards) == 0:
-        return norm
     square = nn.utils.get_total_norm(shards).square()
     dist.all_reduce(square)
     return (norm.square().to(square.device) + square).sqrt()

@@ -84,6 +84,7 @@ def test_streamed_images_equal_images_in_memory(pictures: Path, workers: int) ->
         assert torch.equal(expected.select(index).batch(slice(2)).images, images.select(index).batch(slice(2)).images)
 
 
+@pytest.mark.slow
 def test_training_is_independent_of_workers(pictures: Path) -> None:
     in_memory = trained(data(pictures, None))
     for workers in (0, 1, 2):

@@ -25,6 +25,7 @@ from experiments import (
     iwae,
     joint,
     ladder,
+    mae,
     masked,
     reconstruct,
     rows,
@@ -149,6 +150,20 @@ def test_main_logs_metrics_of_codes_and_losses(
 
 
 @pytest.mark.usefixtures("few_digits")
+def test_mae_is_reported_and_its_encoder_trained_further(tmp_path: Path) -> None:
+    mae.main(short(replace(mae.Config(), model=mae.Model(width=16, depth=1, heads=2)), tmp_path / "mae"))
+    summary = json.loads((tmp_path / "mae/summary.json").read_text())
+    assert {"test/hidden_mse", "val/hidden_mse", "code_size"} <= set(summary)
+    assert (tmp_path / "mae/restorations.png").exists()
+    encoder = load(tmp_path / "mae").encoder
+    config = short(classify.Config(), tmp_path / "run")
+    config = replace(config, model=classify.Model(encoder=f"run:{tmp_path / 'mae'}"))
+    classify.main(replace(config, recipe=replace(config.recipe, steps=1, lr=1e-9)))
+    for name, value in load(tmp_path / "run").encoder.state_dict().items():
+        torch.testing.assert_close(value, encoder.state_dict()[name])
+
+
+@pytest.mark.usefixtures("few_digits")
 def test_gan_writes_samples_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = short(gan.Config(), tmp_path / "run")
     gan.main(config)
@@ -236,6 +251,7 @@ def test_tracking_cost_compares_pairs_of_rows() -> None:
     assert tracking_cost._compare(times, log_every=5) == ([4 / 3] * 4, 1 / 5)
 
 
+@pytest.mark.slow
 def test_command_line_trains_on_a_folder(tmp_path: Path) -> None:
     for i in range(160):
         picture = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"

@@ -201,6 +201,7 @@ def test_weight_schedule_is_linear() -> None:
         Joint(weight_schedule=WeightSchedule(beta=(1.0, 10))).check_likelihood("mse")
 
 
+@pytest.mark.slow
 def test_uncertainty_weighting_converges_to_homoscedastic_weights(model: Autoencoder, batch: Batch) -> None:
     """With fixed losses the weights tend to 1 / (2 L) (Kendall et al. 2018, equation 10), from their initial values."""
     objective = UncertaintyWeighting(Joint(reconstruction=20.0, classification=0.5))

@@ -18,6 +18,7 @@ from tests.helpers.sweep_files import write_sweep
 FILES = sorted((ROOT / "experiments/sweeps").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_read_sweep_reads_bundled_files(path: Path) -> None:
     sweep = read_sweep(path)

@@ -166,6 +166,7 @@ def test_tracker_uses_open_run_and_leaves_it_open(server: WandbServer, tmp_path:
     assert "after" in server_run.rows[-1]
 
 
+@pytest.mark.slow
 def test_tracker_works_in_sweep_agent(server: WandbServer, tmp_path: Path) -> None:
     server.store.sweep = [{"width": 4}]
 
@@ -183,6 +184,7 @@ def test_tracker_works_in_sweep_agent(server: WandbServer, tmp_path: Path) -> No
     assert read_config(tmp_path / "run")["id"] == "swept0"
 
 
+@pytest.mark.slow
 def test_connection_opens_runs_one_after_another(server: WandbServer, tmp_path: Path) -> None:
     for name in ("a", "b"):
         run = Run("joint", RunConfig(dir=tmp_path / name))
@@ -254,6 +256,7 @@ def test_connection_opens_run_in_thread(server: WandbServer, tmp_path: Path) -> 
     assert server.run.state == "finished"
 
 
+@pytest.mark.slow
 def test_connection_rejects_new_run_with_existing_id(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +275,7 @@ def test_connection_rejects_new_run_with_existing_id(
     assert [(row["step"], row["train/loss"]) for row in server.run.rows] == [(1, 0.5), (1, 0.4), (2, 0.3)]
 
 
+@pytest.mark.slow
 def test_connection_shortens_default_names(server: WandbServer, tmp_path: Path) -> None:
     with Run("joint" * 40, RunConfig(dir=tmp_path / ("r" * 200))):
         pass

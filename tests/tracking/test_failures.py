@@ -41,6 +41,7 @@ def test_upload_completes_rows_after_403_on_file_stream(
     assert_upload_completes(server, tmp_path / "run", line)
 
 
+@pytest.mark.slow
 def test_tracker_finish_names_rows_refused_by_server(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_upload_sends_pictures_of_run_folder_after_media_are_deleted(
     assert sent == {step: (folder / f"pictures/reconstructions-{step:08d}.png").read_bytes() for step in (1, 2)}
 
 
+@pytest.mark.slow
 def test_tracker_logs_numbers_where_pictures_fail(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def test_row_log_logs_every_step_once_after_resume(server: WandbServer, digits: 
     assert [row["step"] for row in server.run.rows if "reconstructions" in row] == [2, 4]
 
 
+@pytest.mark.slow
 def test_tracker_is_unchanged_by_refused_resume(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     interrupted_job(digits, tmp_path / "run", wandb="online")
     before, rows = server.run.answer(), list(server.run.rows)
@@ -45,6 +46,7 @@ def test_tracker_is_unchanged_by_refused_resume(server: WandbServer, digits: Spl
     assert server.run.rows == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["", slow("/wandb")])
 def test_row_log_uploads_as_one_run_after_offline_resumes(
     server: WandbServer, digits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str

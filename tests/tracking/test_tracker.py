@@ -33,6 +33,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
     return folder, read_log(log)
 
 
+@pytest.mark.slow
 def test_tracker_without_account_is_offline_and_complete(offline: tuple[Path, Log]) -> None:
     folder, log = offline
     assert (log.project, log.name, log.job_type, log.exit_code) == ("ae", "run", "joint", 0)
@@ -95,6 +96,7 @@ def test_tracker_online_is_complete(server: WandbServer, tmp_path: Path, capsys:
     assert {"wandb-metadata.json", "requirements.txt", "config.yaml"} <= set(run.files)
 
 
+@pytest.mark.slow
 def test_tracker_logs_tables_of_failures(server: WandbServer, digits: Splits, tmp_path: Path) -> None:
     job(digits, RunConfig(dir=tmp_path / "run"))
     row = server.run.rows[-1]
@@ -167,6 +169,7 @@ def test_tracker_saves_best_weights_and_metrics_of_interrupted_run(
     assert server.run.summary["best/val/mse"] == validated == json.loads(best.metadata or "")["best/val/mse"]
 
 
+@pytest.mark.slow
 def test_tracker_rejects_rows_after_finish_and_finishes_once(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
