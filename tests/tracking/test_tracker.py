@@ -40,6 +40,7 @@ def test_tracker_without_account_is_offline_and_complete(offline: tuple[Path, Lo
     assert log.id == read_config(folder)["id"]
 
 
+@pytest.mark.slow
 def test_tracker_logs_whole_history(offline: tuple[Path, Log]) -> None:
     folder, log = offline
     assert numbers(log.rows) == history(folder)

@@ -87,7 +87,7 @@ def test_fit_overfits_one_batch(digits: Splits) -> None:
     few = Splits(digits.train.select(slice(32)))
     torch.manual_seed(0)
     model = Autoencoder(ConvEncoder(), DeconvDecoder(), heads={"digit": Classifier((64, 7, 7))})
-    fit(model, Joint(), few, Recipe(epochs=300, batch_size=32, optimizer="adamw", lr=0.01))
+    fit(model, Joint(), few, Recipe(epochs=200, batch_size=32, optimizer="adamw", lr=0.02))
     metrics = evaluate(model, few.train)
     assert metrics["accuracy"] == 1
     assert metrics["cross_entropy"] < 1e-3

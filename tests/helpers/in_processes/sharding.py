@@ -199,7 +199,9 @@ def check_what_can_not_be_sharded_is_refused() -> None:
 CHECKS = [
     check_sharded_training_equals_training_without,
     check_every_process_holds_its_share_of_the_stages,
-    check_sharded_run_is_saved_resumed_and_reported,
     check_what_can_not_be_sharded_is_refused,
 ]
-SLOW_CHECKS = [check_sharded_training_by_other_recipes_equals_training_without]
+SLOW_CHECKS = [
+    check_sharded_training_by_other_recipes_equals_training_without,
+    check_sharded_run_is_saved_resumed_and_reported,
+]

@@ -32,6 +32,7 @@ from ae.models.likelihoods import BernoulliLikelihood
 from ae.models.priors import GaussianMixture, TopDownGaussian
 from ae.weights import save_weights
 from tests.helpers.resumed import check_resume
+from tests.helpers.tiers import slow_but
 from tests.models.bottlenecks import SHAPE
 
 torch.manual_seed(0)  # of the weights of CASES
@@ -124,6 +125,7 @@ def test_bottleneck_save_and_load(case: tuple[nn.Module, tuple[int, ...]], tmp_p
     assert torch.equal(loaded.eval().encode(features).mean, model.eval().encode(features).mean)
 
 
+@pytest.mark.parametrize("case", slow_but("gaussian vector-quantizer", CASES), indirect=True)
 def test_bottleneck_resume_equals_uninterrupted_training(
     case: tuple[nn.Module, tuple[int, ...]], tmp_path: Path
 ) -> None:
