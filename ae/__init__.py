@@ -19,6 +19,7 @@ from ae.models.bottlenecks import (
     VectorQuantizer,
 )
 from ae.models.decoders import DeconvDecoder, DenseDecoder, ResNetDecoder, ViTDecoder
+from ae.models.discriminators import PatchDiscriminator
 from ae.models.encoders import (
     ConvEncoder,
     DenseEncoder,
@@ -43,12 +44,15 @@ from ae.objectives import (
     IWAE,
     MAE,
     MMD,
+    AdversarialConfig,
     BetaTC,
     Consistency,
     Contractive,
     Joint,
     Ladder,
     Loss,
+    PerceptualAdversarial,
+    PerceptualDistance,
     TeacherConfig,
     UncertaintyWeighting,
     WeightSchedule,
@@ -72,6 +76,7 @@ __all__ = [
     "IWAE",
     "MAE",
     "MMD",
+    "AdversarialConfig",
     "Augment",
     "Autoencoder",
     "Batch",
@@ -108,6 +113,9 @@ __all__ = [
     "Metadata",
     "MultiLabel",
     "Output",
+    "PatchDiscriminator",
+    "PerceptualAdversarial",
+    "PerceptualDistance",
     "PyramidEncoder",
     "Recipe",
     "Regressor",

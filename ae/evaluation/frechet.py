@@ -11,12 +11,13 @@ the 55,000 training digits, by
 
 import hashlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ae.data import Images, ImageSet, Splits
 from ae.evaluation.inference import evaluating
@@ -81,6 +82,11 @@ def frechet_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) 
     c1, c2 = (torch.atleast_2d(torch.cov(x.T)) for x in (first, second))
     root = torch.linalg.eigvals(c1 @ c2).real.clamp(min=0).sqrt().sum()  # negative only by rounding
     return (means + c1.trace() + c2.trace() - 2 * root).item()
+
+
+def digit_encoder() -> nn.Module:
+    """A copy of the classifier's encoder, for digits [n 1 28 28], white on black."""
+    return deepcopy(_classifier().encoder)
 
 
 @cache

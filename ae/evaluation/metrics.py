@@ -62,6 +62,10 @@ METRICS = {
     "log_likelihood_error": Metric(".2f", "nats", ", a standard error over images"),
     "frechet/prior": Metric(".2f", note=" (Fréchet classifier distance of samples)"),
     "frechet/mixture": Metric(".2f"),
+    "frechet/reconstructions": Metric(".2f", note=" (Fréchet classifier distance of reconstructions)"),
+    "sharpness": Metric(
+        ".3f", note=" (differences of neighbouring pixels, over those of the images)", higher_is_better=True
+    ),
     "frechet/samples": Metric(".2f"),
     "frechet/test_digits": Metric(".2f"),
     "classifier_accuracy": Metric(higher_is_better=True),
@@ -92,6 +96,8 @@ REPORT = (
     "test/frechet/prior",
     "test/frechet/mixture",
     "test/frechet/samples",
+    "test/frechet/reconstructions",
+    "test/sharpness",
     "test/frechet/test_digits",
     "test/prior/nats",
     "code_size",
@@ -149,6 +155,13 @@ def _metrics_in(key: str) -> list[Metric]:
     if is_of_head(key):  # not by the head's name, which may be that of a metric
         return [METRICS[names[-1]]]
     return [METRICS[name] for name in names if name in METRICS]
+
+
+def sharpness(images: Float[Tensor, "n c h w"]) -> float:
+    """Mean absolute difference of horizontal and vertical neighbours; blurred images have less."""
+    images = at_least_float32(images)
+    rows, columns = images.diff(dim=2).abs(), images.diff(dim=3).abs()
+    return ((rows.sum() + columns.sum()) / (rows.numel() + columns.numel())).item()
 
 
 def psnr(mse: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -1,5 +1,6 @@
 """Objectives: `objective(model, batch, step) -> Loss`, the loss that training minimises."""
 
+from ae.objectives.adversarial import AdversarialConfig, PerceptualAdversarial
 from ae.objectives.consistency import Consistency, TeacherConfig
 from ae.objectives.contractive import Contractive
 from ae.objectives.joint import (
@@ -14,6 +15,7 @@ from ae.objectives.joint import (
 )
 from ae.objectives.ladder import Ladder
 from ae.objectives.mae import MAE
+from ae.objectives.perceptual import PerceptualDistance
 from ae.objectives.prior import IndexLikelihood
 from ae.objectives.uncertainty import UncertaintyWeighting
 from ae.objectives.variational import IWAE, MMD, BetaTC, log_weights
@@ -22,6 +24,7 @@ __all__ = [
     "IWAE",
     "MAE",
     "MMD",
+    "AdversarialConfig",
     "BetaTC",
     "Consistency",
     "Contractive",
@@ -30,6 +33,8 @@ __all__ = [
     "Joint",
     "Ladder",
     "Loss",
+    "PerceptualAdversarial",
+    "PerceptualDistance",
     "TeacherConfig",
     "UncertaintyWeighting",
     "WeightSchedule",

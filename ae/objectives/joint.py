@@ -172,8 +172,9 @@ class Joint(Settings):
         step: int,
         mask: Bool[Tensor, "b #c h w"] | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        params: Tensor | None = None,
     ) -> Loss:
-        """The loss for a given code, to which other objectives add their terms."""
+        """The loss for a given code, and its decoded `params` if known, to which other objectives add their terms."""
         weight: dict[str, float | Tensor] = {
             **{name: self.weight(name, step) for name in vars(self.weight_schedule)},
             **(weights or {}),
@@ -184,7 +185,7 @@ class Joint(Settings):
         count_weights: dict[str, float | Tensor] = {}
         if self.has("reconstruction"):
             likelihood = likelihood_of(model, in_nats=self.has("beta"))
-            params = model.decode_params(code.z, batch.images.shape[-2:])
+            params = model.decode_params(code.z, batch.images.shape[-2:]) if params is None else params
             value = masked_mean(likelihood.nll(params, batch.images, mask))
             total, terms[likelihood.name] = total + weight["reconstruction"] * value, value.detach()
         if self.has("beta"):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ae.data import ImageSet, Splits
+from ae.evaluation.collapse import collapse_warnings
 from ae.evaluation.evaluate import per_image_metrics
 from ae.evaluation.inference import evaluating
 from ae.evaluation.metrics import HEAD, METRICS, REPORT, is_of_head, with_prefix
@@ -51,7 +52,7 @@ def report(
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
-    media = Media()
+    media, warnings = Media(), list[str]()
     if isinstance(model, Autoencoder):
         summary |= code_size(model, data.train)
     if data.test is not None:
@@ -61,6 +62,7 @@ def report(
             summary |= with_prefix("test", per_image.means())
             if runs_alike(model):
                 media = evaluation_media(model, images, per_image)
+                warnings = collapse_warnings(model, images)
         if measure is not None and runs_alike(model):
             summary |= with_prefix("test", dict(measure(images)))
     media.pictures.update(pictures or {})
@@ -68,6 +70,8 @@ def report(
     if not is_main():
         return
     say(table(summary))
+    for warning in warnings:
+        say(warning, error=True)
     say(f"run  {run.folder}")
     for name in (*list(pictures or {})[:1], "reconstructions"):
         if name in media.pictures:

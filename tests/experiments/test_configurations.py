@@ -22,7 +22,7 @@ from experiments import joint
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
-NAMES = ["joint", "reconstruct", "classify", "vae", "iwae", "semi", "ladder", "vqvae", "gan", "aae", "wae"]
+NAMES = ["joint", "reconstruct", "classify", "vae", "iwae", "semi", "ladder", "vqvae", "vqgan", "gan", "aae", "wae"]
 NAMES += ["sparse", "denoise", "masked", "mae", "encode", "probe", "compare", "sweep", "segment"]
 CONFIGS = {name: importlib.import_module(f"experiments.{name}").Config for name in NAMES}
 FEW = settings(max_examples=25)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ae import Data, Generation, Joint, RunConfig, Splits, TeacherConfig, load, load_weights, sample
+from ae import AdversarialConfig, Data, Generation, Joint, RunConfig, Splits, TeacherConfig, load, load_weights, sample
 from ae.cli import cli
 from ae.evaluation.sampling import generated
 from ae.weights import load_prior
@@ -35,6 +35,7 @@ from experiments import (
     streaming,
     tracking_cost,
     vae,
+    vqgan,
     vqvae,
     wae,
 )
@@ -147,6 +148,18 @@ def test_main_logs_metrics_of_codes_and_losses(
         assert summary["code_bits"] == 49 * 7
         assert "step 2/2  epoch 1.00  train  loss" in shown.err
         assert load_prior(tmp_path / "run/prior.safetensors").codebook_size == 128
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("bottleneck", ["vq", slow("fsq"), slow("gaussian")])
+def test_vqgan_is_reported(bottleneck: Any, tmp_path: Path) -> None:
+    config = short(vqgan.Config(adversarial=AdversarialConfig(start=2)), tmp_path / "run")
+    vqgan.main(replace(config, model=vqgan.Model(channels=(4, 8), bottleneck=bottleneck)))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert FRECHET | {"test/frechet/reconstructions", "test/sharpness", "test/mse"} <= set(summary)
+    last = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])
+    assert {"train/perceptual", "train/adversarial", "train/adaptive_weight", "train/logit_real"} <= set(last)
+    assert ("code_bits" in summary) == (bottleneck != "gaussian")
 
 
 @pytest.mark.usefixtures("few_digits")
