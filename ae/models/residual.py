@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ae.models.transformer import attend
+
 Downsampling = Literal["strided", "pooled"]
 
 
@@ -41,8 +43,7 @@ class PixelAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Features of the same shape."""
         q, k, v = self.qkv(self.norm(x)).flatten(2).mT.chunk(3, dim=-1)  # [b h*w c]
-        y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(y.mT.reshape_as(x))
+        return x + self.proj(attend(q, k, v).mT.reshape_as(x))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
