@@ -62,6 +62,7 @@ def test_sweep_runs_each_grid_point_once(tmp_path: Path, capsys: pytest.CaptureF
     assert states(folder) == {"COMPLETE": 3}
 
 
+@pytest.mark.slow
 def test_study_runs_trials_side_by_side_on_shared_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr("ae.sweeps.study.core_count", lambda: 6)

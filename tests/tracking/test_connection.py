@@ -115,6 +115,7 @@ def test_connection_does_not_delay_signals(
     assert not (tmp_path / "run/config.json").exists()
 
 
+@pytest.mark.slow
 def test_connection_uses_environment_variables_as_defaults(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

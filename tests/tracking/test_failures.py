@@ -208,6 +208,7 @@ def test_tracker_tolerates_failing_init(
     assert len(run.history()) == 1
 
 
+@pytest.mark.slow
 def test_tracker_tolerates_failing_log(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
