@@ -14,7 +14,6 @@ import torch
 from ae import Augment, Autoencoder, Data, Recipe, Run, RunConfig, Splits, ViTDecoder, ViTEncoder, fit, report
 from ae.cli import cli
 from ae.data import ImageSet
-from ae.evaluation.evaluate import evaluate
 from ae.evaluation.inference import evaluating
 from ae.evaluation.plots import drawn, grid_picture
 from ae.objectives import MAE
@@ -78,6 +77,17 @@ def restorations(objective: MAE, images: ImageSet, model: Autoencoder) -> "Mappi
     return drawn({"restorations": make})
 
 
+def hidden_error(objective: MAE, model: Autoencoder, images: ImageSet) -> dict[str, float]:
+    """Mean squared error of hidden pixels of a data set, in this process alone."""
+    device, errors, count = next(model.parameters()).device, 0.0, 0
+    with evaluating(model, objective, fork_rng=True):
+        torch.manual_seed(derive("hidden"))
+        for batch in images.to(device).in_order(256):
+            errors += len(batch) * objective(model, batch, 0).terms["hidden_mse"].item()
+            count += len(batch)
+    return {"hidden_mse": errors / count}
+
+
 def main(config: Config) -> None:
     """Train, test and report one run."""
     data = config.data.load()
@@ -86,7 +96,7 @@ def main(config: Config) -> None:
     draw = partial(restorations, objective, data.train if data.validation is None else data.validation)
     with Run("mae", config.run, config) as run:
         results = fit(model, objective, data, config.recipe, run, draw)
-        report(model, data, results, run, draw(model), lambda test: evaluate(model, test, objective))
+        report(model, data, results, run, draw(model), partial(hidden_error, objective, model))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class PerceptualAdversarial(nn.Module):
 
     Esser et al. 2021 (VQGAN), equations 5 to 7; the hinge losses are those of Lim & Ye 2017. The adaptive weight is the
     norm of the gradient of reconstruction and perceptual distance by the decoder's last weight, over that of the
-    verdict, of each part of a batch. In evaluation, the loss is that of `joint`.
+    verdict, of each part of a batch. In evaluation, the loss is that of `joint` (default: reconstruction only).
 
     Terms, beside those of `joint`: `perceptual`; `adversarial`, the mean negated logit of reconstructions;
     `adaptive_weight`; `logit_real` and `logit_fake`, the discriminator's mean logits before its update.
@@ -51,16 +51,17 @@ class PerceptualAdversarial(nn.Module):
         self,
         discriminator: nn.Module,
         perceptual: PerceptualDistance | None = None,
-        joint: Joint = Joint(classification=0.0),  # noqa: B008
-        config: AdversarialConfig = AdversarialConfig(),
+        joint: Joint | None = None,
+        config: AdversarialConfig | None = None,
     ) -> None:
         super().__init__()
+        config = config or AdversarialConfig()
         if perceptual is None and config.perceptual:
             raise InputError(
                 "a weight of the perceptual distance needs a PerceptualDistance: give it, or a weight of 0"
             )
         self.discriminator, self.perceptual = discriminator, perceptual
-        self.joint, self.config = joint, config
+        self.joint, self.config = joint or Joint(classification=0.0), config
 
     def learners(self, model: Autoencoder) -> dict[str, Any]:
         """The parameters that each loss trains."""

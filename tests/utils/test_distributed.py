@@ -312,6 +312,8 @@ def test_fit_on_two_nodes_equals_one_process(tmp_path: Path) -> None:
         ("semi", "--data.labels 20"),
         ("vqvae", "--prior-steps 2"),
         ("gan", ""),
+        ("mae", ""),
+        ("vqgan", "--adversarial.start 1"),
         ("aae", ""),
         ("vae", "--recipe.shard --generation.likelihood-images 20"),
         ("semi", "--recipe.shard --data.labels 20"),
@@ -321,6 +323,7 @@ def test_experiments_run_in_several_processes(tmp_path: Path, experiment: str, f
     small = "--data.limit 300 --data.validation 64 --recipe.steps 4 --recipe.log-every 2 --run.wandb disabled".split()
     wait_for_exit(torchrun(f"experiments.{experiment}", *small, *flags.split(), "--run.dir", tmp_path / "run"))
     assert history(tmp_path / "run")[-1]["step"] == 4
+    assert (tmp_path / "run" / "summary.json").exists()
     load_generator(tmp_path / "run")
 
 
