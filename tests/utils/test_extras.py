@@ -10,6 +10,7 @@ import torch
 from ae import Autoencoder, ConvEncoder, Data, InputError, load
 from ae.evaluation.probes import Codes, clusters, linear_probe, nearest_neighbours, neighbour_map
 from ae.evaluation.sampling import Mixture
+from ae.utils.extras import extra
 from experiments import reuse
 
 CODES = Codes(torch.randn(20, 3), torch.arange(20) % 2)
@@ -46,3 +47,9 @@ def test_missing_package_is_one_line_that_names_the_extra(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{message}: pip install 'ae\[\w+\]'$"):
         call()
+
+
+def test_package_that_can_not_be_imported_is_one_line_with_the_reason() -> None:
+    message = "a table needs the extra `hub`, which can't be imported: pyarrow requires NumPy"
+    with pytest.raises(InputError, match=message), extra("hub", "a table"):
+        raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.0\nsee the page")
