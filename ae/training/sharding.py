@@ -14,6 +14,7 @@ from ae.utils import distributed
 from ae.utils.errors import InputError
 
 _SETTING = "Recipe.shard"
+_SINCE = (2, 14)  # PyTorch 2.8 takes the sum of the gradients on CPUs, not their mean; versions between were not tried
 
 
 def shard_stages(model: nn.Module, device: torch.device) -> None:
@@ -27,6 +28,8 @@ def shard_stages(model: nn.Module, device: torch.device) -> None:
     """
     if distributed.world_size() == 1:
         raise InputError(f"{_SETTING} needs several processes: torchrun --nproc-per-node 2 -m experiments.joint ...")
+    if not is_supported():
+        raise InputError(f"{_SETTING} needs PyTorch {_SINCE[0]}.{_SINCE[1]} or newer, got {torch.__version__}")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard  # slow to import
 
@@ -35,6 +38,12 @@ def shard_stages(model: nn.Module, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for stage in stages:
         fully_shard(stage, mesh=mesh, reshard_after_forward=True)
+
+
+def is_supported() -> bool:
+    """Whether this version of PyTorch is known to average the gradients of sharded weights."""
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= _SINCE
 
 
 def without_weights(model: nn.Module) -> nn.Module:

@@ -39,6 +39,7 @@ from ae import (
     report,
 )
 from ae.models.likelihoods import BernoulliLikelihood
+from ae.training.sharding import is_supported
 from ae.utils.distributed import all_gather, from_main, is_main, is_sharded, own, whole, world_size
 from tests.helpers.held import held
 from tests.helpers.in_processes.training import FEATURES, TAUGHT, model_with
@@ -196,6 +197,11 @@ def check_what_can_not_be_sharded_is_refused() -> None:
         run.finish()
 
 
+def check_older_pytorch_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Recipe\.shard needs PyTorch 2\.14 or newer, got"):
+        fit(small_model(), Joint(), digits(), replace(RECIPE, shard=True))
+
+
 CHECKS = [
     check_sharded_training_equals_training_without,
     check_every_process_holds_its_share_of_the_stages,
@@ -205,3 +211,5 @@ SLOW_CHECKS = [
     check_sharded_training_by_other_recipes_equals_training_without,
     check_sharded_run_is_saved_resumed_and_reported,
 ]
+if not is_supported():
+    CHECKS, SLOW_CHECKS = [check_older_pytorch_is_refused], []
