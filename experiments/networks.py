@@ -13,7 +13,7 @@ from ae.utils.validation import Positive, Settings, check_unread
 class EncoderSettings(Settings):
     """The choice of an encoder, a base of the settings of an experiment's model."""
 
-    channels: tuple[Positive[int], ...] = (32, 64)  # of the encoder's stages; the decoder has them in reverse
+    channels: tuple[Positive[int], ...] = (32, 64)  # of the stages of conv, resnet and vit; reversed in the decoder
     encoder: str = "conv"  # conv, resnet, vit (of width channels[-1]), timm:NAME, or run:PATH, that of a run
     norm: bool = False  # batch norm in every stage of conv; the others have norms of their own
     depth: Positive[int] | None = None  # blocks of a stage of resnet (default: 1), or of vit (default: 4)

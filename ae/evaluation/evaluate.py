@@ -121,6 +121,8 @@ def per_image_metrics(
         for (i, _), batch in zip(batches + spare, images.to(device).stream(iter(indices)), strict=True):
             reseed(device, "evaluate", i)
             output = model(batch.images) if isinstance(model, Autoencoder) else None
+            if isinstance(model, Autoencoder) and output is not None and not parts:
+                _check_heads(model, output, images)
             loss = None
             if objective is not None:
                 with reusing(model, batch.images, output):
@@ -128,8 +130,6 @@ def per_image_metrics(
             if i < 0:
                 continue
             if isinstance(model, Autoencoder) and output is not None:
-                if not parts:
-                    _check_heads(model, output, images)
                 for name, value in per_example(model, output, batch).items():
                     parts[name].append(value)
             if loss is not None and not isinstance(loss, Iterator):

@@ -81,6 +81,8 @@ def _faults(state: Any) -> Iterator[str]:
     for key, value in _items(state.get("position")):
         if key in ("step", "images") and not is_count(value):
             yield f"{key} must be a whole number from 0, got {describe(value)}"
+        if key == "micro_batch" and value is not None and not (is_count(value) and value):
+            yield f"micro_batch must be a positive whole number, got {describe(value)}"
         if key in ("seconds", "validation_seconds", "best") and not _is_real(value):
             yield f"{key} must be a number, got {describe(value)}"
         if key == "validation" and not (isinstance(value, dict) and all(map(_is_real, value.values()))):

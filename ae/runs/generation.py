@@ -25,7 +25,7 @@ from ae.models.autoencoder import Autoencoder
 from ae.models.priors import has_prior
 from ae.runs.report import report
 from ae.runs.run import Run
-from ae.utils.distributed import runs_alike
+from ae.utils.distributed import runs_for_main
 from ae.utils.seeding import derive
 from ae.utils.validation import AtLeast0, Settings, check_unread
 
@@ -55,7 +55,7 @@ class Generation(Settings):
         `sample_quality`. For a model with a Gaussian posterior, a prior and a likelihood in nats, it has
         `test/log_likelihood` in nats per image, and `test/log_likelihood_error`, its standard error over images.
         """
-        if not runs_alike(model):
+        if not runs_for_main(model):
             report(model, data, results, run)
             return
         draws = samplers(model, data.train, self.components)

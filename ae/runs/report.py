@@ -22,7 +22,7 @@ from ae.models.wrappers import unwrapped
 from ae.runs.run import Run
 from ae.tracking.media import Media
 from ae.utils.console import say
-from ae.utils.distributed import is_main, runs_alike
+from ae.utils.distributed import is_main, runs_for_main
 from ae.utils.validation import checked_arguments
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def report(
         if isinstance(model, Autoencoder):
             per_image = per_image_metrics(model, images)
             summary |= with_prefix("test", per_image.means())
-            if runs_alike(model):
+            if runs_for_main(model):
                 media = evaluation_media(model, images, per_image)
                 warnings = collapse_warnings(model, images)
-        if measure is not None and runs_alike(model):
+        if measure is not None and runs_for_main(model):
             summary |= with_prefix("test", dict(measure(images)))
     media.pictures.update(pictures or {})
     run.summarise(summary, media)

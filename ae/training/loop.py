@@ -97,7 +97,6 @@ class Loop:
         if not recipe.shard:  # sharded weights must be contiguous
             self._trained.to(memory_format=torch.channels_last)
         self._skeleton = without_weights(self.model) if recipe.shard else None
-        self._learners = self._make_learners()
         self._pictures = pictures or partial(_reconstructions, self._data, corruption_of(objective))
         self._meter, self._contexts = Meter(), ExitStack()
         self._crowding = Crowding() if self._device.type == "cpu" and isinstance(self._data.train, Images) else None
@@ -112,7 +111,7 @@ class Loop:
         if recipe.shard:
             for model in dict.fromkeys((self.model, self._evaluated)):
                 shard_stages(model, self._device)
-            self._learners = self._make_learners()  # of the shards
+        self._learners = self._make_learners()  # of the shards, if the weights are sharded
         optimizers = self._optimizers()
         self._state = restore(self._run, saved, trained, optimizers, self._meter, self._total_steps, new, before)
         if self._run and recipe.precision == "auto":
@@ -284,7 +283,7 @@ class Loop:
             self._progress.show("val", state.validation, epoch)
             row |= with_prefix("val", state.validation)
         if run:
-            draws = evaluates and distributed.runs_alike(self._evaluated)
+            draws = evaluates and distributed.runs_for_main(self._evaluated)
             run.log(row, state.step, epoch, self._pictures(self._evaluated) if draws else {})
             if evaluates and state.validation.get("loss", math.inf) < state.best:
                 state.best = state.validation["loss"]

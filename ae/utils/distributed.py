@@ -170,7 +170,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
             gradient.copy_(mean.view(gradient.shape))
 
 
-def runs_alike(model: nn.Module) -> bool:
+def runs_for_main(model: nn.Module) -> bool:
     """Whether this process runs the model for what the main process writes: the main one; of a sharded model, every."""
     return is_main() or any(map(is_sharded, model.parameters()))
 

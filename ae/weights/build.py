@@ -185,11 +185,14 @@ def _module(description: Any, name: str) -> nn.Module:
     """Build a module of a class of `ae` on the meta device, which takes no memory, whatever the described sizes."""
     if not isinstance(description, dict):
         raise InputError(f"its {name} is not described as it should be")
-    kind = _CLASSES.get(str(description.get("class")))
+    kind_name = str(description.get("class"))
+    kind = _CLASSES.get(kind_name)
     if kind is None:
         argument = f"{name}=..." if name in _PARTS else f"heads={{{name!r}: ...}}"
-        kind_of_file = f"its {name} is of class {description.get('class')}, not one of ae's"
-        raise UnknownClassError(f"{kind_of_file}: give it, as in load(path, {argument})", name)
+        of_class = f"its {name} is of class {description.get('class')}, not one of ae's"
+        if kind_name in {kind.__name__ for kind in _NOT_BUILT}:
+            of_class = f"its {name} is a {kind_name}, whose backbone is your own"
+        raise UnknownClassError(f"{of_class}: give it, as in load(path, {argument})", name)
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "class"}
     for key, value in arguments.items():
         if isinstance(value, dict):  # a part of the module, such as a bottleneck's prior

@@ -162,6 +162,16 @@ def test_evaluate_refuses_classes_without_a_logit(digits: Splits) -> None:
         evaluate(model, digits.train)
 
 
+def test_evaluate_refuses_classes_without_a_logit_before_the_objective_reads_them(digits: Splits) -> None:
+    model = Autoencoder(ConvEncoder(1, (4,)), heads={"digit": Classifier((4, 14, 14), 3)})
+
+    def objective(model: Autoencoder, batch: Batch, step: int) -> Loss:
+        raise AssertionError
+
+    with pytest.raises(InputError, match="the head digit takes labels 0 to 2; there is a label 9"):
+        evaluate(model, digits.train, objective)
+
+
 def test_evaluate_loss_equals_the_total_of_the_whole_set(digits: Splits) -> None:
     few = digits.train.select(slice(32))
     labels = few.labels.clone()

@@ -1,4 +1,4 @@
-"""What every encoder does: features of any size of image, a mirrored decoder, and a file that builds it again."""
+"""Contract of encoders: features of any size of image, a mirrored decoder, and a file that builds it again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +205,15 @@ def test_timm_encoder_of_a_file_is_not_downloaded(tmp_path: Path, monkeypatch: p
         load(tmp_path / "pretrained.safetensors")
 
 
+def test_timm_encoder_without_a_connection_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("no connection\nto the server")
+
+    monkeypatch.setattr("timm.create_model", fail)
+    with pytest.raises(InputError, match=r"^timm's resnet18 can't be an encoder: no connection to the server$"):
+        TimmEncoder("resnet18", pretrained=True)
+
+
 def test_timm_encoder_frozen_stays_as_it_is(digits: Splits) -> None:
     encoder = TimmEncoder("test_resnet", levels=2, frozen=True)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -229,6 +238,7 @@ def test_pyramid_refuses_features_that_are_not_as_declared() -> None:
     for backbone, stages, message in (
         (nn.Conv2d(1, 5, 3), [(5, 2)], "the backbone must give a list of features, gave Tensor"),
         (Pyramid(1), [(6, 2), (7, 4)], r"must give features \[b 6 8 8\], gave \[2, 5, 8, 8\]"),
+        (Pyramid(1), [(3, 1), (5, 2), (7, 4), (9, 8)], "must give features of 4 stages, gave 3"),
         (Pyramid(1), [(5, 2), (7, 8)], r"must give features \[b 7 2 2\], gave \[2, 7, 4, 4\]"),
     ):
         with pytest.raises(InputError, match=message):

@@ -201,3 +201,27 @@ def test_resume_takes_optimizer_buffers_in_another_memory_order(digits: Splits, 
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     for name, tensor in one.items():
         assert torch.equal(other[name], tensor), name
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "9", True])
+def test_resume_refuses_an_impossible_micro_batch_in_the_state(value: Any, digits: Splits, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        fit(joint(), Joint(), digits, replace(QUICK, steps=2, schedule="constant"), run)
+    for path in (tmp_path / "run").glob("state*.pt"):
+        state = torch.load(path, weights_only=True)
+        state["position"]["micro_batch"] = value
+        torch.save(state, path)
+    message = "micro_batch must be a positive whole number"
+    with pytest.raises(InputError, match=message), open_run(tmp_path / "run", resume=True) as run:
+        fit(joint(), Joint(), digits, replace(QUICK, steps=3, schedule="constant"), run)
+
+
+def test_optimizer_of_a_factory_is_made_once(digits: Splits) -> None:
+    made: list[int] = []
+
+    def factory(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        made.append(len(parameters))
+        return torch.optim.SGD(parameters)
+
+    fit(joint(), Joint(), digits, replace(QUICK, steps=1, optimizer=factory, momentum=0.9, lr=0.001))
+    assert len(made) == 1

@@ -1,4 +1,4 @@
-"""What the encoders of `ae` share: the scale of the images, and the shape of the features."""
+"""Base of the encoders of `ae`: scale of the images, and shape of the features."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ae.utils.errors import InputError
-from ae.utils.validation import Positive, check_images
+from ae.utils.validation import check_images
 
 
 class Stage(NamedTuple):
@@ -78,7 +78,7 @@ def halving(channels: Sequence[int]) -> list[Stage]:
 
 def per_channel(value: float | Sequence[float], channels: int) -> Float[Tensor, "c 1 1"]:
     """One number, or one for each channel, as a tensor; raises InputError for another count."""
-    values: tuple[Positive[float], ...] = (value,) if isinstance(value, int | float) else tuple(value)
+    values = [float(value)] if isinstance(value, int | float) else [float(each) for each in value]
     if len(values) not in (1, channels):
         raise InputError(f"mean and std take one number, or one for each of {channels} channels; got {len(values)}")
-    return torch.tensor(values, dtype=torch.get_default_dtype()).reshape(-1, 1, 1).repeat(channels // len(values), 1, 1)
+    return torch.tensor(values).reshape(-1, 1, 1).repeat(channels // len(values), 1, 1)

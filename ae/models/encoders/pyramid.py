@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ae.models.decoders import ResNetDecoder
 from ae.models.encoders.base import ImageEncoder, Stage
 from ae.models.transformer import pad_to_multiple
-from ae.utils.errors import InputError
+from ae.utils.errors import InputError, one_line
 from ae.utils.extras import extra
 from ae.utils.validation import Positive, checked_arguments
 
@@ -55,11 +55,15 @@ class PyramidEncoder(ImageEncoder):
         features: Any = self.backbone(x)
         if not isinstance(features, list | tuple):
             raise InputError(f"the backbone must give a list of features, gave {type(features).__name__}")
-        features = list(features)[-len(self.feature_info) :]
-        for stage, each in zip(self.feature_info, features, strict=False):
-            if each.ndim != 4 or each.shape[1] != stage.channels or each.shape[2] * stage.stride != x.shape[2]:
-                expected = f"[b {stage.channels} {x.shape[2] // stage.stride} {x.shape[3] // stage.stride}]"
-                raise InputError(f"the backbone must give features {expected}, gave {list(each.shape)}")
+        count = len(self.feature_info)
+        if len(features) < count:
+            raise InputError(f"the backbone must give features of {count} stages, gave {len(features)}")
+        features = list(features)[-count:]
+        for stage, each in zip(self.feature_info, features, strict=True):
+            expected = (stage.channels, x.shape[2] // stage.stride, x.shape[3] // stage.stride)
+            if tuple(each.shape[1:]) != expected:
+                shape = " ".join(map(str, expected))
+                raise InputError(f"the backbone must give features [b {shape}], gave {list(each.shape)}")
         return features
 
     def mirror(self, out_channels: int = 1) -> ResNetDecoder:
@@ -116,8 +120,8 @@ def _timm_backbone(name: str, in_channels: int, pretrained: bool, levels: int | 
             return timm.create_model(name, **of_transformers)
         except TypeError:
             continue
-        except (RuntimeError, AssertionError, IndexError, ValueError) as error:
-            raise InputError(f"timm's {name} can't be an encoder: {error}") from error
+        except (RuntimeError, AssertionError, IndexError, ValueError, OSError) as error:  # OSError: no connection
+            raise InputError(f"timm's {name} can't be an encoder: {one_line(error)}") from error
     raise InputError(f"timm's {name} gives no features of several resolutions")
 
 

@@ -187,7 +187,7 @@ def check_several_losses_and_parts_equal_a_loop_written_out() -> None:
             (group,) = optimizers[name].param_groups
             nn.utils.clip_grad_norm_(group["params"], 0.5)
             optimizers[name].step()
-    for micro_batch in (None, 3, 1):
+    for micro_batch in (None, 3, 1, "auto"):
         ours, theirs = copy.deepcopy(model), copy.deepcopy(objective)
         fit(ours, theirs, Splits(images), replace(recipe, micro_batch=micro_batch))
         torch.testing.assert_close(ours.weight, expected.weight, atol=1e-6, rtol=1e-5)
